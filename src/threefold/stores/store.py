@@ -1,0 +1,86 @@
+"""What is asked of an object store, and the answers it may give.
+
+"Unknown" is an answer (invariant 7): a time-out or an error is neither present nor absent, and a create whose
+outcome is unknown may still land later. Callers decide by the type of the answer; a store never raises for what
+a network or a provider does.
+
+A create is never retried inside a store: a retry after a lost reply is told "exists" by its own object, and only
+the caller can tell (by its writer id, by reading back) whose object it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+
+class Made(Enum):
+    """Answers to a create, `Unknown` aside."""
+
+    CREATED = "created"  # our request made it, and it is durable
+    EXISTS = "exists"  # something stands there already: ours from a lost reply, or a rival's
+
+
+class Gone(Enum):
+    """The answer to a read of a key that definitely is not there."""
+
+    ABSENT = "absent"
+
+
+ABSENT = Gone.ABSENT
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """Neither yes nor no. ``reason`` is for people and logs; nothing is decided by its text."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """One object of a listing. A listing is a hint, never the truth (invariant 2)."""
+
+    key: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Part of a listing, sorted by key; ``last`` says that nothing follows."""
+
+    objects: tuple[Listed, ...]
+    last: bool
+
+
+class ObjectStore(Protocol):
+    """One of S1, S2, S3. Keys are relative to the deployment's prefix, ASCII, ``/`` between parts."""
+
+    @property
+    def name(self) -> str:
+        """``S1``, ``S2``, ``S3``."""
+        ...
+
+    async def create(self, key: str, body: bytes) -> Made | Unknown:
+        """Create if absent, atomically; durable when CREATED is returned. No retries."""
+        ...
+
+    async def write(self, key: str, body: bytes) -> None | Unknown:
+        """Overwrite. Beacons only."""
+        ...
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        """The whole object, or ``length`` bytes from ``start`` (a range past the end gives what there is)."""
+        ...
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Page | Unknown:
+        """Keys under ``prefix`` (whole path parts, no trailing slash needed) that sort after ``after``."""
+        ...
+
+    async def delete(self, keys: Sequence[str]) -> None | Unknown:
+        """Delete; what is already gone is fine."""
+        ...
+
+    async def close(self) -> None: ...
