@@ -1,0 +1,66 @@
+# Two commands do everything for a newcomer: `make demo` and `make test`. Both need python3 >= 3.11 and make, no more.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.made-from-lock
+# Two workers: tests start real PostgreSQL servers, and the smallest machine we promise has two cores.
+JOBS ?= 2
+
+.PHONY: help venv demo test lint format soak chaos bench lock clean
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+
+venv: $(STAMP)  ## the virtual environment, from requirements.lock
+
+# A stamp file, not the folder: an installation that broke off half-way is done again.
+$(STAMP): requirements.lock pyproject.toml
+	@command -v $(PYTHON) >/dev/null 2>&1 || \
+	  { echo "error: $(PYTHON) was not found"; echo "hint: install Python 3.11 or newer, or name it: make PYTHON=/path/to/python3"; exit 1; } >&2
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: $(PYTHON) is older than Python 3.11: $$($(PYTHON) --version 2>&1)"; \
+	    echo "hint: install Python 3.11 or newer, or name it: make PYTHON=python3.12"; exit 1; } >&2
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "error: $(PYTHON) has no venv module"; echo "hint: on Debian and Ubuntu: apt install python3-venv"; exit 1; } >&2
+	@echo "making the virtual environment in $(VENV) (once; about a minute)"
+	@rm -rf $(VENV)
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps --editable .
+	@touch $@
+
+demo: $(STAMP)  ## protect a CRM's PostgreSQL, destroy it, recover it: the whole story in three minutes
+	@$(BIN)/threefold demo $(ARGS)
+
+test: $(STAMP)  ## every test; PYTEST="tests/unit -k lsn" for some
+	@$(BIN)/python -m pytest -n $(JOBS) -m "not soak" $(PYTEST)
+
+lint: $(STAMP)  ## format, ruff, mypy, import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: $(STAMP)  ## what the linter can mend by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+soak: $(STAMP)  ## the quorum log's simulation until stopped; prints the first failing seed
+	@$(BIN)/python -m tests.simulation.soak $(ARGS)
+
+chaos: $(STAMP)  ## kill -9 at random moments on real processes, many rounds; the ledger judges
+	@$(BIN)/python -m pytest -m soak tests/integration $(PYTEST)
+
+bench: $(STAMP)  ## measure against stock PostgreSQL tools, side by side on this machine
+	@$(BIN)/python -m bench $(ARGS)
+
+# pip-compile cannot read dependency groups, so they are handed to it as a file.
+lock: $(STAMP)  ## pin the newest versions that pyproject.toml allows
+	@$(BIN)/python -m pip install --quiet pip-tools
+	@$(BIN)/python -c "import tomllib; print(*tomllib.load(open('pyproject.toml', 'rb'))['dependency-groups']['dev'], sep='\n')" > $(VENV)/dev.in
+	@CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile --quiet --upgrade --strip-extras --allow-unsafe --generate-hashes \
+	  --no-emit-index-url --no-emit-find-links --no-emit-trusted-host --output-file requirements.lock pyproject.toml $(VENV)/dev.in
+
+clean:  ## removes the virtual environment and caches
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis dist build
