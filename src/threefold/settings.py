@@ -1,0 +1,275 @@
+"""threefold.toml and the environment, read into frozen settings.
+
+One TOML file says what is protected, where to, and with which key. Numbers and names are settings; clocks, stores
+and keys are parts, made from settings in bootstrap.py alone. The environment wins over the file:
+``THREEFOLD_SYSTEM__DSN`` overrides ``dsn`` of ``[system]``.
+
+Secrets are given by reference (``env:NAME``, ``file:PATH``, relative to the file's folder) and read when they are
+needed, so that settings can be shown and logged. An unknown key is an error: a misspelt ``durability`` must not
+quietly become the default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from threefold.kernel.errors import BadInput
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SCHEMES = ("s3", "gs", "az")
+
+
+def duration(text: object) -> timedelta:
+    """``250ms``, ``1s``, ``5m``, ``24h``, ``7d``. A bare number is refused: nobody remembers the unit."""
+    if isinstance(text, timedelta):
+        return text
+    match = _DURATION.fullmatch(str(text).strip())
+    if match is None:
+        raise ValueError(f"not a duration: {text!r}; write a number and a unit, such as 250ms, 1s, 5m, 24h or 7d")
+    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
+
+
+def _is_reference(text: str) -> str:
+    kind, _, rest = text.partition(":")
+    if kind not in {"env", "file"} or not rest:
+        raise ValueError("secrets are given by reference: env:NAME or file:PATH")
+    return text
+
+
+def _is_address(text: str) -> str:
+    if urlsplit(text).scheme not in {"http", "https"} or not urlsplit(text).netloc:
+        raise ValueError("an endpoint reads like https://s1.example:9101")
+    return text
+
+
+def _is_place(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in _SCHEMES or not parts.netloc:
+        raise ValueError("a store's url reads like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
+    return text
+
+
+def _has_no_password(dsn: str) -> str:
+    if re.search(r"\bpassword\s*=|://[^/@]*:[^/@]*@", dsn):
+        raise ValueError('the dsn holds a password; give it by reference instead: password = "env:NAME"')
+    return dsn
+
+
+Duration = Annotated[timedelta, BeforeValidator(duration)]
+Reference = Annotated[str, AfterValidator(_is_reference)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class System(Section):
+    """What is protected."""
+
+    name: Name = Field(
+        description="Names the log in the stores: several CRMs may share three stores. Lower case, digits, hyphens."
+    )
+    dsn: Annotated[str, AfterValidator(_has_no_password)] = Field(
+        description="How to reach the primary: libpq keywords or a postgresql:// address, of a role with REPLICATION "
+        "and pg_monitor. Without a password; see `password`."
+    )
+    password: Reference | None = Field(
+        default=None, description="The role's password, by reference. Absent: libpq looks into ~/.pgpass."
+    )
+    site: str = Field(default="", description="Where the primary is; a name for people, shown by status and list.")
+    durability: Literal["sync", "async"] = Field(
+        default="sync",
+        description="sync: a commit is confirmed when it is on two of three stores, so nothing confirmed is ever "
+        "lost. async: commits do not wait, and a disaster may take what the last max_lag brought.",
+    )
+    max_lag: Duration = Field(
+        default=timedelta(seconds=1),
+        description="Only for async: how far the stores may lie behind before it counts as an alarm. A duration.",
+    )
+
+
+class Keys(Section):
+    """What encrypts everything before it leaves."""
+
+    master: Reference = Field(
+        description="The 32-byte master key. A recovery site without this file opens the wrapped copy that lies in "
+        "every store, with the passphrase."
+    )
+
+
+class Store(Section):
+    """One of the three replication storage servers."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,30}$", description="S1, S2, S3: the name in every message.")
+    url: Annotated[str, AfterValidator(_is_place)] = Field(
+        description="s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
+    )
+    endpoint: Annotated[str, AfterValidator(_is_address)] | None = Field(
+        default=None, description="Address of an S3-compatible server. Absent: the provider's own."
+    )
+    access_key_id: Reference | None = Field(
+        default=None, description="By reference. Absent: the provider's usual environment is used."
+    )
+    secret_access_key: Reference | None = Field(default=None, description="By reference, together with access_key_id.")
+    ca_file: Path | None = Field(
+        default=None, description="Certificates to trust for this endpoint, in place of the system's. A PEM file."
+    )
+    provider: str = Field(
+        default="", description="Who runs it. Three stores of one provider and one region share a failure domain."
+    )
+    region: str = Field(default="", description="Where it stands; for S3 also the region that requests are signed for.")
+
+    @model_validator(mode="after")
+    def _whole_credentials(self) -> Store:
+        if (self.access_key_id is None) != (self.secret_access_key is None):
+            raise ValueError("access_key_id and secret_access_key go together")
+        return self
+
+
+class Recovery(Section):
+    """Where the recovered database shall live."""
+
+    site: str = Field(default="", description="Where recovery happens; a name for people.")
+    standby: Literal["cold", "warm"] = Field(
+        default="cold", description="cold: restored when asked for. warm: kept restored and ready."
+    )
+    data_dir: Path | None = Field(
+        default=None, description="The recovered server's data folder, when --into is not given."
+    )
+    binaries: Path | None = Field(
+        default=None,
+        description="Folder of PostgreSQL's programs. Absent: PATH, /usr/lib/postgresql, then the embedded ones.",
+    )
+
+
+class Settings(BaseSettings):
+    """The whole file. Frozen; made by `load`."""
+
+    model_config = SettingsConfigDict(
+        frozen=True, extra="forbid", env_prefix="THREEFOLD_", env_nested_delimiter="__", case_sensitive=False
+    )
+
+    system: System
+    keys: Keys
+    store: tuple[Store, Store, Store] = Field(description="Exactly three.")
+    recovery: Recovery = Recovery()
+    folder: Path = Field(default=Path(), exclude=True)  # of the file; what relative paths are relative to
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        del settings_cls, dotenv_settings, file_secret_settings
+        return env_settings, init_settings
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Settings:
+        if len({s.name for s in self.store}) < len(self.store):
+            raise ValueError("two stores have the same name")
+        return self
+
+    def path(self, path: Path) -> Path:
+        """Of a relative path: in the file's folder."""
+        return self.folder / path.expanduser()
+
+    def secret(self, reference: str) -> str:
+        """What a reference stands for, read now. Raises BadInput; never shows the secret."""
+        return self.secret_bytes(reference).decode(errors="replace").strip()
+
+    def secret_bytes(self, reference: str) -> bytes:
+        kind, _, rest = reference.partition(":")
+        if kind == "env":
+            value = os.environ.get(rest)
+            if value is None:
+                raise BadInput(f"the environment variable {rest} is not set", hint=f"the settings ask for {reference}")
+            return value.encode()
+        path = self.path(Path(rest))
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise BadInput(
+                f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}",
+                hint=f"the settings ask for {reference}; relative paths start at {self.folder or '.'}",
+            ) from None
+
+    def warnings(self) -> list[str]:
+        """What is allowed and yet unwise."""
+        domains = {(s.provider, s.region) for s in self.store}
+        if len(domains) > 1:
+            return []
+        provider, region = domains.pop()
+        where = f"{provider or 'no provider given'}, {region or 'no region given'}"
+        return [f"all three stores are in one failure domain ({where}): one outage may take all of them"]
+
+
+def load(path: Path) -> Settings:
+    """Read, check and freeze. Raises BadInput, with the line or key that is wrong."""
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise BadInput(
+            f"there is no {path}", hint="make one with `threefold init`, or name yours with --config FILE"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"cannot read {path}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadInput(f"{path} is not valid TOML: {error}", hint="values of text need quotes") from None
+    data["folder"] = path.resolve().parent
+    try:
+        return Settings(**data)
+    except ValidationError as error:
+        raise _explain(path, error) from None
+
+
+def _explain(path: Path, error: ValidationError) -> BadInput:
+    """The first mistake, in the file's own words."""
+    problem = error.errors(include_url=False, include_input=False)[0]
+    loc = problem["loc"]
+    where = ".".join(str(part + 1) if isinstance(part, int) else part for part in loc)
+    if problem["type"] == "extra_forbidden":
+        known = _keys_at(loc[:-1])
+        near = difflib.get_close_matches(str(loc[-1]), known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(known)}"
+        return BadInput(f"{path}: unknown key {where}", hint=hint)
+    if loc and loc[0] == "store" and problem["type"] in {"too_long", "too_short", "missing"} and len(loc) <= 2:
+        return BadInput(
+            f"{path}: exactly three [[store]] tables are needed",
+            hint="two of three is what makes a change safe; docs/explanation/why-two-of-three.md",
+        )
+    if problem["type"] == "missing":
+        return BadInput(f"{path}: {where} is missing", hint="docs/reference/configuration.md describes every key")
+    message = problem["msg"].removeprefix("Value error, ")
+    return BadInput(f"{path}: {where or 'settings'}: {message[:1].lower()}{message[1:]}")
+
+
+def _keys_at(loc: tuple[int | str, ...]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for part in loc:
+        if isinstance(part, str):
+            model = section_of(model.model_fields[part])
+    return [name for name, field in model.model_fields.items() if not field.exclude]
+
+
+def section_of(field: FieldInfo) -> type[BaseModel]:
+    """The section that a top-level field holds (one of three, for stores)."""
+    annotation: Any = field.annotation
+    section: type[BaseModel] = (get_args(annotation) or (annotation,))[0]
+    return section
