@@ -121,11 +121,18 @@ class Store(Section):
         default=None, description="Address of an S3-compatible server. Absent: the provider's own."
     )
     access_key_id: Reference | None = Field(
-        default=None, description="By reference. Absent: the provider's usual environment is used."
+        default=None,
+        description="By reference; for az the storage account. Absent: the provider's own chain (instance role, "
+        "environment).",
     )
-    secret_access_key: Reference | None = Field(default=None, description="By reference, together with access_key_id.")
+    secret_access_key: Reference | None = Field(
+        default=None, description="By reference; for az the account key, for gs the service account's JSON."
+    )
     ca_file: Path | None = Field(
-        default=None, description="Certificates to trust for this endpoint, in place of the system's. A PEM file."
+        default=None, description="Certificates to trust for this endpoint besides the system's own. A PEM file."
+    )
+    allow_http: bool = Field(
+        default=False, description="Speak plain HTTP to another machine. To this machine it is always allowed."
     )
     provider: str = Field(
         default="", description="Who runs it. Three stores of one provider and one region share a failure domain."
@@ -134,7 +141,8 @@ class Store(Section):
 
     @model_validator(mode="after")
     def _whole_credentials(self) -> Store:
-        if (self.access_key_id is None) != (self.secret_access_key is None):
+        both = (self.access_key_id is None) == (self.secret_access_key is None)
+        if not both and not self.url.startswith("gs:"):
             raise ValueError("access_key_id and secret_access_key go together")
         return self
 
