@@ -1,0 +1,78 @@
+"""What the client library's errors say for certain, and what they leave unknown.
+
+obstore folds the providers' answers into exceptions that claim too much: every 404 is FileNotFoundError, a bucket
+that is gone included, and every 409 to a create is AlreadyExistsError, AWS's "two requests met, ask again"
+included. Both would break invariant 7 ("Unknown is an answer"): a wiped store would truthfully seem to hold no
+entries, and a slot that nobody filled would seem taken. So the class of an exception decides nothing here. What
+decides is the HTTP status together with the provider's own error code, which obstore 0.12 hands on in the text:
+
+    ... Server returned non-2xx status code: 404 Not Found: <Error><Code>NoSuchKey</Code>...
+
+| answer | definite only as | sources |
+|---|---|---|
+| absent | 404 NoSuchKey (S3, GCS), 404 BlobNotFound (Azure) | S3 "Error responses"; Azure "Blob service error codes" |
+| exists | 412 (S3, GCS), 409 BlobAlreadyExists (Azure)      | S3 "Conditional writes"; GCS "Request preconditions" |
+
+A text that has changed its form with a new version of the library reads as neither: Unknown, which is safe, and
+the conformance suite turns red.
+
+The text itself goes no further: it may hold a signed address.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
+_CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_TRANSPORT = re.compile(r"HttpError \{\s*kind: (\w+)")
+_TRANSPORT_WORDS = {
+    "Timeout": "did not answer in time",
+    "Connect": "cannot be reached",
+    "Interrupted": "broke the connection off",
+    "Request": "broke the connection off",
+    "Decode": "sent half an answer",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A request that did not succeed; ``reason`` is short and holds no secret."""
+
+    reason: str
+    status: int = 0
+    code: str = ""
+
+    @property
+    def absent(self) -> bool:
+        """The object is definitely not there, and the bucket is."""
+        return self.status == 404 and self.code in {"NoSuchKey", "BlobNotFound"}
+
+    @property
+    def exists(self) -> bool:
+        """A create definitely found an object in its place."""
+        return self.status == 412 or (self.status == 409 and self.code == "BlobAlreadyExists")
+
+    @property
+    def past_the_end(self) -> bool:
+        """The object is there, and ends before the range begins."""
+        return self.status == 416
+
+
+def understand(error: Exception) -> Failure:
+    """Read what ``error`` says for certain."""
+    if isinstance(error, TimeoutError):
+        return Failure("did not answer in time")
+    text, _, debug = str(error).partition("\n\nDebug source:")
+    status = _STATUS.search(text)
+    if status is not None:
+        code = _CODE.search(text, status.end())
+        word = code[1] if code is not None else ""
+        return Failure(f"answered {status[1]} {word}".rstrip(), int(status[1]), word)
+    if "token request" in text:
+        return Failure("gave no access token")
+    transport = _TRANSPORT.search(debug)
+    if transport is not None:
+        return Failure(_TRANSPORT_WORDS.get(transport[1], "broke the connection off"))
+    return Failure(f"failed with {type(error).__name__}")

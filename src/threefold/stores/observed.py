@@ -1,0 +1,99 @@
+"""A store that is watched: every request timed into the health book and counted by what it was for.
+
+The purpose is the first part of the key (``log``, ``wal``, ``packs``, ``beacons``, ...). What the provider bills
+is counted as it bills: a request that failed may have been carried out, and counts.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from threefold.kernel.clock import Clock
+from threefold.stores.health import HealthBook, Operation
+from threefold.stores.store import Gone, Made, ObjectStore, Page, Unknown
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """What one store was asked for one purpose by one operation."""
+
+    store: str
+    operation: Operation
+    purpose: str
+    requests: int
+    unknown: int
+    bytes_out: int  # to the store
+    bytes_in: int
+
+
+@dataclass(slots=True)
+class _Count:
+    requests: int = 0
+    unknown: int = 0
+    bytes_out: int = 0
+    bytes_in: int = 0
+
+
+class ObservedStore:
+    """An ObjectStore around ``store``, which must have its name in ``health``."""
+
+    def __init__(self, store: ObjectStore, clock: Clock, health: HealthBook) -> None:
+        self._store = store
+        self._clock = clock
+        self._health = health
+        self._counts: dict[tuple[Operation, str], _Count] = {}
+
+    @property
+    def name(self) -> str:
+        return self._store.name
+
+    def traffic(self) -> tuple[Traffic, ...]:
+        """Since the start, by operation and purpose."""
+        return tuple(
+            Traffic(self.name, operation, purpose, count.requests, count.unknown, count.bytes_out, count.bytes_in)
+            for (operation, purpose), count in sorted(
+                self._counts.items(), key=lambda item: (item[0][0].value, item[0][1])
+            )
+        )
+
+    async def create(self, key: str, body: bytes) -> Made | Unknown:
+        return await self._watch(Operation.CREATE, key, self._store.create(key, body), sent=len(body))
+
+    async def write(self, key: str, body: bytes) -> None | Unknown:
+        return await self._watch(Operation.WRITE, key, self._store.write(key, body), sent=len(body))
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        return await self._watch(Operation.READ, key, self._store.read(key, start=start, length=length))
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Page | Unknown:
+        return await self._watch(Operation.LIST, prefix, self._store.list(prefix, after=after, limit=limit))
+
+    async def delete(self, keys: Sequence[str]) -> None | Unknown:
+        return await self._watch(Operation.DELETE, keys[0] if keys else "", self._store.delete(keys))
+
+    async def close(self) -> None:
+        await self._store.close()
+
+    async def _watch(self, operation: Operation, key: str, request: Awaitable[T], *, sent: int = 0) -> T:
+        count = self._counts.setdefault((operation, key.partition("/")[0]), _Count())
+        count.requests += 1
+        count.bytes_out += sent
+        began = self._clock.monotonic()
+        try:
+            answer = await request
+        except asyncio.CancelledError:
+            now = self._clock.monotonic()
+            self._health.given_up(self.name, operation, now - began, now)
+            raise
+        now = self._clock.monotonic()
+        error = answer.reason if isinstance(answer, Unknown) else None
+        received = len(answer) if isinstance(answer, bytes) else 0
+        self._health.record(self.name, operation, now - began, sent + received, error, now)
+        count.unknown += error is not None
+        count.bytes_in += received
+        return answer
