@@ -31,10 +31,11 @@ class Create:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Answered by bytes | Gone | Unknown."""
+    """Answered by bytes | Gone | Unknown; ``length`` asks for the first bytes only."""
 
     store: str
     key: str
+    length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

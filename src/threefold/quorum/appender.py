@@ -1,0 +1,277 @@
+"""The writing side of one epoch, as a state machine: bytes in, requests out, answers in, a settled LSN out.
+
+What makes it safe:
+
+- The bytes of a slot are fixed once they were cut, and go to all members. A slot is *settled* when it is on two
+  stores and every slot below is settled; only the end of the settled prefix is ever acknowledged (invariant 1).
+- At most WINDOW slots are under way that are not settled (the take-over relies on it).
+- "Exists" is read back. Our own bytes: it was our lost reply. A seal or anybody else's bytes: *fenced*, for good;
+  from then on nothing settles (invariant 3).
+- Unknown is asked again with the same bytes, after a growing pause. It may land later, which is harmless.
+
+A store that is slow or down costs nothing: the other two settle. What waits for it is bounded in bytes; beyond that
+it is forgotten here and noted as missing, and fill.py copies it from the others when the store is back.
+
+Segments are written in order by the same machine: the next one only when this one is on two stores.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from threefold.kernel.errors import Damaged
+from threefold.kernel.lsn import Lsn
+from threefold.quorum import keys
+from threefold.quorum.builder import SegmentBuilder, Settled, WholeSegment
+from threefold.quorum.majority import QUORUM, WINDOW
+from threefold.quorum.objects import Header, Kind, LogObject
+from threefold.quorum.requests import Answer, Create, Read
+from threefold.quorum.segments import segment_of
+from threefold.quorum.view import Scope
+from threefold.stores.store import ABSENT, Made, Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Sizes in bytes, pauses in seconds."""
+
+    entry_bytes: int = 1024 * 1024  # larger ones would hold up the small commits behind them
+    lag_bytes: int = 32 * 1024 * 1024  # what may wait for a store that is behind
+    segments_waiting: int = 3  # beyond it no new entries are cut, so that memory stays bounded
+    retry_first: float = 0.05
+    retry_most: float = 2.0
+
+
+LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """Ask for a segment to be encoded (elsewhere: it takes a while); answered by its LogObject."""
+
+    header: Header
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Perform this, and answer with the token."""
+
+    token: int
+    request: Create | Read | Encode
+
+
+@dataclass(slots=True)
+class _Item:
+    """Something to be put on all members: an entry, or a segment."""
+
+    key: str
+    body: bytes
+    end: Lsn
+    part: Settled | None  # an entry's bytes, until they are settled and on their way into a segment
+    segment: bytes = b""  # SHA-256 of a segment's bytes, for comparing with another leader's copy
+    on: set[str] = field(default_factory=set)
+
+    @property
+    def is_settled(self) -> bool:
+        return len(self.on) >= QUORUM
+
+
+@dataclass(slots=True)
+class Lane:
+    """What one member still has to get."""
+
+    waiting: deque[tuple[_Item, bool]] = field(default_factory=deque)  # with: read it back first
+    waiting_bytes: int = 0
+    flying: int = 0
+    failures: int = 0
+    retry_at: float = 0.0
+    missing: int = 0  # objects forgotten for lack of room; fill.py brings them
+    reason: str = ""
+
+
+class Appender:
+    """One epoch's writer, from slot 1 on."""
+
+    def __init__(
+        self, scope: Scope, first: LogObject, recent: Sequence[Settled], begin: Lsn, limits: Limits = LIMITS
+    ) -> None:
+        """``first``: our slot 0, settled. ``recent``: settled bytes that are in no segment yet, from ``begin`` on."""
+        self._scope = scope
+        self._epoch = first.header.epoch
+        self._timeline = first.header.timeline
+        self._slot = 1
+        self._link = first.digest
+        self._cut = first.header.end
+        self._buffer = bytearray()
+        self._unsettled: deque[_Item] = deque()
+        self._token = 0
+        self._flying: dict[int, tuple[str, _Item, bool]] = {}
+        self.lanes = {store: Lane() for store in scope.stores}
+        self._limits = limits
+        self._builder = SegmentBuilder(begin, scope.segment_bytes)
+        self._segment: tuple[_Item, WholeSegment] | None = None  # the one that is not on two stores yet
+        self.settled = first.header.end
+        self.fenced = ""
+        # Every slot below this position is in segments on two stores, and may be trimmed.
+        self.covered: tuple[int, int] | None = None
+        for part in recent:
+            self._builder.feed(part.timeline, part.start, part.data, part.epoch, part.slot)
+
+    @property
+    def received(self) -> Lsn:
+        """The end of all bytes offered."""
+        return Lsn(self._cut + len(self._buffer))
+
+    @property
+    def buffered(self) -> int:
+        """Bytes offered that are in no slot yet."""
+        return len(self._buffer)
+
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way or waiting, on any member."""
+        lanes = self.lanes.values()
+        return not (self._buffer or self._unsettled or self._flying or any(lane.waiting for lane in lanes))
+
+    def offer(self, data: bytes) -> None:
+        """The next bytes of the log, from `received` on."""
+        self._buffer += data
+
+    def drop(self, store: str) -> None:
+        """The member lost its memory: what it holds and answers no longer counts in this epoch."""
+        self.lanes.pop(store, None)
+        for item in self._unsettled:
+            item.on.discard(store)
+        if self._segment is not None:
+            self._segment[0].on.discard(store)
+
+    def poll(self, now: float) -> list[Send]:
+        """What to do next; ``now`` in monotonic seconds."""
+        if self.fenced:
+            return []
+        self._cut_entries()
+        sends = self._next_segment()
+        for store, lane in self.lanes.items():
+            while lane.waiting and lane.flying < WINDOW and lane.retry_at <= now:
+                item, read = lane.waiting.popleft()
+                lane.waiting_bytes -= len(item.body)
+                sends.append(self._send(store, lane, item, read))
+        return sends
+
+    def next_retry(self) -> float | None:
+        """When to poll again though nothing happens (monotonic seconds)."""
+        lanes = self.lanes.values()
+        return min((lane.retry_at for lane in lanes if lane.waiting and lane.flying < WINDOW), default=None)
+
+    def answer(self, token: int, answer: Answer | LogObject, now: float) -> None:
+        """What a request came to."""
+        store, item, was_read = self._flying.pop(token)
+        if isinstance(answer, LogObject):
+            item.body = answer.body
+            self._spread(item)
+            return
+        lane = self.lanes.get(store)
+        if lane is None or self.fenced:
+            return
+        lane.flying -= 1
+        if was_read and isinstance(answer, bytes):
+            self._compare(store, lane, item, answer)
+        elif answer is Made.CREATED:
+            self._stored(store, lane, item)
+        elif answer is Made.EXISTS:
+            self._again(lane, item, read=True)
+        else:
+            # Unknown; or absent on reading back, which only says that the create has not landed.
+            lane.failures += 1
+            lane.reason = answer.reason if isinstance(answer, Unknown) else ""
+            pause = self._limits.retry_first * 2 ** min(lane.failures - 1, 16)
+            lane.retry_at = now + min(pause, self._limits.retry_most)
+            self._again(lane, item, read=was_read and answer is not ABSENT)
+
+    def _compare(self, store: str, lane: Lane, item: _Item, found: bytes) -> None:
+        """Something stood there. Ours, or, of a segment, the same WAL under another leader's name: just as good."""
+        ours = found == item.body
+        if not ours:
+            try:
+                other = self._scope.codec.open(found)
+            except Damaged as damage:
+                lane.missing += 1  # not a rival: a copy of ours that does not open; the other two have to do
+                lane.reason = f"{item.key}: {damage}"
+                return
+            same = item.segment and sha256(other.payload).digest() == item.segment
+            ours = bool(same) and other.header.epoch <= self._epoch
+        if ours:
+            self._stored(store, lane, item)
+        else:
+            self.fenced = f"{item.key} on {store} was written by somebody else"
+
+    def _stored(self, store: str, lane: Lane, item: _Item) -> None:
+        lane.failures, lane.retry_at, lane.reason = 0, 0.0, ""
+        item.on.add(store)
+        while self._unsettled and self._unsettled[0].is_settled:
+            entry = self._unsettled.popleft()
+            self.settled = entry.end
+            part, entry.part = entry.part, None
+            if part is not None:
+                self._builder.feed(part.timeline, part.start, part.data, part.epoch, part.slot)
+        if self._segment is not None and self._segment[0].is_settled:
+            self.covered = (self._segment[1].next_epoch, self._segment[1].next_slot)
+            self._segment = None
+
+    def _send(self, store: str, lane: Lane, item: _Item, read: bool) -> Send:
+        self._token += 1
+        self._flying[self._token] = (store, item, read)
+        lane.flying += 1
+        return Send(self._token, Read(store, item.key) if read else Create(store, item.key, item.body))
+
+    def _again(self, lane: Lane, item: _Item, *, read: bool) -> None:
+        lane.waiting.appendleft((item, read))
+        lane.waiting_bytes += len(item.body)
+
+    def _cut_entries(self) -> None:
+        scope = self._scope
+        while (
+            self._buffer and len(self._unsettled) < WINDOW and len(self._builder.whole) < self._limits.segments_waiting
+        ):
+            # An entry never crosses a segment's end, so that a segment covers whole slots.
+            room = scope.segment_bytes - self._cut % scope.segment_bytes
+            payload = bytes(self._buffer[: min(room, self._limits.entry_bytes)])
+            del self._buffer[: len(payload)]
+            end = Lsn(self._cut + len(payload))
+            header = Header(
+                Kind.ENTRY, self._epoch, self._slot, scope.writer, self._timeline, self._cut, end, self._link
+            )
+            entry = scope.codec.encode(header, payload)
+            part = Settled(self._timeline, self._cut, payload, self._epoch, self._slot)
+            item = _Item(keys.slot_key(self._epoch, self._slot), entry.body, end, part)
+            self._slot, self._link, self._cut = self._slot + 1, entry.digest, end
+            self._unsettled.append(item)
+            self._spread(item)
+
+    def _spread(self, item: _Item) -> None:
+        for lane in self.lanes.values():
+            lane.waiting.append((item, False))
+            lane.waiting_bytes += len(item.body)
+            # Only what is settled may be forgotten: the rest is needed to settle.
+            while lane.waiting_bytes > self._limits.lag_bytes and lane.waiting[0][0].is_settled:
+                lane.waiting_bytes -= len(lane.waiting.popleft()[0].body)
+                lane.missing += 1
+
+    def _next_segment(self) -> list[Send]:
+        if self._segment is not None or not self._builder.whole:
+            return []
+        whole = self._builder.whole.popleft()
+        scope = self._scope
+        header = Header(
+            Kind.SEGMENT, whole.next_epoch, whole.next_slot, scope.writer, whole.timeline, whole.start, whole.end
+        )
+        key = keys.segment_key(whole.timeline, segment_of(scope, whole.start))
+        item = _Item(key, b"", whole.end, None, sha256(whole.payload).digest())
+        self._segment = (item, whole)
+        self._token += 1
+        self._flying[self._token] = ("", item, False)
+        return [Send(self._token, Encode(header, whole.payload))]

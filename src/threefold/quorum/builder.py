@@ -1,0 +1,92 @@
+"""Making segments of settled bytes: pure bookkeeping of which bytes are whole, and where a reader goes on.
+
+A segment is closed by the first entry behind it: only then is it known which slot holds the byte after its end. The
+bytes before a fork belong to the first segment of the new timeline as well, as PostgreSQL itself does it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from threefold.kernel.lsn import Lsn
+from threefold.quorum.history import wal_of
+from threefold.quorum.objects import LogObject
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSegment:
+    """A segment to be written: its bytes, and the slot that holds the byte after its end."""
+
+    timeline: int
+    start: Lsn
+    payload: bytes
+    next_epoch: int
+    next_slot: int
+
+    @property
+    def end(self) -> Lsn:
+        return Lsn(self.start + len(self.payload))
+
+
+class SegmentBuilder:
+    """Takes settled bytes in order; gives whole segments in order."""
+
+    def __init__(self, start: Lsn, segment_bytes: int) -> None:
+        """``start``: the first byte that is not in a segment yet; the log's own first byte or a segment's start."""
+        self._segment_bytes = segment_bytes
+        self._start = start
+        self._bytes = bytearray()
+        self._timeline = 0
+        self.whole: deque[WholeSegment] = deque()
+
+    @property
+    def end(self) -> Lsn:
+        return Lsn(self._start + len(self._bytes))
+
+    def feed(self, timeline: int, start: Lsn, data: bytes, epoch: int, slot: int) -> None:
+        """Bytes from ``start`` on, which lie in this slot; what is known already is passed over."""
+        self._timeline = timeline
+        skip = self.end - start
+        if skip < 0:
+            raise ValueError(f"bytes {self.end} to {start} are missing")
+        place = skip
+        while place < len(data):
+            boundary = Lsn((self._start // self._segment_bytes + 1) * self._segment_bytes)
+            if self.end == boundary:
+                self._close(epoch, slot)
+                continue
+            part = data[place : place + (boundary - self.end)]
+            self._bytes += part
+            place += len(part)
+
+    def _close(self, epoch: int, slot: int) -> None:
+        self.whole.append(WholeSegment(self._timeline, self._start, bytes(self._bytes), epoch, slot))
+        self._start = self.end
+        self._bytes.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Settled bytes from ``start`` on, and the slot they lie in."""
+
+    timeline: int
+    start: Lsn
+    data: bytes
+    epoch: int
+    slot: int
+
+
+def lineage(recent: Sequence[LogObject]) -> list[Settled]:
+    """The bytes of these entries as they count: what a later fork overrode is cut off."""
+    line: list[Settled] = []
+    for entry in recent:
+        header = entry.header
+        while line and line[-1].timeline != header.timeline and line[-1].start >= header.start:
+            line.pop()
+        if line and line[-1].timeline != header.timeline:
+            last = line[-1]
+            line[-1] = replace(last, data=last.data[: header.start - last.start])
+        line.append(Settled(header.timeline, header.start, wal_of(entry), header.epoch, header.slot))
+    return line

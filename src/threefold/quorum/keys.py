@@ -1,0 +1,60 @@
+"""Where things lie in each store. Numbers are fixed-width hexadecimal so that listings sort.
+
+format                        who this log is, and this store's incarnation
+keys/{key id}                 the master key, wrapped
+epochs/{epoch}                who claimed it
+log/{epoch}/{slot}            entry or seal
+wal/{timeline}/{segment}      16 MiB of the log in one object; segment = LSN >> 24
+timelines/{timeline}          PostgreSQL's .history file
+snapshots/{id}, packs/{id}    the vault's
+beacons/{who}                 overwritten; liveness only
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+FORMAT: Final = "format"
+EPOCHS: Final = "epochs"
+LOG: Final = "log"
+WAL: Final = "wal"
+TIMELINES: Final = "timelines"
+
+SEGMENT_BYTES: Final = 16 * 1024 * 1024
+
+
+def epoch_key(epoch: int) -> str:
+    return f"{EPOCHS}/{epoch:08x}"
+
+
+def log_prefix(epoch: int) -> str:
+    return f"{LOG}/{epoch:08x}"
+
+
+def slot_key(epoch: int, slot: int) -> str:
+    return f"{LOG}/{epoch:08x}/{slot:012x}"
+
+
+def wal_prefix(timeline: int) -> str:
+    return f"{WAL}/{timeline:08x}"
+
+
+def segment_key(timeline: int, segment: int) -> str:
+    return f"{WAL}/{timeline:08x}/{segment:010x}"
+
+
+def timeline_key(timeline: int) -> str:
+    return f"{TIMELINES}/{timeline:08x}"
+
+
+def wrapped_key_key(key_id: str) -> str:
+    return f"keys/{key_id}"
+
+
+def last_number(key: str) -> int | None:
+    """The number a key ends with; None for a key that is not ours."""
+    tail = key.rpartition("/")[2]
+    try:
+        return int(tail, 16)
+    except ValueError:
+        return None

@@ -1,0 +1,159 @@
+"""The bytes of entries, seals and segments.
+
+    offset  size
+         0     4  magic ``3FLG``
+         4     1  version, 1
+         5     1  kind: 1 start (slot 0), 2 entry, 3 seal, 4 segment
+         6     2  zero
+         8     8  log: PostgreSQL's system identifier
+        16     8  epoch   }  entry, seal: where it lies; segment: the slot that holds the byte after its end,
+        24     8  slot    }  which is where a reader goes on
+        32    16  writer  who made it: new for every process that ever ran
+        48     4  timeline
+        52     8  start LSN
+        60     8  end LSN
+        68    32  link: SHA-256 of the whole entry before (start, seal, segment: zeros)
+       100    16  HMAC-SHA256 of the header, cut: the header can be trusted without the rest
+       116     .  zstd-compressed payload, AES-256-GCM, the header being authenticated with it (no payload in a seal)
+
+Every payload has a key of its own, HMAC-SHA256(log key, header). A header is sealed with one payload only (bytes of a
+slot are fixed once they exist, and a writer id is never used twice), so the nonce can be constant.
+
+A seal is exactly `SEAL_BYTES` long and everything else is longer; trimming relies on it never to touch a seal.
+"""
+
+from __future__ import annotations
+
+import hmac
+import struct
+from dataclasses import dataclass
+from enum import IntEnum
+from hashlib import sha256
+from typing import Final
+
+import zstandard
+
+from threefold.kernel.errors import Damaged
+from threefold.kernel.keys import NONCE_BYTES, Keyring, Sealer
+from threefold.kernel.lsn import Lsn
+from threefold.quorum.keys import SEGMENT_BYTES
+
+_HEADER: Final = struct.Struct(">4sBBHQQQ16sIQQ32s")
+_MAGIC: Final = b"3FLG"
+_TAG_BYTES: Final = 16
+_NONCE: Final = bytes(NONCE_BYTES)
+NO_LINK: Final = bytes(32)
+NOWHERE: Final = Lsn(0)
+HEADER_BYTES: Final = _HEADER.size + _TAG_BYTES
+SEAL_BYTES: Final = HEADER_BYTES
+# What a payload may unpack to: slot 0 may carry a tail of a segment or two besides its history.
+_PAYLOAD_BYTES_MAX: Final = 8 * SEGMENT_BYTES
+
+
+class Kind(IntEnum):
+    START = 1
+    ENTRY = 2
+    SEAL = 3
+    SEGMENT = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What stands before every payload. ``writer`` is 32 hexadecimal digits, LSNs are half-open [start, end)."""
+
+    kind: Kind
+    epoch: int
+    slot: int
+    writer: str
+    timeline: int = 0
+    start: Lsn = NOWHERE
+    end: Lsn = NOWHERE
+    link: bytes = NO_LINK
+
+
+@dataclass(frozen=True, slots=True)
+class LogObject:
+    """An opened object: ``payload`` in clear, ``body`` as it lies in the stores, ``digest`` names it in the chain."""
+
+    header: Header
+    payload: bytes
+    body: bytes
+    digest: bytes
+
+    @property
+    def is_seal(self) -> bool:
+        return self.header.kind is Kind.SEAL
+
+
+class Codec:
+    """Encodes and opens the objects of one log. Not to be shared between threads."""
+
+    def __init__(self, keyring: Keyring, log: int) -> None:
+        self.log = log
+        self._tag_key = keyring.subkey("log header")
+        self._payload_key = keyring.subkey("log payload")
+        self._compressor = zstandard.ZstdCompressor(level=1, write_content_size=True)
+        self._keyring = keyring
+
+    def fork(self) -> Codec:
+        """Another one, for another thread."""
+        return Codec(self._keyring, self.log)
+
+    def encode(self, header: Header, payload: bytes = b"") -> LogObject:
+        """Compress, encrypt, frame. A seal has no payload."""
+        head = self._pack(header)
+        body = head + self._tag(head)
+        if header.kind is not Kind.SEAL:
+            body += self._sealer(head).seal(self._compressor.compress(payload), nonce=_NONCE, header=head)
+        return LogObject(header, payload, body, sha256(body).digest())
+
+    def open(self, body: bytes) -> LogObject:
+        """Raises Damaged for anything that is not exactly what `encode` made with this key for this log."""
+        header = self.open_header(body)
+        if header.kind is Kind.SEAL:
+            if len(body) != SEAL_BYTES:
+                raise Damaged("a seal has bytes after its header")
+            return LogObject(header, b"", body, sha256(body).digest())
+        head = body[: _HEADER.size]
+        packed = self._sealer(head).open(body[HEADER_BYTES:], nonce=_NONCE, header=head)
+        try:
+            payload = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_PAYLOAD_BYTES_MAX)
+        except zstandard.ZstdError as error:
+            raise Damaged("an object of the log does not unpack") from error
+        return LogObject(header, payload, body, sha256(body).digest())
+
+    def open_header(self, body: bytes) -> Header:
+        """The header alone, from the first `HEADER_BYTES` of an object. Raises Damaged."""
+        if len(body) < HEADER_BYTES:
+            raise Damaged(f"an object of the log has {len(body)} bytes, too few for its header")
+        head = body[: _HEADER.size]
+        if not hmac.compare_digest(self._tag(head), body[_HEADER.size : HEADER_BYTES]):
+            raise Damaged("the header of an object of the log is damaged, or was made with another key")
+        magic, version, kind, zero, log, epoch, slot, writer, timeline, start, end, link = _HEADER.unpack(head)
+        if (magic, version, zero) != (_MAGIC, 1, 0):
+            raise Damaged(f"an object of the log has the unknown format version {version}")
+        if log != self.log:
+            raise Damaged(f"an object belongs to the log of another database system, {log}, not {self.log}")
+        return Header(Kind(kind), epoch, slot, writer.hex(), timeline, Lsn(start), Lsn(end), link)
+
+    def _pack(self, header: Header) -> bytes:
+        return _HEADER.pack(
+            _MAGIC,
+            1,
+            header.kind,
+            0,
+            self.log,
+            header.epoch,
+            header.slot,
+            bytes.fromhex(header.writer),
+            header.timeline,
+            header.start,
+            header.end,
+            header.link,
+        )
+
+    def _tag(self, head: bytes) -> bytes:
+        return hmac.digest(self._tag_key, head, "sha256")[:_TAG_BYTES]
+
+    def _sealer(self, head: bytes) -> Sealer:
+        return Sealer(hmac.digest(self._payload_key, head, "sha256"))

@@ -1,0 +1,116 @@
+"""Finding the newest segment: where a reader leaves whole segments and goes on slot by slot.
+
+Segments of a timeline are written in order, the next only when this one is on two stores, so existence *by key* is
+what counts: from a segment that is there, walk forward until one is absent on as many stores as decide. A listing
+only says where to begin (invariant 2).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from threefold.kernel.errors import Damaged
+from threefold.kernel.lsn import Lsn
+from threefold.quorum import keys
+from threefold.quorum.objects import HEADER_BYTES, Header, Kind
+from threefold.quorum.requests import Answer, Answers, Ask, List, Pause, Procedure, Read
+from threefold.quorum.view import Scope
+from threefold.stores.store import ABSENT, Page
+
+ASK_AGAIN_S = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentAt:
+    """A segment and where its header says to go on: ``next_slot`` of ``next_epoch`` holds the byte at ``end``."""
+
+    timeline: int
+    number: int
+    start: Lsn
+    end: Lsn
+    next_epoch: int
+    next_slot: int
+
+    @property
+    def position(self) -> tuple[int, int]:
+        return self.next_epoch, self.next_slot
+
+
+def segment_of(scope: Scope, lsn: int) -> int:
+    """The number of the segment that holds the byte at ``lsn``."""
+    return lsn // scope.segment_bytes
+
+
+def newest_segment(
+    scope: Scope, timeline: int, known: SegmentAt | None, at: Lsn | None = None
+) -> Procedure[SegmentAt | None]:
+    """The last segment of the timeline; None if there is none.
+
+    Walks on by key from ``known``, or else from the segment that holds the byte ``at``: if that byte was ever trimmed
+    from the slots, its segment is there. Listings are asked only where neither gives a beginning.
+    """
+    newest = known
+    if newest is None and at is not None:
+        newest = yield from _segment(scope, timeline, segment_of(scope, at))
+    if newest is None:
+        for number in (yield from _hints(scope, timeline)):
+            newest = yield from _segment(scope, timeline, number)
+            if newest is not None:
+                break
+        else:
+            return None
+    while (following := (yield from _segment(scope, timeline, newest.number + 1))) is not None:
+        newest = following
+    return newest
+
+
+def _segment(scope: Scope, timeline: int, number: int) -> Procedure[SegmentAt | None]:
+    """One segment by key; None when as many stores as decide say that it is absent."""
+    key = keys.segment_key(timeline, number)
+    requests = tuple(Read(store, key, HEADER_BYTES) for store in scope.stores)
+
+    def header(answer: Answer) -> Header | None:
+        if not isinstance(answer, bytes):
+            return None
+        try:
+            found = scope.codec.open_header(answer)
+        except Damaged:
+            return None
+        fits = found.kind is Kind.SEGMENT and found.timeline == timeline and segment_of(scope, found.start) == number
+        return found if fits else None
+
+    def absent(answers: Answers) -> int:
+        return sum(answer is ABSENT for answer in answers.values())
+
+    def enough(answers: Answers) -> bool:
+        return absent(answers) >= scope.decisive or any(header(answer) for answer in answers.values())
+
+    while True:
+        answers: Answers = yield Ask(requests, enough)
+        for answer in answers.values():
+            found = header(answer)
+            if found is not None:
+                return SegmentAt(timeline, number, found.start, found.end, found.epoch, found.slot)
+        if absent(answers) >= scope.decisive:
+            return None
+        yield Pause(ASK_AGAIN_S)
+
+
+def _hints(scope: Scope, timeline: int) -> Procedure[list[int]]:
+    """The newest number each store lists, highest first."""
+    hints: set[int] = set()
+    after = dict.fromkeys(scope.stores, "")
+    while after:
+        stores = tuple(after)
+        answers: Answers = yield Ask(tuple(List(s, keys.wal_prefix(timeline), after[s]) for s in stores))
+        for place, store in enumerate(stores):
+            page = answers.get(place)
+            if not isinstance(page, Page) or not page.objects:
+                del after[store]
+                continue
+            number = keys.last_number(page.objects[-1].key)
+            after[store] = page.objects[-1].key
+            if page.last:
+                del after[store]
+                hints.update([] if number is None else [number])
+    return sorted(hints, reverse=True)

@@ -1,0 +1,111 @@
+"""The reading that fences: ends every lower epoch for good, and finds the log as it then stands.
+
+The old leader may still be alive, appending, writing segments and trimming. What makes it safe:
+
+- A slot is either *adopted* (any entry seen in it counts, acknowledged or not) or *sealed* on two stores. A sealed
+  slot can never be on two stores afterwards, and acknowledgements are contiguous, so nothing from it on is ever
+  acknowledged again; one seal is enough although several slots are under way.
+- Sealed on two stores and no entry seen means: never settled, or settled, put into a segment and trimmed before we
+  came. So walk.py looks at the segments again before it believes an end.
+- Where slot 0 of an epoch stands, on however few stores, its history is binding: epochs below it are never judged
+  again, because judging twice could give two answers.
+- A lower epoch whose slot 0 is sealed on two stores never started, and never will.
+
+It may be stopped at any point and done again by anyone: it only adds seals, and copies of what is there.
+"""
+
+from __future__ import annotations
+
+from threefold.kernel.errors import Damaged, Fenced, Refused
+from threefold.quorum import keys
+from threefold.quorum.majority import QUORUM, WINDOW
+from threefold.quorum.objects import SEAL_BYTES, Header, Kind
+from threefold.quorum.requests import Answers, Ask, List, Pause, Procedure, Read
+from threefold.quorum.segments import ASK_AGAIN_S
+from threefold.quorum.view import Scope, View, look, put
+from threefold.quorum.walk import Found, SupersededError, walk
+from threefold.stores.store import Page, Unknown
+
+# How often an adopted entry is offered to the stores that lack it before its bytes travel in slot 0 instead.
+_BRING_TRIES = 3
+
+
+def take_over(scope: Scope, epoch: int) -> Procedure[Found | None]:
+    """Fence all epochs below ``epoch``, which the caller has claimed; None when the log never began.
+
+    Waits (asking again) while fewer than two stores answer. Raises Fenced where a higher epoch is at work already,
+    Refused where the log contradicts itself.
+    """
+    for lower in range(epoch - 1, 0, -1):
+        (head,) = yield from look(scope, lower, [0])
+        yield from seal_or_adopt(scope, head)
+        if head.entry is None:
+            continue
+        try:
+            found = yield from walk(scope, head, seal_or_adopt)
+        except SupersededError:
+            raise Fenced(f"a higher epoch than {epoch} is writing already") from None
+        yield from _nothing_beyond(scope, lower, found)
+        return found
+    return None
+
+
+def seal_or_adopt(scope: Scope, view: View) -> Procedure[None]:
+    """Decide one slot: returns when an entry was seen (brought to two stores if that can be), or two seals stand."""
+    seal = scope.codec.encode(Header(Kind.SEAL, view.epoch, view.slot, scope.writer)).body
+    contested = False
+    while view.entry is None and len(view.seals) < QUORUM:
+        if contested:
+            yield Pause(ASK_AGAIN_S)
+        yield from put(scope, view, seal, [store for store in scope.stores if store not in view.seals])
+        contested = True
+    if view.entry is not None and contested and view.slot > 0:
+        # Somebody is appending as we come. A seal further up stops it, so that the chase ends.
+        ahead = View(view.epoch, view.slot + 2 * WINDOW)
+        barrier = scope.codec.encode(Header(Kind.SEAL, ahead.epoch, ahead.slot, scope.writer)).body
+        yield from put(scope, ahead, barrier, scope.stores)
+    if view.entry is not None:
+        yield from _bring_to_two(scope, view, view.entry.body)
+
+
+def _bring_to_two(scope: Scope, view: View, body: bytes) -> Procedure[None]:
+    for again in range(_BRING_TRIES):
+        lacking = [store for store in scope.stores if store not in view.copies and store not in view.seals]
+        if len(view.copies) >= QUORUM or not lacking:
+            return
+        if again:
+            yield Pause(ASK_AGAIN_S)
+        yield from put(scope, view, body, lacking)
+
+
+def _nothing_beyond(scope: Scope, epoch: int, found: Found) -> Procedure[None]:
+    """The safety net: a writer has at most WINDOW slots under way, so an entry further up contradicts this end."""
+    last = max((e.header.slot for e in found.recent if e.header.epoch == epoch), default=0)
+    after = keys.slot_key(epoch, last + WINDOW)
+    answers: Answers = yield Ask(tuple(List(store, keys.log_prefix(epoch), after) for store in scope.stores))
+    suspects = [
+        Read(store, listed.key)
+        for place, store in enumerate(scope.stores)
+        if isinstance(page := answers.get(place), Page)
+        for listed in page.objects
+        if listed.size > SEAL_BYTES
+    ]
+    while suspects:
+        answers = yield Ask(tuple(suspects))
+        for place, request in enumerate(suspects):
+            answer = answers.get(place)
+            if isinstance(answer, bytes) and _is_entry(scope, answer):
+                raise Refused(
+                    f"{request.store} holds {request.key}, beyond the end of its epoch at slot {last}",
+                    hint="nothing was truncated; keep all three stores as they are and report this",
+                )
+        suspects = [r for place, r in enumerate(suspects) if isinstance(answers.get(place), Unknown)]
+        if suspects:
+            yield Pause(ASK_AGAIN_S)
+
+
+def _is_entry(scope: Scope, body: bytes) -> bool:
+    try:
+        return not scope.codec.open(body).is_seal
+    except Damaged:
+        return False

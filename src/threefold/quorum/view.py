@@ -1,0 +1,123 @@
+"""What is known of one slot: which stores hold an entry, which a seal, which definitely nothing.
+
+A store that answered nothing, an error, or bytes that do not open appears nowhere: unknown is neither present nor
+absent (invariant 7), and a damaged copy must never read as "no entry".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from threefold.kernel.errors import Damaged, Refused
+from threefold.quorum import keys
+from threefold.quorum.keys import SEGMENT_BYTES
+from threefold.quorum.majority import QUORUM
+from threefold.quorum.objects import Codec, Kind, LogObject
+from threefold.quorum.requests import Answer, Answers, Ask, Create, Procedure, Read
+from threefold.stores.store import ABSENT, Made
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Who is asked, and who asks.
+
+    ``stores`` are the voting members. ``decisive`` is how many definite answers decide: two, or one for somebody
+    who reads a single store on purpose and accepts what that proves.
+    """
+
+    stores: tuple[str, ...]
+    codec: Codec
+    writer: str
+    decisive: int = QUORUM
+    segment_bytes: int = SEGMENT_BYTES
+
+
+@dataclass(slots=True)
+class View:
+    """One slot over all stores."""
+
+    epoch: int
+    slot: int
+    entry: LogObject | None = None
+    copies: set[str] = field(default_factory=set)
+    seals: set[str] = field(default_factory=set)
+    absent: set[str] = field(default_factory=set)
+
+    @property
+    def key(self) -> str:
+        return keys.slot_key(self.epoch, self.slot)
+
+    def definite(self) -> int:
+        return len(self.copies) + len(self.seals) + len(self.absent)
+
+    def vacant(self) -> int:
+        """Stores that say there is no entry."""
+        return len(self.seals) + len(self.absent)
+
+    def learn(self, codec: Codec, store: str, answer: Answer) -> None:
+        """Take in what a read of this slot answered. Raises Refused where two writers wrote one slot."""
+        if answer is ABSENT:
+            self.absent.add(store)
+            return
+        if not isinstance(answer, bytes):
+            return
+        try:
+            found = codec.open(answer)
+        except Damaged:
+            return
+        if (found.header.epoch, found.header.slot) != (self.epoch, self.slot) or found.header.kind is Kind.SEGMENT:
+            return  # a whole object in the wrong place is as good as damaged
+        self.absent.discard(store)
+        if found.is_seal:
+            self.seals.add(store)
+            return
+        if self.entry is not None and self.entry.digest != found.digest:
+            raise Refused(
+                f"slot {self.slot} of epoch {self.epoch} holds two different entries",
+                hint="two writers used one epoch: do not go on, keep all three stores and report this",
+            )
+        self.entry = found
+        self.copies.add(store)
+
+
+def look(scope: Scope, epoch: int, slots: Sequence[int]) -> Procedure[list[View]]:
+    """Read slots side by side, waiting only for as many stores as decide."""
+    requests = tuple(Read(store, keys.slot_key(epoch, slot)) for slot in slots for store in scope.stores)
+    width = len(scope.stores)
+
+    def enough(answers: Answers) -> bool:
+        definite = [0] * len(slots)
+        for place, answer in answers.items():
+            definite[place // width] += answer is ABSENT or isinstance(answer, bytes)
+        return min(definite) >= scope.decisive
+
+    answers: Answers = yield Ask(requests, enough)
+    views = [View(epoch, slot) for slot in slots]
+    for place, answer in answers.items():
+        views[place // width].learn(scope.codec, requests[place].store, answer)
+    return views
+
+
+def put(scope: Scope, view: View, body: bytes, stores: Sequence[str]) -> Procedure[None]:
+    """Create ``body`` in the slot on ``stores``; ``view`` learns what stands there afterwards.
+
+    An answer that is not CREATED says nothing by itself: it is read back.
+    """
+    creates = tuple(Create(store, view.key, body) for store in stores)
+
+    def enough(answers: Answers) -> bool:
+        return sum(answer is Made.CREATED for answer in answers.values()) >= scope.decisive
+
+    answers: Answers = yield Ask(creates, enough)
+    doubtful = []
+    for place, store in enumerate(stores):
+        if answers.get(place) is Made.CREATED:
+            view.learn(scope.codec, store, body)
+        elif place in answers:
+            doubtful.append(store)
+    if doubtful:
+        reads = tuple(Read(store, view.key) for store in doubtful)
+        answers = yield Ask(reads)
+        for place, store in enumerate(doubtful):
+            view.learn(scope.codec, store, answers.get(place))

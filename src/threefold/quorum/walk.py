@@ -1,0 +1,209 @@
+"""From the newest segment to the end of the log, slot by slot: the reading that all readers share.
+
+What the history promises (the slots of epochs that are over) must be there; a promised slot that nobody has was
+trimmed into a newer segment meanwhile, so the walk begins again from there. In the newest epoch the walk goes on until
+a slot is vacant; whether a vacant slot is the end is for a *judge* to say: taking over seals it first (takeover.py),
+plain reading believes two stores (reading.py). Either way the segments are looked at once more before an end is
+believed: the slot may have been settled, put into a segment and trimmed before we looked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+from threefold.kernel.errors import Refused
+from threefold.kernel.lsn import Lsn
+from threefold.quorum.history import History, Span, decode_start, wal_of
+from threefold.quorum.objects import LogObject
+from threefold.quorum.requests import Pause, Procedure
+from threefold.quorum.segments import ASK_AGAIN_S, SegmentAt, newest_segment
+from threefold.quorum.view import Scope, View, look
+
+# Slots read side by side while walking over what is certainly there.
+_STRIDE = 32
+
+# Sees the first slots of the newest epoch that are not known to be on two stores; returns when each is decided:
+# an entry it could bring to two stores, one it could not, or no entry.
+Judge = Callable[[Scope, View], Procedure[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The log as it was found.
+
+    ``spans``: the epochs that count, the newest last, each as far as it is on two stores.
+    ``timeline``: of the newest epoch that started.
+    ``placed``: the end of what is on two stores; ``end``: the end of the log, the tail included.
+    ``recent``: the entries behind ``segment``, oldest first, slot 0s included.
+    ``tail``: the last of them, those that are not known to be on two stores.
+    """
+
+    spans: History
+    timeline: int
+    placed: Lsn
+    segment: SegmentAt | None
+    recent: tuple[LogObject, ...]
+    tail: tuple[LogObject, ...]
+
+    @property
+    def start(self) -> Lsn:
+        """The first byte that was ever in the log."""
+        return self.spans[0].start if self.spans else self.placed
+
+    @property
+    def end(self) -> Lsn:
+        return self.tail[-1].header.end if self.tail else self.placed
+
+    def tail_bytes(self) -> bytes:
+        """The bytes [placed, end)."""
+        return b"".join(wal_of(entry) for entry in self.tail)
+
+
+class SupersededError(Exception):
+    """The log goes on in a higher epoch than the one that was taken for the newest."""
+
+
+class _TrimmedError(Exception):
+    """A slot that must have been there is not: it was trimmed while we walked."""
+
+
+@dataclass(slots=True)
+class _Path:
+    """Where the walk stands: what it took so far, checked link by link and byte by byte."""
+
+    recent: list[LogObject] = field(default_factory=list)
+    tail: list[LogObject] = field(default_factory=list)
+
+    def reached(self) -> tuple[int, int] | None:
+        """The last slot taken."""
+        return (self.recent[-1].header.epoch, self.recent[-1].header.slot) if self.recent else None
+
+    def take(self, entry: LogObject, *, placed: bool) -> None:
+        before = self.recent[-1] if self.recent else None
+        header = entry.header
+        if before is not None and header.epoch == before.header.epoch:
+            if header.link != before.digest or header.start != before.header.end:
+                raise Refused(
+                    f"slot {header.slot} of epoch {header.epoch} does not continue the slot before it",
+                    hint="the log contradicts itself: keep all three stores as they are and report this",
+                )
+            if header.timeline != before.header.timeline:
+                raise Refused(f"epoch {header.epoch} holds two timelines", hint="report this")
+        self.recent.append(entry)
+        if self.tail or not placed:
+            self.tail.append(entry)
+
+
+def walk(scope: Scope, head: View, judge: Judge) -> Procedure[Found]:
+    """The whole log, given slot 0 of its newest epoch. Waits while too few stores answer.
+
+    Raises SupersededError where a segment tells of a still newer epoch, Refused where the log contradicts itself.
+    """
+    start = head.entry
+    if start is None:
+        raise ValueError("the head of a walk is a slot 0 that was found")
+    history, _ = decode_start(start.payload)
+    segment = yield from _newest(scope, history, start, None, start.header.start)
+    while True:
+        if segment is not None and segment.next_epoch > start.header.epoch:
+            raise SupersededError
+        path = _Path()
+        try:
+            yield from _promised(scope, history, head, segment, path)
+            yield from _newest_epoch(scope, start, segment, path, judge)
+            whole = True
+        except _TrimmedError:
+            whole = False
+        # Look again: what seems to be the end may have been settled, put into a segment and trimmed before we came.
+        end = path.recent[-1].header.end if path.recent else start.header.start
+        again = yield from _newest(scope, history, start, segment, end)
+        reached = path.reached()
+        if whole and (again is None or (reached is not None and again.position <= reached)):
+            return _found(history, head, segment, path, scope.decisive)
+        if again == segment:
+            yield Pause(ASK_AGAIN_S)
+        segment = again
+
+
+def _newest(
+    scope: Scope, history: History, head: LogObject, known: SegmentAt | None, at: Lsn
+) -> Procedure[SegmentAt | None]:
+    """The newest segment of the newest timeline that has one; ``at`` is a byte of the newest timeline."""
+    timelines = list(dict.fromkeys([head.header.timeline, *(span.timeline for span in reversed(history))]))
+    for timeline in timelines:
+        same = known if known is not None and known.timeline == timeline else None
+        near = at if timeline == head.header.timeline else None
+        newest = yield from newest_segment(scope, timeline, same, near)
+        if newest is not None:
+            return newest
+    return None
+
+
+def _promised(scope: Scope, history: History, head: View, segment: SegmentAt | None, path: _Path) -> Procedure[None]:
+    """The slots of epochs that are over, from where the segment says to go on, and the head."""
+    epoch, slot = segment.position if segment else (0, 0)
+    for span in history:
+        if span.epoch < epoch:
+            continue
+        first = slot if span.epoch == epoch else 0
+        for stride in range(first, span.last_slot + 1, _STRIDE):
+            slots = range(stride, min(stride + _STRIDE, span.last_slot + 1))
+            yield from _take_promised(scope, span, slots, path)
+    if head.entry is not None and (head.epoch, 0) >= (epoch, slot):
+        path.take(head.entry, placed=len(head.copies) >= scope.decisive)
+
+
+def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Procedure[None]:
+    waiting = list(slots)
+    views: dict[int, View] = {}
+    while waiting:
+        for view in (yield from look(scope, span.epoch, waiting)):
+            views[view.slot] = view
+            if view.entry is None and view.vacant() >= scope.decisive:
+                raise _TrimmedError
+        waiting = [slot for slot in waiting if views[slot].entry is None]
+        if waiting:
+            yield Pause(ASK_AGAIN_S)
+    for slot in slots:
+        entry = views[slot].entry
+        if entry is not None:
+            path.take(entry, placed=True)
+
+
+def _newest_epoch(
+    scope: Scope, head: LogObject, segment: SegmentAt | None, path: _Path, judge: Judge
+) -> Procedure[None]:
+    """Slot by slot until the judge finds a slot without an entry."""
+    epoch = head.header.epoch
+    settled = segment.next_slot if segment is not None and segment.next_epoch == epoch else 0
+    slot = max(1, settled)
+    while True:
+        views: list[View] = yield from look(scope, epoch, range(slot, slot + _STRIDE))
+        for view in views:
+            if len(view.copies) < scope.decisive:
+                yield from judge(scope, view)
+            if view.entry is None:
+                if view.slot <= settled:
+                    raise _TrimmedError
+                return
+            path.take(view.entry, placed=len(view.copies) >= scope.decisive)
+        slot += _STRIDE
+
+
+def _found(history: History, head: View, segment: SegmentAt | None, path: _Path, decisive: int) -> Found:
+    """Sum up: the newest epoch's span ends where its entries are on two stores without a gap."""
+    if head.entry is None:
+        raise ValueError("the head of a walk is a slot 0 that was found")
+    header = head.entry.header
+    unplaced = {entry.digest for entry in path.tail}
+    if len(head.copies) < decisive:
+        # It never was on two stores, so it never acknowledged anything: what it brought along travels on.
+        return Found(history, header.timeline, header.start, segment, tuple(path.recent), tuple(path.tail))
+    span = Span(header.epoch, 0, header.timeline, header.start, header.end)
+    if segment is not None and segment.next_epoch == header.epoch and segment.next_slot > 0:
+        span = replace(span, last_slot=segment.next_slot - 1, end=segment.end)
+    for entry in path.recent:
+        if entry.header.epoch == header.epoch and entry.digest not in unplaced:
+            span = replace(span, last_slot=entry.header.slot, end=entry.header.end)
+    return Found((*history, span), header.timeline, span.end, segment, tuple(path.recent), tuple(path.tail))
