@@ -1,0 +1,154 @@
+"""The hands of the quorum log: performs what the pure parts ask, against real stores.
+
+Nothing is decided here. A request that is no longer waited for is left to finish: it may land later or never, and the
+protocol expects both.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Unavailable
+from threefold.kernel.lsn import Lsn
+from threefold.quorum.appender import Appender, Encode, Send
+from threefold.quorum.objects import Codec, LogObject
+from threefold.quorum.requests import Answer, Ask, Create, Delete, List, Pause, Procedure, Read, Request, T
+from threefold.stores.store import ObjectStore, Unknown
+
+
+class Driver:
+    """Performs requests and procedures."""
+
+    def __init__(self, stores: Mapping[str, ObjectStore], clock: Clock) -> None:
+        self._stores = stores
+        self._clock = clock
+        self._left_alone: set[asyncio.Task[Answer]] = set()
+
+    async def perform(self, request: Request) -> Answer:
+        store = self._stores[request.store]
+        match request:
+            case Create(_, key, body):
+                return await store.create(key, body)
+            case Read(_, key, length):
+                return await store.read(key, length=length)
+            case List(_, prefix, after):
+                return await store.list(prefix, after=after)
+            case Delete(_, keys):
+                return await store.delete(keys)
+
+    async def run(self, procedure: Procedure[T], *, patience: float | None = None) -> T:
+        """Run to the end. ``patience``: seconds after which Unavailable is raised, naming what did not answer."""
+        doubts: dict[str, str] = {}
+        try:
+            async with asyncio.timeout(patience):
+                step = next(procedure)
+                while True:
+                    if isinstance(step, Pause):
+                        await self._clock.sleep(step.seconds * (0.5 + self._clock.random()))
+                        step = procedure.send(None)
+                    else:
+                        step = procedure.send(await self._ask(step, doubts))
+        except StopIteration as done:
+            result: T = done.value
+            return result
+        except TimeoutError:
+            reasons = "; ".join(f"{store}: {reason}" for store, reason in sorted(doubts.items()))
+            raise Unavailable(
+                f"too few stores answered in {patience:g} s ({reasons or 'no answer'})",
+                hint="two of the three stores are needed: see `threefold status`",
+            ) from None
+        finally:
+            procedure.close()
+
+    async def _ask(self, ask: Ask, doubts: dict[str, str]) -> dict[int, Answer]:
+        tasks = {asyncio.create_task(self.perform(request)): place for place, request in enumerate(ask.requests)}
+        answers: dict[int, Answer] = {}
+        waiting = set(tasks)
+        try:
+            while waiting and not ask.enough(answers):
+                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    answer = answers[tasks[task]] = task.result()
+                    store = ask.requests[tasks[task]].store
+                    if isinstance(answer, Unknown):
+                        doubts[store] = answer.reason
+                    else:
+                        doubts.pop(store, None)
+        finally:
+            self._left_alone |= waiting
+            for task in waiting:
+                task.add_done_callback(self._left_alone.discard)
+        return answers
+
+
+class LogWriter:
+    """Drives an Appender: `offer` bytes, and hear of the settled LSN."""
+
+    def __init__(
+        self, driver: Driver, appender: Appender, codec: Codec, clock: Clock, on_settled: Callable[[Lsn], None]
+    ) -> None:
+        self.appender = appender
+        self.fenced = asyncio.Event()
+        self._driver = driver
+        self._codec = codec.fork()
+        self._clock = clock
+        self._on_settled = on_settled
+        self._told = appender.settled
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._room = asyncio.Event()
+
+    def offer(self, data: bytes) -> None:
+        self.appender.offer(data)
+        self.pump()
+
+    async def room(self, most: int) -> None:
+        """Wait until fewer than ``most`` bytes are buffered, so that a primary that runs ahead is held back."""
+        while self.appender.buffered >= most and not self.fenced.is_set():
+            self._room.clear()
+            await self._room.wait()
+
+    def pump(self) -> None:
+        """Start whatever the appender wants started."""
+        for send in self.appender.poll(self._clock.monotonic()):
+            task = asyncio.create_task(self._perform(send))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        self._set_timer()
+
+    async def close(self) -> None:
+        """Stop asking. What is under way may still land; nothing more is acknowledged."""
+        if self._timer is not None:
+            self._timer.cancel()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _perform(self, send: Send) -> None:
+        answer: Answer | LogObject
+        if isinstance(send.request, Encode):
+            answer = await asyncio.to_thread(self._codec.encode, send.request.header, send.request.payload)
+        else:
+            answer = await self._driver.perform(send.request)
+        self.appender.answer(send.token, answer, self._clock.monotonic())
+        if self.appender.fenced:
+            self.fenced.set()
+            self._room.set()
+            return
+        if self.appender.settled != self._told:
+            self._told = self.appender.settled
+            self._on_settled(self._told)
+        self.pump()
+        self._room.set()
+
+    def _set_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        at = self.appender.next_retry()
+        if at is not None:
+            wait = max(at - self._clock.monotonic(), 0.001)
+            self._timer = asyncio.get_running_loop().call_later(wait, self.pump)

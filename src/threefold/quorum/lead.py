@@ -1,0 +1,95 @@
+"""Becoming the leader, and picking up what the leader before left unfinished.
+
+The order is the safety argument (docs/explanation/quorum-log.md): claim, take over everything below, let the caller
+check that its primary continues the log *as the take-over found it*, put slot 0, and only then append. Before the
+first new segment is written, the newest one is put on two stores again, because its author may have died after the
+first copy; what older epochs left behind it is completed from their entries.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from threefold.kernel.errors import Damaged, Unavailable
+from threefold.kernel.lsn import Lsn
+from threefold.quorum import keys
+from threefold.quorum.builder import Settled, lineage
+from threefold.quorum.claim import claim
+from threefold.quorum.majority import QUORUM
+from threefold.quorum.objects import LogObject
+from threefold.quorum.requests import Answers, Ask, Create, Pause, Procedure, Read
+from threefold.quorum.segments import ASK_AGAIN_S, segment_of
+from threefold.quorum.takeover import take_over
+from threefold.quorum.view import Scope
+from threefold.quorum.walk import Found
+from threefold.stores.store import Made
+
+_ANCHOR_TRIES = 20
+
+
+def fence(scope: Scope) -> Procedure[tuple[int, Found | None]]:
+    """Claim the next epoch and end all lower ones: our epoch, and the log as it then stands for good."""
+    epoch = yield from claim(scope)
+    found = yield from take_over(scope, epoch)
+    return epoch, found
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """Where the segments go on: settled bytes from ``begin`` on that are in no segment yet."""
+
+    begin: Lsn
+    recent: Sequence[Settled]
+
+
+def resume(scope: Scope, found: Found | None, first: LogObject) -> Procedure[Resumed]:
+    """Prepare the writing of segments behind our slot 0, ``first``. Raises Unavailable where a store went away."""
+    if found is None:
+        return Resumed(first.header.start, lineage([first]))
+    # The tail travelled on in our slot 0; it must not count twice, nor be named as a place to go on reading.
+    line = lineage([*found.recent[: len(found.recent) - len(found.tail)], first])
+    at = found.segment
+    if at is None:
+        return Resumed(found.start, line)
+    yield from segment_on_two(scope, at.timeline, at.number)
+    fork = line[0].start
+    if fork >= at.end or line[0].timeline == at.timeline:
+        return Resumed(at.end, line)
+    # The new timeline begins inside what is in segments already: its first segment repeats the bytes before the fork.
+    before = yield from segment_on_two(scope, at.timeline, segment_of(scope, fork))
+    start = before.header.start
+    shared = Settled(at.timeline, start, before.payload[: fork - start], before.header.epoch, before.header.slot)
+    return Resumed(start, [shared, *line])
+
+
+def segment_on_two(scope: Scope, timeline: int, number: int) -> Procedure[LogObject]:
+    """Read a segment from any store, and see to it that it stands on two."""
+    key = keys.segment_key(timeline, number)
+    segment: LogObject | None = None
+    for _ in range(_ANCHOR_TRIES):
+        answers: Answers = yield Ask(tuple(Read(store, key) for store in scope.stores))
+        copies = set()
+        for place, store in enumerate(scope.stores):
+            copy = _open(scope, answers.get(place))
+            if copy is not None:
+                copies.add(store)
+                segment = segment or copy
+        if segment is not None:
+            lacking = [store for store in scope.stores if store not in copies]
+            if len(copies) < QUORUM:
+                answers = yield Ask(tuple(Create(store, key, segment.body) for store in lacking))
+                copies |= {store for place, store in enumerate(lacking) if answers.get(place) is Made.CREATED}
+            if len(copies) >= QUORUM:
+                return segment
+        yield Pause(ASK_AGAIN_S)
+    raise Unavailable(f"{key} cannot be put on two stores", hint="wait until the stores answer again")
+
+
+def _open(scope: Scope, answer: object) -> LogObject | None:
+    if not isinstance(answer, bytes):
+        return None
+    try:
+        return scope.codec.open(answer)
+    except Damaged:
+        return None
