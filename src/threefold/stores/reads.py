@@ -1,0 +1,174 @@
+"""Reading an immutable object from whichever of the stores gives it soonest, and only if it is what was written.
+
+The store that has been fastest lately (per byte, and with the fewest reads under way) is asked first. When it takes
+three times as long as such a read should, the next one is asked as well and the first good answer wins: a store that
+stalls in mid-download is overtaken. An error, an absence or a copy that does not verify turns to the next at once.
+
+All stores having answered: every copy absent is NotThere, damaged copies are Damaged, and with one store unknown it is
+asked again until patience ends: Unavailable (invariant 7).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Final, TypeVar
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Damaged, NotThere, Unavailable
+from threefold.stores.store import Gone, ObjectStore, Unknown
+
+T = TypeVar("T")
+
+_HEDGE_SECONDS: Final = (0.2, 10.0)
+_HEDGE_FACTOR: Final = 3.0
+_FIXED_BYTES: Final = 256 * 1024  # what a request costs before its first byte, put as bytes
+_FIRST_GUESS: Final = 0.5 / (1024 * 1024)  # seconds a byte, before anything was measured
+_SMOOTHING: Final = 0.3
+_PATIENCE_SECONDS: Final = 60.0
+
+
+class Reader:
+    """Reads with verification. ``note`` takes a sentence for the user, each one once."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, ObjectStore],
+        clock: Clock,
+        note: Callable[[str], None],
+        *,
+        patience_seconds: float = _PATIENCE_SECONDS,
+    ) -> None:
+        self._stores = stores
+        self._clock = clock
+        self._note = note
+        self._patience_seconds = patience_seconds
+        self._seconds_a_byte = dict.fromkeys(stores, _FIRST_GUESS)
+        self._under_way = dict.fromkeys(stores, 0)
+        self._said: set[str] = set()
+        self.bytes_from = dict.fromkeys(stores, 0)
+
+    async def read(
+        self,
+        key: str,
+        accept: Callable[[bytes], Awaitable[T]],
+        *,
+        start: int = 0,
+        length: int | None = None,
+        expected_bytes: int | None = None,
+    ) -> T:
+        """What ``accept`` makes of the bytes; it raises Damaged for bytes that are not what was written."""
+        size = _FIXED_BYTES + (length if length is not None else expected_bytes or 0)
+        give_up_at = self._clock.monotonic() + self._patience_seconds
+        pause = 0.2
+        while True:
+            answers: dict[str, Gone | Unknown | Damaged] = {}
+            found = await self._round(key, accept, start, length, size, answers)
+            if found is not None:
+                for name, answer in answers.items():
+                    self._tell(key, name, answer)
+                return found[0]
+            unknown = {name: answer for name, answer in answers.items() if isinstance(answer, Unknown)}
+            if not unknown:
+                raise _none_left(key, answers)
+            if self._clock.monotonic() + pause > give_up_at:
+                why = "; ".join(f"{name}: {answer.reason}" for name, answer in sorted(unknown.items()))
+                raise Unavailable(
+                    f"{key} cannot be read now ({why})", hint="when a store is back, run the command again"
+                )
+            await self._clock.sleep(pause * (0.5 + self._clock.random()))
+            pause *= 2
+
+    async def _round(
+        self,
+        key: str,
+        accept: Callable[[bytes], Awaitable[T]],
+        start: int,
+        length: int | None,
+        size: int,
+        answers: dict[str, Gone | Unknown | Damaged],
+    ) -> tuple[T] | None:
+        waiting = sorted(self._stores, key=lambda name: self._seconds_a_byte[name] * (1 + self._under_way[name]))
+        asked: dict[asyncio.Task[tuple[T] | Gone | Unknown | Damaged], str] = {}
+        hedge = self._hedge_seconds(size)
+        try:
+            while waiting or asked:
+                if waiting:
+                    name = waiting.pop(0)
+                    asked[asyncio.create_task(self._ask(name, key, accept, start, length, size))] = name
+                done, _ = await asyncio.wait(
+                    asked, timeout=hedge if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    name, answer = asked.pop(task), task.result()
+                    if isinstance(answer, tuple):
+                        self._overtaken(asked.values(), size, hedge)
+                        return answer
+                    answers[name] = answer
+            return None
+        finally:
+            for task in asked:
+                task.cancel()
+            await asyncio.gather(*asked, return_exceptions=True)
+
+    async def _ask(
+        self,
+        name: str,
+        key: str,
+        accept: Callable[[bytes], Awaitable[T]],
+        start: int,
+        length: int | None,
+        size: int,
+    ) -> tuple[T] | Gone | Unknown | Damaged:
+        began = self._clock.monotonic()
+        self._under_way[name] += 1
+        try:
+            answer = await self._stores[name].read(key, start=start, length=length)
+            if isinstance(answer, Unknown):
+                self._seconds_a_byte[name] *= 4
+            if not isinstance(answer, bytes):
+                return answer
+            self._measured(name, (self._clock.monotonic() - began) / size)
+            try:
+                accepted = await accept(answer)
+            except Damaged as damaged:
+                return damaged
+            self.bytes_from[name] += len(answer)
+            return (accepted,)
+        finally:
+            self._under_way[name] -= 1
+
+    def _measured(self, name: str, seconds_a_byte: float) -> None:
+        self._seconds_a_byte[name] += _SMOOTHING * (seconds_a_byte - self._seconds_a_byte[name])
+
+    def _hedge_seconds(self, size: int) -> float:
+        least, most = _HEDGE_SECONDS
+        return min(max(_HEDGE_FACTOR * size * min(self._seconds_a_byte.values()), least), most)
+
+    def _overtaken(self, names: Iterable[str], size: int, hedge: float) -> None:
+        for name in names:
+            self._measured(name, 2 * hedge / size)
+            self._once(f"{name} is slow: the other stores' copies are read instead")
+
+    def _tell(self, key: str, name: str, answer: Gone | Unknown | Damaged) -> None:
+        if isinstance(answer, Damaged):
+            self._once(f"{key} is damaged on {name}: another store's copy is used")
+        elif isinstance(answer, Gone):
+            self._once(f"{name} lacks some objects, {key} first: other stores' copies are used", about=f"{name} lacks")
+        else:
+            self._once(f"{name} does not answer ({answer.reason}): other stores are read", about=f"{name} unknown")
+
+    def _once(self, sentence: str, *, about: str | None = None) -> None:
+        if (about or sentence) not in self._said:
+            self._said.add(about or sentence)
+            self._note(sentence)
+
+
+def _none_left(key: str, answers: Mapping[str, Gone | Unknown | Damaged]) -> Damaged | NotThere:
+    damaged = sorted(name for name, answer in answers.items() if isinstance(answer, Damaged))
+    absent = sorted(name for name, answer in answers.items() if isinstance(answer, Gone))
+    hint = "use an earlier snapshot, or the copy of a store that was not asked"
+    if not damaged:
+        return NotThere(f"{key} is not there, on {', '.join(absent)}", hint=hint)
+    also = f", and absent on {', '.join(absent)}" if absent else ""
+    return Damaged(f"{key} is damaged on {', '.join(damaged)}{also}", hint=hint)
