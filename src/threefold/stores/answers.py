@@ -13,6 +13,10 @@ decides is the HTTP status together with the provider's own error code, which ob
 | absent | 404 NoSuchKey (S3, GCS), 404 BlobNotFound (Azure) | S3 "Error responses"; Azure "Blob service error codes" |
 | exists | 412 (S3, GCS), 409 BlobAlreadyExists (Azure)      | S3 "Conditional writes"; GCS "Request preconditions" |
 
+A bulk delete tells each key's own fate in another form, ``... failed for key K: The specified blob does not exist.
+(code: 404)``, and a range that begins past the end is refused with 416, or by the library itself where the server
+answered nonsense (Azurite).
+
 A text that has changed its form with a new version of the library reads as neither: Unknown, which is safe, and
 the conformance suite turns red.
 
@@ -26,6 +30,13 @@ from dataclasses import dataclass
 
 _STATUS = re.compile(r"Server returned non-2xx status code: (\d{3})")
 _CODE = re.compile(r"<Code>(\w{1,64})</Code>")
+_ONE_OF_MANY = re.compile(r"failed for key .*: (.*) \(code: (\w{1,64})\)")
+_PAST_THE_END = "Wanted range starting at"
+_OTHER_WORDS = {
+    "Received non-partial response": "ignored the range that was asked for",
+    "Received redirect without LOCATION": "has its bucket in another region",
+    "token request": "gave no access token",
+}
 _TRANSPORT = re.compile(r"HttpError \{\s*kind: (\w+)")
 _TRANSPORT_WORDS = {
     "Timeout": "did not answer in time",
@@ -70,9 +81,17 @@ def understand(error: Exception) -> Failure:
         code = _CODE.search(text, status.end())
         word = code[1] if code is not None else ""
         return Failure(f"answered {status[1]} {word}".rstrip(), int(status[1]), word)
-    if "token request" in text:
-        return Failure("gave no access token")
+    one_of_many = _ONE_OF_MANY.search(text)
+    if one_of_many is not None:
+        if one_of_many.groups() == ("The specified blob does not exist.", "404"):
+            return Failure("answered 404 BlobNotFound", 404, "BlobNotFound")
+        return Failure(f"answered {one_of_many[2]}")
+    if _PAST_THE_END in text:
+        return Failure("holds less than that", 416)
     transport = _TRANSPORT.search(debug)
     if transport is not None:
         return Failure(_TRANSPORT_WORDS.get(transport[1], "broke the connection off"))
+    for words, reason in _OTHER_WORDS.items():
+        if words in text:
+            return Failure(reason)
     return Failure(f"failed with {type(error).__name__}")

