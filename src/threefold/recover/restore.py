@@ -1,0 +1,207 @@
+"""Writing a snapshot's files: chunks fetched from the stores in parallel, verified, put into their places.
+
+Chunks are fetched pack by pack, neighbours in one ranged read, each read from whichever store gives it soonest
+(stores/reads.py); what arrives is verified by key, name and length before it touches a file (invariant 6). A chunk that
+several files share is fetched once.
+
+Files that are there already, from a recovery that was interrupted, are compared chunk by chunk by digest: only what
+differs is fetched, and what does not belong is removed. Everything is on disk (fsync) before `restore` returns.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from threefold.kernel.progress import Progress
+from threefold.recover.destination import MARKER, Destination, disk_errors, sync_folder
+from threefold.vault.chunk_store import Vault
+from threefold.vault.chunker import CHUNK_BYTES, ChunkNamer
+from threefold.vault.manifest import File, Manifest
+from threefold.vault.pack import Place
+
+_READS_AT_ONCE: Final = 6
+_READ_STORED_BYTES: Final = 4 * 1024 * 1024
+_READ_PLAIN_BYTES: Final = 8 * 1024 * 1024
+_READ_OVER_BYTES: Final = 64 * 1024  # read and thrown away rather than asked for separately
+
+
+@dataclass(slots=True)
+class _Spot:
+    """Where in a file a chunk goes."""
+
+    path: Path
+    offset: int
+
+
+@dataclass(slots=True)
+class _Wanted:
+    """A chunk to fetch and where it goes."""
+
+    name: bytes
+    place: Place
+    spots: list[_Spot] = field(default_factory=list)
+
+
+async def restore(
+    vault: Vault, manifest: Manifest, destination: Destination, progress: Progress, *, resumed: bool, wal_bytes: int
+) -> int:
+    """Write everything of the snapshot; the number of bytes fetched for it, unpacked.
+
+    ``wal_bytes`` are still to be written by the caller: room is checked for both. Raises Damaged, naming the pack,
+    where no store has a good copy of something.
+    """
+    files = [(file, path) for file in manifest.files if (path := destination.path(file.path)) is not None]
+    with disk_errors(destination.into):
+        await asyncio.to_thread(_make_folders, manifest, destination)
+        if resumed:
+            await asyncio.to_thread(_remove_foreign, manifest, destination, files)
+    namer = ChunkNamer(vault.keyring) if resumed else None
+    progress.step("restore-compare", "comparing what is there already", total=len(files), unit="files")
+    wanted: dict[int, _Wanted] = {}
+    room: dict[Path, int] = dict.fromkeys(destination.roots(), 0)
+    room[destination.into] += wal_bytes
+    for file, path in files:
+        with disk_errors(path):
+            lacking = await asyncio.to_thread(_lacking, manifest, file, path, namer) if namer else _all_of(file)
+        root = next(root for root in reversed(destination.roots()) if path.is_relative_to(root))
+        for number, offset in lacking:
+            chunk = wanted.setdefault(number, _Wanted(manifest.names[number], manifest.places[number]))
+            chunk.spots.append(_Spot(path, offset))
+            room[root] += manifest.places[number].size
+        progress.advance(1)
+    destination.check_room(room)
+
+    total = sum(chunk.place.size * len(chunk.spots) for chunk in wanted.values())
+    progress.step("restore", "restoring the database's files", total=total)
+    with disk_errors(destination.into):
+        await asyncio.to_thread(_make_files, files)
+        await _fetch_all(vault, list(_reads(sorted(wanted.values(), key=lambda each: each.place))), progress)
+        progress.step("restore-sync", "writing everything to the disk", total=len(files), unit="files")
+        await asyncio.to_thread(_sync, manifest, destination, files)
+    return sum(chunk.place.size for chunk in wanted.values())
+
+
+async def _fetch_all(vault: Vault, reads: list[list[_Wanted]], progress: Progress) -> None:
+    waiting = iter(reads)
+
+    async def work() -> None:
+        for read in waiting:
+            plain = await vault.chunks([(chunk.name, chunk.place) for chunk in read])
+            await asyncio.to_thread(_write, read, plain)
+            progress.advance(sum(chunk.place.size * len(chunk.spots) for chunk in read))
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_READS_AT_ONCE):
+                group.create_task(work())
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _reads(chunks: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
+    """Neighbours in one pack, as many as one read may hold. ``chunks`` are sorted by place."""
+    read: list[_Wanted] = []
+    plain = 0
+    for chunk in chunks:
+        if read:
+            first, last = read[0].place, read[-1].place
+            if (
+                chunk.place.pack != last.pack
+                or chunk.place.offset - last.offset - last.stored > _READ_OVER_BYTES
+                or chunk.place.offset + chunk.place.stored - first.offset > _READ_STORED_BYTES
+                or plain + chunk.place.size > _READ_PLAIN_BYTES
+            ):
+                yield read
+                read, plain = [], 0
+        read.append(chunk)
+        plain += chunk.place.size
+    if read:
+        yield read
+
+
+def _all_of(file: File) -> Iterator[tuple[int, int]]:
+    return ((number, at * CHUNK_BYTES) for at, number in enumerate(file.chunks))
+
+
+def _lacking(manifest: Manifest, file: File, path: Path, namer: ChunkNamer) -> list[tuple[int, int]]:
+    """Which chunks of a file are not in place."""
+    if not path.exists():
+        return list(_all_of(file))
+    with path.open("rb") as there:
+        return [
+            (number, offset)
+            for number, offset in _all_of(file)
+            if namer.name(there.read(manifest.places[number].size)) != manifest.names[number]
+        ]
+
+
+def _make_folders(manifest: Manifest, destination: Destination) -> None:
+    for directory in sorted(manifest.directories, key=lambda each: each.path):
+        path = destination.path(directory.path)
+        if path is not None and path != destination.into:
+            path.mkdir(mode=directory.mode | 0o700, parents=True, exist_ok=True)
+    for oid, folder in destination.tablespaces.items():
+        link = destination.into / "pg_tblspc" / str(oid)
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder)
+
+
+def _remove_foreign(manifest: Manifest, destination: Destination, files: Sequence[tuple[File, Path]]) -> None:
+    """What an interrupted recovery, or the PostgreSQL it started, left and the snapshot does not have."""
+    ours = {path for _, path in files} | {destination.into / MARKER}
+    ours |= {path for each in manifest.directories if (path := destination.path(each.path)) is not None}
+    ours |= {destination.into / "pg_tblspc" / str(oid) for oid in destination.tablespaces}
+    ours |= {parent for path in ours for parent in path.parents}
+    for root in destination.roots():
+        for folder, folders, names in os.walk(root):
+            for name in [*folders, *names]:
+                path = Path(folder) / name
+                if path in ours:
+                    continue
+                if path.is_dir() and not path.is_symlink():
+                    folders.remove(name)
+                    shutil.rmtree(path)
+                else:
+                    path.unlink()
+
+
+def _make_files(files: Sequence[tuple[File, Path]]) -> None:
+    """Each with its final length and mode, so that chunks can be written in any order."""
+    for file, path in files:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+        try:
+            os.ftruncate(descriptor, file.size)
+            os.fchmod(descriptor, file.mode)
+        finally:
+            os.close(descriptor)
+
+
+def _write(read: Sequence[_Wanted], plain: Sequence[bytes]) -> None:
+    for chunk, data in zip(read, plain, strict=True):
+        for spot in chunk.spots:
+            descriptor = os.open(spot.path, os.O_WRONLY | os.O_NOFOLLOW)
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.pwrite(descriptor, memoryview(data)[written:], spot.offset + written)
+            finally:
+                os.close(descriptor)
+
+
+def _sync(manifest: Manifest, destination: Destination, files: Sequence[tuple[File, Path]]) -> None:
+    for _, file in files:
+        descriptor = os.open(file, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    folders = {path for each in manifest.directories if (path := destination.path(each.path)) is not None}
+    for each in {*destination.roots(), *(path.parent for _, path in files), *folders}:
+        sync_folder(each)

@@ -1,0 +1,270 @@
+"""The vault on its stores: which snapshots there are, their manifests, their chunks.
+
+A listing is a hint (invariant 2): it is the union of what the stores list, a store that does not answer is said, and
+whether a pack is there is asked by reading it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Final, TypeVar
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Damaged, NotThere, Unavailable
+from threefold.kernel.keys import Keyring
+from threefold.stores.reads import Reader
+from threefold.stores.store import ABSENT, Listed, ObjectStore, Unknown
+from threefold.vault import manifest as manifests
+from threefold.vault import pack as packs
+from threefold.vault.chunker import ChunkNamer
+from threefold.vault.manifest import Manifest, Summary
+from threefold.vault.pack import Place
+from threefold.vault.uploads import COPIES, Uploads
+
+S = TypeVar("S")
+R = TypeVar("R")
+
+_AT_ONCE: Final = 16
+_KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
+
+
+@dataclass(frozen=True, slots=True)
+class Catalogue:
+    """The snapshots that are there, oldest first. ``found_on`` names the stores that list each one."""
+
+    summaries: tuple[Summary, ...]
+    found_on: Mapping[str, frozenset[str]]
+    damaged: tuple[str, ...]  # ids of which no readable copy is left
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """What the stores answered about one pack."""
+
+    on: frozenset[str]
+    absent: frozenset[str]
+    unknown: frozenset[str]
+
+
+class Vault:
+    """Snapshots on the stores in ``stores`` (all of them, or the one that is restored from)."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, ObjectStore],
+        keyring: Keyring,
+        clock: Clock,
+        *,
+        note: Callable[[str], None] = lambda _: None,
+        read_patience_seconds: float = 60.0,
+    ) -> None:
+        self.stores = stores
+        self.keyring = keyring
+        self.clock = clock
+        self.note = note
+        self.reader = Reader(stores, clock, note, patience_seconds=read_patience_seconds)
+        self._opener = packs.PackOpener(keyring)
+        self._namer = ChunkNamer(keyring)
+
+    async def catalogue(self) -> Catalogue:
+        """Raises Unavailable where no store answers."""
+        found_on, notes = await self._listed(manifests.PREFIX)
+        damaged = []
+        summaries = []
+        ids = sorted(key.rpartition("/")[2] for key in found_on)
+        for snapshot, summary in zip(ids, await _each(ids, self._summary), strict=True):
+            if isinstance(summary, Summary):
+                summaries.append(summary)
+            else:
+                damaged.append(snapshot)
+                notes.append(f"snapshot {snapshot}: {summary.message}")
+        where = {key.rpartition("/")[2]: frozenset(names) for key, names in found_on.items()}
+        return Catalogue(tuple(summaries), where, tuple(damaged), tuple(notes))
+
+    async def manifest(self, snapshot: str) -> Manifest:
+        """Raises NotThere, Damaged, Unavailable."""
+
+        async def accept(data: bytes) -> Manifest:
+            return await asyncio.to_thread(manifests.decode, snapshot, data, self.keyring)
+
+        return await self.reader.read(manifests.snapshot_key(snapshot), accept)
+
+    async def publish(self, manifest: Manifest) -> tuple[int, Mapping[str, Sequence[str]]]:
+        """Put the manifest on all stores, its packs and WAL being there; its bytes, and who lacks it."""
+        body = await asyncio.to_thread(manifests.encode, manifest, self.keyring, self.clock.new_id())
+        async with Uploads(self.stores, self.clock) as uploads:
+            await uploads.put(manifests.snapshot_key(manifest.summary.id), body)
+            await uploads.finish()
+        return len(body), uploads.missing
+
+    async def known_chunks(self) -> dict[bytes, Place]:
+        """Chunks that need not be uploaded again: of the newest snapshots, and of an attempt that was interrupted.
+
+        Only chunks in packs that are on two stores, which is asked, not assumed.
+        """
+        found_on, _ = await self._listed(manifests.PREFIX)
+        known: dict[bytes, Place] = {}
+        newest = sorted(found_on)[-_KNOWN_SNAPSHOTS:]
+        for key in newest:
+            try:
+                known |= (await self.manifest(key.rpartition("/")[2])).known()
+            except (Damaged, NotThere, Unavailable) as error:
+                self.note(f"nothing is reused of {key}: {error.message}")
+        named = {place.pack for place in known.values()}
+        after = newest[-1].rpartition("/")[2] if newest else ""
+        orphans, _ = await self._listed(packs.PREFIX, after=packs.pack_key(after) if after else "")
+        for pack, places in zip(orphans, await _each(list(orphans), self._index_of(orphans)), strict=True):
+            if pack.rpartition("/")[2] not in named:
+                known = places | known
+        presence = await self.presence({place.pack for place in known.values()})
+        return {name: place for name, place in known.items() if len(presence[place.pack].on) >= COPIES}
+
+    async def presence(self, pack_ids: Iterable[str]) -> dict[str, Presence]:
+        """On which stores each pack is, asked by reading its first bytes."""
+        ids = sorted(set(pack_ids))
+        pairs = [(pack, name) for pack in ids for name in self.stores]
+        answers = dict(zip(pairs, await _each(pairs, self._begins_as_pack), strict=True))
+        return {
+            pack: Presence(
+                *(
+                    frozenset(name for name in self.stores if answers[pack, name] is kind)
+                    for kind in (True, False, None)
+                )
+            )
+            for pack in ids
+        }
+
+    async def chunks(self, wanted: Sequence[tuple[bytes, Place]]) -> list[bytes]:
+        """The plain bytes of neighbours in one pack, in one read. Raises Damaged when no store has a good copy."""
+        pack, start = wanted[0][1].pack, wanted[0][1].offset
+        last = wanted[-1][1]
+
+        def opened(data: bytes) -> list[bytes]:
+            view = memoryview(data)
+            return [
+                self._open(name, place, bytes(view[place.offset - start :][: place.stored])) for name, place in wanted
+            ]
+
+        async def accept(data: bytes) -> list[bytes]:
+            return await asyncio.to_thread(opened, data)
+
+        try:
+            return await self.reader.read(
+                packs.pack_key(pack), accept, start=start, length=last.offset + last.stored - start
+            )
+        except Damaged:
+            if len(wanted) == 1:
+                raise
+        # Every copy has a damaged chunk among these, but perhaps not the same one.
+        return list(chain.from_iterable([await self.chunks([one]) for one in wanted]))
+
+    async def bad_chunks(self, store: str, pack: str, chunks: Mapping[bytes, Place]) -> set[bytes] | None | Unavailable:
+        """Of one store's copy of a pack, the chunks that do not open to what they are named after. None: absent."""
+
+        def bad(data: bytes) -> set[bytes]:
+            view = memoryview(data)
+            return {
+                name
+                for name, place in chunks.items()
+                if not self._opens(name, place, bytes(view[place.offset :][: place.stored]))
+            }
+
+        answer = await self.stores[store].read(packs.pack_key(pack))
+        if isinstance(answer, Unknown):
+            return Unavailable(f"{store} does not answer ({answer.reason})")
+        return await asyncio.to_thread(bad, answer) if isinstance(answer, bytes) else None
+
+    def _open(self, name: bytes, place: Place, sealed: bytes) -> bytes:
+        """By key and by name: what whoever wrote the pack mixed up is found as well."""
+        plain = self._opener.chunk(name, place, sealed)
+        if self._namer.name(plain) != name:
+            raise Damaged(f"a chunk of pack {place.pack} is not what it is named after")
+        return plain
+
+    def _opens(self, name: bytes, place: Place, sealed: bytes) -> bool:
+        try:
+            self._open(name, place, sealed)
+        except Damaged:
+            return False
+        return True
+
+    async def listing(self, store: ObjectStore, prefix: str, *, after: str = "") -> AsyncIterator[Listed]:
+        """All of one store's objects under ``prefix``. Raises Unavailable."""
+        while True:
+            page = await store.list(prefix, after=after)
+            if isinstance(page, Unknown):
+                raise Unavailable(f"{store.name} does not list its {prefix} ({page.reason})")
+            for listed in page.objects:
+                yield listed
+            if page.last or not page.objects:
+                return
+            after = page.objects[-1].key
+
+    async def _listed(self, prefix: str, *, after: str = "") -> tuple[dict[str, dict[str, int]], list[str]]:
+        """key → store → size, of all stores that answer."""
+        found: dict[str, dict[str, int]] = {}
+        notes: list[str] = []
+        for name, store in self.stores.items():
+            try:
+                async for listed in self.listing(store, prefix, after=after):
+                    found.setdefault(listed.key, {})[name] = listed.size
+            except Unavailable as error:
+                notes.append(error.message)
+        if len(notes) == len(self.stores):
+            raise Unavailable(
+                f"no store lists its {prefix}: {'; '.join(notes)}", hint="check the network, then `threefold check`"
+            )
+        return found, notes
+
+    async def _summary(self, snapshot: str) -> Summary | Damaged | NotThere | Unavailable:
+        length = manifests.SUMMARY_READ_BYTES
+
+        async def accept(data: bytes) -> Summary | int:
+            return manifests.decode_summary(snapshot, data, self.keyring)
+
+        try:
+            answer = await self.reader.read(manifests.snapshot_key(snapshot), accept, length=length)
+            if isinstance(answer, int):
+                answer = await self.reader.read(manifests.snapshot_key(snapshot), accept, length=answer)
+            if isinstance(answer, int):
+                return Damaged(f"the manifest of snapshot {snapshot} is cut short")
+            return answer
+        except (Damaged, NotThere, Unavailable) as error:
+            return error
+
+    def _index_of(self, sizes: Mapping[str, Mapping[str, int]]) -> Callable[[str], Awaitable[dict[bytes, Place]]]:
+        async def index(key: str) -> dict[bytes, Place]:
+            pack, size = key.rpartition("/")[2], max(sizes[key].values())
+            start = max(0, size - packs.INDEX_READ_BYTES)
+
+            async def accept(data: bytes) -> dict[bytes, Place]:
+                return dict(self._opener.index(pack, data, size))
+
+            try:
+                return await self.reader.read(key, accept, start=start, length=size - start)
+            except (Damaged, NotThere, Unavailable):
+                return {}  # nothing of it is reused, that is all
+
+        return index
+
+    async def _begins_as_pack(self, pair: tuple[str, str]) -> bool | None:
+        pack, name = pair
+        answer = await self.stores[name].read(packs.pack_key(pack), start=0, length=packs.HEADER_BYTES)
+        if isinstance(answer, bytes):
+            return packs.begins_as_pack(answer)
+        return False if answer is ABSENT else None
+
+
+async def _each(items: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:
+    """``work`` on each, a few at a time, answers in order."""
+    room = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(item: S) -> R:
+        async with room:
+            return await work(item)
+
+    return list(await asyncio.gather(*map(one, items)))
