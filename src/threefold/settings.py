@@ -108,6 +108,11 @@ class Keys(Section):
         description="The 32-byte master key. A recovery site without this file opens the wrapped copy that lies in "
         "every store, with the passphrase."
     )
+    wrapped: Reference | None = Field(
+        default=None,
+        description="The same key, locked with the passphrase: `threefold protect` puts it into every store. Absent: "
+        "keep the master key elsewhere yourself, or nothing can be recovered without this machine.",
+    )
 
 
 class Store(Section):

@@ -1,0 +1,43 @@
+"""What every verb shares: its options, how its work is run, and the settings it reads."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from threefold import telemetry
+from threefold.cli.output import Output
+from threefold.settings import Settings, load
+
+T = TypeVar("T")
+
+Config = Annotated[
+    Path, typer.Option("--config", "-c", help="The settings.", envvar="THREEFOLD_CONFIG", metavar="FILE")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer, and errors.")]
+Home = Annotated[Path, typer.Argument(help="The folder that `threefold init` made.", metavar="[DIR]")]
+
+CONFIG = Path("threefold.toml")
+HERE = Path()
+
+
+def settings(config: Path, output: Output) -> Settings:
+    """Read, with what is allowed and yet unwise said."""
+    found = load(config)
+    for warning in found.warnings():
+        output.warn(warning)
+    return found
+
+
+def execute(work: Coroutine[Any, Any, T], output: Output) -> T:
+    """Run a verb's work in an event loop of its own. Ctrl-C cancels it, and it cleans up, before we leave."""
+    telemetry.configure(quiet=output.quiet or output.as_json)
+    import uvloop  # noqa: PLC0415 - 20 ms that `--help` need not pay
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)

@@ -1,0 +1,108 @@
+"""What a verb says, and where: the answer on stdout, everything else on stderr.
+
+With ``--json`` stdout holds JSON lines and nothing else, each with a ``type``: ``progress`` and ``note`` while long
+work goes on, and one last ``result`` or ``error``. With ``--quiet`` only the answer and errors are said.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, RenderableType
+
+from threefold.cli.progress import BarProgress, JsonProgress
+from threefold.kernel.errors import ThreefoldError
+from threefold.kernel.lsn import Lsn
+from threefold.kernel.progress import Progress, Silent
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """How this run speaks."""
+
+    as_json: bool = False
+    quiet: bool = False
+
+    def result(self, facts: Mapping[str, Any], *human: RenderableType) -> None:
+        """The answer: ``facts`` for machines, ``human`` for people."""
+        if self.as_json:
+            self.line("result", facts)
+            return
+        console = Console(highlight=False)
+        for part in human:
+            console.print(part)
+
+    def line(self, kind: str, facts: Mapping[str, Any]) -> None:
+        sys.stdout.write(json.dumps({"type": kind, **facts}, default=_plain) + "\n")
+        sys.stdout.flush()
+
+    def note(self, text: str) -> None:
+        """One sentence besides the answer."""
+        if self.as_json:
+            self.line("note", {"text": text})
+        elif not self.quiet:
+            Console(stderr=True, highlight=False).print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        if self.as_json:
+            self.line("note", {"text": text, "warning": True})
+        else:
+            Console(stderr=True, highlight=False).print(f"[yellow]warning:[/] {text}")
+
+    def error(self, error: ThreefoldError) -> None:
+        if self.as_json:
+            facts = {"error": error.message, "hint": error.hint, "exit_code": error.exit_code}
+            self.line("error", {"kind": type(error).__name__, **facts})
+            return
+        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console.print("[bold red]error:[/] ", end="")
+        console.print(error.message, markup=False)
+        if error.hint:
+            console.print("[bold]hint:[/] ", end="")
+            console.print(error.hint, markup=False)
+
+    def progress(self) -> Progress:
+        """A bar on a terminal, JSON lines with ``--json``, silence otherwise."""
+        if self.as_json:
+            return JsonProgress(self.line)
+        if self.quiet or not sys.stderr.isatty():
+            return Silent() if self.quiet else PlainNotes(self)
+        return BarProgress(Console(stderr=True, highlight=False))
+
+
+class PlainNotes(Silent):
+    """No terminal: steps and notes as lines, no bars."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+
+    def step(self, name: str, text: str, *, total: int | None = None, unit: str = "bytes") -> None:
+        del name, total, unit
+        self._output.note(text)
+
+    def note(self, text: str) -> None:
+        self._output.note(text)
+
+
+def _plain(value: object) -> object:
+    """What json does not know."""
+    match value:
+        case Lsn() | Path():
+            return str(value)
+        case datetime():
+            return value.isoformat()
+        case timedelta():
+            return value.total_seconds()
+        case Enum():
+            return value.value
+        case bytes():
+            return value.hex()
+        case _:
+            raise TypeError(f"no JSON form for {type(value).__name__}")
