@@ -47,9 +47,21 @@ class FaultProxy:
         self.requests = 0  # that came in, whatever became of them
         self.heads: list[str] = []  # their request lines and headers
 
-    def do(self, fault: Fault, *, times: int = -1, seconds: float = 0.0, status: int = 503, code: str = "") -> None:
-        """From now on, for the next ``times`` requests (or, raw, connections); -1: until told otherwise."""
-        body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>fault</Message></Error>".encode()
+    def do(
+        self,
+        fault: Fault,
+        *,
+        times: int = -1,
+        seconds: float = 0.0,
+        status: int = 503,
+        code: str = "",
+        body: bytes = b"",
+    ) -> None:
+        """From now on, for the next ``times`` requests (or, raw, connections); -1: until told otherwise.
+
+        ANSWER sends ``body``, or without one the error that S3, GCS and Azure would send with ``code``.
+        """
+        body = body or f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>fault</Message></Error>".encode()
         head = f"HTTP/1.1 {status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
         self._fault, self._times, self._seconds, self._answer = fault, times, seconds, head.encode() + body
         if fault is Fault.CUT:

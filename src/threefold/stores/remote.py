@@ -101,8 +101,7 @@ class RemoteStore:
         """Connections close with the client, when nothing refers to it any more."""
 
     async def _put(self, key: str, body: bytes, mode: Any) -> Failure | None:
-        # use_multipart: a multipart upload ends in a request that carries no condition.
-        put = obstore.put_async(self._client, f"{self._root}{key}", body, mode=mode, use_multipart=False)
+        put = obstore.put_async(self._client, f"{self._root}{key}", body, mode=mode)  # "create" is always one request
         answer = await self._ask(self._allowance(len(body)), put)
         return answer if isinstance(answer, Failure) else None
 
