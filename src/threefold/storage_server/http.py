@@ -1,0 +1,393 @@
+"""HTTP/1.1 on a socket: parse (llhttp), hand over, answer. Knows nothing of S3.
+
+One request at a time per connection; what a client pipelines waits. A handler starts when the head is there, so that
+a request is authenticated before a byte of its body is kept. Bodies are handed on as they come: reading from the
+socket stops while the handler is behind, so a connection holds at most a few hundred kB.
+
+Bounds: size of the head, number of connections, time for a head, time without progress. A request that is answered
+before its body was read ends the connection, once the rest of the body has come and was thrown away: closing at
+once would reset the connection, and the client would lose the answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from typing import Any
+
+import httptools
+
+from threefold.kernel.clock import Clock
+
+_log = logging.getLogger(__name__)
+HEAD_BYTES_MAX = 32 << 10
+BUFFERED_BYTES_MAX = 256 << 10
+HEAD_TIMEOUT_S = 20.0
+IDLE_TIMEOUT_S = 120.0
+STALL_TIMEOUT_S = 30.0
+DISCARD_TIMEOUT_S = 10.0
+CONNECTIONS_MAX = 512
+_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
+
+
+class Disconnected(Exception):
+    """The client went away before its request was whole, or its answer taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """``body`` may be a stream; then ``length`` says how much it will give. ``length`` alone answers a HEAD."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...] = ()
+    body: bytes | AsyncIterator[bytes] = b""
+    length: int | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """A request whose body may still be on its way. Header names are lower-case, values Latin-1."""
+
+    connection: Connection
+    method: str = ""
+    path: str = ""
+    query: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    keep_alive: bool = True
+    pieces: deque[bytes] = field(default_factory=deque)
+    buffered: int = 0
+    whole: bool = False
+    discarded: bool = False
+
+    @property
+    def secure(self) -> bool:
+        return self.connection.secure
+
+    @property
+    def address(self) -> str:
+        return self.connection.address
+
+    @property
+    def length(self) -> int | None:
+        """As announced; None: chunked."""
+        return None if "transfer-encoding" in self.headers else int(self.headers.get("content-length", 0))
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body, as it comes."""
+        while True:
+            while self.pieces:
+                piece = self.pieces.popleft()
+                self.buffered -= len(piece)
+                yield piece
+            if self.whole:
+                return
+            await self.connection.more(self)
+
+    async def read(self) -> bytes:
+        """All of it; the caller has checked the length."""
+        if self.whole and len(self.pieces) <= 1:
+            return self.pieces[0] if self.pieces else b""
+        return b"".join([piece async for piece in self.chunks()])
+
+
+Handler = Callable[[Request], Awaitable[Reply]]
+
+
+class Server:
+    """What connections share: the handler, the clock, and who is connected."""
+
+    def __init__(self, handler: Handler, clock: Clock) -> None:
+        self.handler = handler
+        self.clock = clock
+        self.connections: set[Connection] = set()
+        self._date = (0, "")
+        self.closing = False
+
+    def date(self) -> str:
+        """The Date header's line (RFC 9110, 6.6.1), made once a second."""
+        now = self.clock.now()
+        second = int(now.timestamp())
+        if self._date[0] != second:
+            self._date = (second, f"date: {now:%a, %d %b %Y %H:%M:%S} GMT\r\n")
+        return self._date[1]
+
+    async def watch(self) -> None:
+        """Ends connections that are too slow. Never returns."""
+        while True:
+            await self.clock.sleep(1.0)
+            now = self.clock.monotonic()
+            for connection in list(self.connections):
+                connection.end_if_slow(now)
+
+    async def close(self, *, within_s: float) -> None:
+        """Let requests under way finish, then end all connections."""
+        self.closing = True
+        for connection in list(self.connections):
+            connection.end_when_idle()
+        until = self.clock.monotonic() + within_s
+        while self.connections and self.clock.monotonic() < until:
+            await self.clock.sleep(0.02)
+        for connection in list(self.connections):
+            connection.abort()
+
+
+class Connection(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, server: Server, *, secure: bool) -> None:
+        self.secure = secure
+        self.address = ""
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._parser: Any = httptools.HttpRequestParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._url = b""
+        self._arriving: Request | None = None  # its head or body is being parsed
+        self._waiting: deque[Request] = deque()  # heads are whole, the handler has not begun
+        self._serving: Request | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._wake: asyncio.Future[None] | None = None
+        self._drained: asyncio.Future[None] | None = None
+        self._head_bytes = 0
+        self._in_head = False
+        self._reading = True
+        self._continue_sent = False
+        self._since = server.clock.monotonic()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # create_server hands out transports that read and write
+        peer = transport.get_extra_info("peername")
+        self.address = str(peer[0]) if peer else ""
+        if self._server.closing or len(self._server.connections) >= CONNECTIONS_MAX:
+            self.abort()
+            return
+        self._server.connections.add(self)
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._server.connections.discard(self)
+        self._transport = None
+        for waiter in (self._wake, self._drained):
+            if waiter is not None and not waiter.done():
+                waiter.set_exception(Disconnected())
+
+    def data_received(self, data: bytes) -> None:
+        if self._arriving is None or self._arriving is self._serving:  # a head or a rest to discard has its time in all
+            self._since = self._server.clock.monotonic()
+        if self._in_head or self._arriving is None:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._refuse(501)
+        except (httptools.HttpParserError, ValueError, UnicodeDecodeError):
+            self._refuse(400)
+        else:
+            if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
+                self._refuse(431)
+
+    def eof_received(self) -> bool:
+        return False
+
+    def pause_writing(self) -> None:
+        self._drained = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        if self._drained is not None and not self._drained.done():
+            self._drained.set_result(None)
+        self._drained = None
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        self._arriving = Request(self)
+        self._url = b""
+        self._in_head = True
+
+    def on_url(self, url: bytes) -> None:
+        self._url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        request = self._arriving
+        if request is None:
+            return
+        key, text = name.decode("ascii").lower(), value.decode("latin-1")
+        if key in request.headers:
+            text = f"{request.headers[key]},{text}"
+        request.headers[key] = text
+
+    def on_headers_complete(self) -> None:
+        request = self._arriving
+        if request is None:
+            return
+        self._in_head = False
+        self._head_bytes = 0
+        target = self._url.decode("latin-1")
+        if not target.startswith("/"):
+            raise ValueError("not an origin-form target")
+        request.path, _, request.query = target.partition("?")
+        request.method = self._parser.get_method().decode("ascii")
+        request.keep_alive = self._parser.should_keep_alive()
+        if self._serving is None:
+            self._serve(request)
+        else:
+            self._waiting.append(request)
+            self._hold()
+
+    def on_body(self, piece: bytes) -> None:
+        request = self._arriving
+        if request is None:
+            return
+        if request.discarded:
+            return
+        request.pieces.append(piece)
+        request.buffered += len(piece)
+        if request.buffered > BUFFERED_BYTES_MAX:
+            self._hold()
+        if request is self._serving:
+            self._wake_up()
+
+    def on_message_complete(self) -> None:
+        request = self._arriving
+        if request is None:
+            return
+        request.whole = True
+        self._arriving = None
+        if request.discarded and self._transport is not None:
+            self._transport.close()
+        elif request is self._serving:
+            self._wake_up()
+
+    # what a request asks of its connection
+
+    async def more(self, request: Request) -> None:
+        """Returns when more of the body has come. Raises Disconnected."""
+        if self._transport is None:
+            raise Disconnected
+        if request.headers.get("expect", "").lower() == "100-continue" and not self._continue_sent:
+            self._continue_sent = True
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._go_on()
+        self._wake = self._loop.create_future()
+        try:
+            await self._wake
+        finally:
+            self._wake = None
+
+    # serving
+
+    def _serve(self, request: Request) -> None:
+        self._serving = request
+        self._continue_sent = False
+        self._task = self._loop.create_task(self._answer(request))
+
+    async def _answer(self, request: Request) -> None:
+        try:
+            try:
+                reply = await self._server.handler(request)
+            except Disconnected:
+                raise
+            except Exception:  # noqa: BLE001 - one request's fault is not the others'; it is logged with its traceback
+                _log.exception("a request failed")
+                reply = Reply(500)
+            await self._write(request, reply)
+        except Disconnected:
+            self.abort()
+        except Exception:  # noqa: BLE001 - as above
+            # The status has gone out: ending short of the announced length is the only way to say "this is not it".
+            _log.exception("an answer broke off")
+            self.abort()
+
+    async def _write(self, request: Request, reply: Reply) -> None:
+        transport = self._transport
+        if transport is None:
+            raise Disconnected
+        last = not request.keep_alive or not request.whole or self._server.closing
+        streamed = not isinstance(reply.body, bytes)
+        length = len(reply.body) if isinstance(reply.body, bytes) and reply.length is None else reply.length
+        head = [_STATUS_LINES[reply.status], self._server.date()]
+        head += [f"{name}: {value}\r\n" for name, value in reply.headers]
+        if reply.status != HTTPStatus.NO_CONTENT:
+            head.append(f"content-length: {length}\r\n")
+        head.append("connection: close\r\n\r\n" if last else "\r\n")
+        encoded = "".join(head).encode("latin-1")
+        if isinstance(reply.body, bytes):
+            transport.write(encoded + reply.body)
+        else:
+            transport.write(encoded)
+            async for piece in reply.body:
+                if self._transport is None:
+                    raise Disconnected
+                transport.write(piece)
+                self._since = self._server.clock.monotonic()
+                if self._drained is not None:
+                    await self._drained
+        if streamed and self._transport is None:
+            raise Disconnected
+        self._finished(request, close=last)
+
+    def _finished(self, request: Request, *, close: bool) -> None:
+        self._serving = None
+        self._since = self._server.clock.monotonic()
+        if self._transport is None:
+            return
+        if not request.whole:
+            request.discarded = True
+            request.pieces.clear()
+            self._go_on()
+        elif close:
+            self._transport.close()
+        elif self._waiting:
+            self._serve(self._waiting.popleft())
+        else:
+            self._go_on()
+
+    def _refuse(self, status: int) -> None:
+        """What came is not a request: say so, if nothing else is being said, and hang up."""
+        if self._transport is not None:
+            if self._serving is None:
+                self._transport.write(f"{_STATUS_LINES[status]}content-length: 0\r\nconnection: close\r\n\r\n".encode())
+                self._transport.close()
+            else:
+                self.abort()
+
+    def _hold(self) -> None:
+        if self._reading and self._transport is not None:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def _go_on(self) -> None:
+        if not self._reading and self._transport is not None:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def _wake_up(self) -> None:
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    # ending
+
+    def end_if_slow(self, now: float) -> None:
+        quiet = now - self._since
+        if self._serving is None:
+            discarding = self._arriving is not None and self._arriving.discarded
+            limit = DISCARD_TIMEOUT_S if discarding else HEAD_TIMEOUT_S if self._in_head else IDLE_TIMEOUT_S
+        elif self._wake is not None or self._drained is not None:
+            limit = STALL_TIMEOUT_S
+        else:
+            return
+        if quiet > limit:
+            self.abort()
+
+    def end_when_idle(self) -> None:
+        if self._serving is None and self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
