@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
 
+from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
+from threefold.storage_server.serve import create_bucket
 from threefold.stores.open import StoreConfig
 
 AZURITE = "3.37.0"  # npm
@@ -97,11 +99,33 @@ def azurite() -> Iterator[Server]:
             yield Server(config, port, process)
 
 
+_SERVE = """
+import sys
+from pathlib import Path
+from threefold.storage_server.serve import ServeConfig, serve
+folder, port, *tls = sys.argv[1:]
+cert, key = map(Path, tls) if tls else (None, None)
+serve(ServeConfig(data_dir=Path(folder), port=int(port), tls_cert=cert, tls_key=key))
+"""
+
+
 @contextmanager
-def own() -> Iterator[Server]:
-    """Our own storage server."""
-    raise Missing("not there yet")
-    yield
+def own(tls: tuple[Path, Path] | None = None) -> Iterator[Server]:
+    """Our own storage server; ``tls``: certificate and key."""
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        create_bucket(Path(folder), "crm-dr")
+        argv = [sys.executable, "-c", _SERVE, folder, str(port), *map(str, tls or ())]
+        keys = {ENV_KEY: "key", ENV_SECRET: "only loopback sees it"}
+        with running(argv, port, env=keys) as process:
+            config = StoreConfig(
+                name="own",
+                url="s3://crm-dr/threefold/crm",
+                endpoint=f"{'https' if tls else 'http'}://127.0.0.1:{port}",
+                access_key_id="key",
+                secret_access_key=keys[ENV_SECRET],
+            )
+            yield Server(config, port, process)
 
 
 @contextmanager
