@@ -14,8 +14,9 @@ Layout, the same in PostgreSQL 15 to 18 (src/include/access/xlog_internal.h, xlo
                      CRC-32C u32 (over the body, then over the 20 bytes before it)                       24 bytes + body
 
 Records begin at multiples of 8; one that does not fit continues behind the next page's header, whose ``remaining``
-counts what is left of it. After a switch record (XLOG_SWITCH) the rest of the segment is zeros. A primary that
-crashed in the middle of a record marks the page behind it FIRST_IS_OVERWRITE_CONTRECORD: that record never was.
+counts what is left of it. After a switch record (XLOG_SWITCH) the rest of the segment is zeros, page headers
+included. A primary that crashed in the middle of a record marks the page behind what was written of it
+FIRST_IS_OVERWRITE_CONTRECORD: that record never was.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ def check_segment_size(size: int) -> int:
     if not SEGMENT_BYTES_MIN <= size <= SEGMENT_BYTES_MAX or size & (size - 1):
         raise BadInput(f"not a WAL segment size: {size} bytes", hint="a power of two from 1 MB to 1 GB")
     return size
+
+
+def parse_size(setting: str) -> int:
+    """Bytes of a setting as SHOW gives it (``16MB``). Raises BadInput."""
+    match = re.fullmatch(r"(\d+)(B|kB|MB|GB)", setting)
+    if match is None:
+        raise BadInput(f"not a size: {setting!r}")
+    return int(match[1]) * {"B": 1, "kB": 1024, "MB": 1024**2, "GB": 1024**3}[match[2]]
 
 
 def segment_no(lsn: int, size: int) -> int:
@@ -209,8 +218,8 @@ class _Not(Enum):
 
 def _record_at(view: memoryview, start: int, position: int, segment_size: int) -> Record | _Not:
     """The whole record that begins at ``position``, or behind the page header there."""
-    if not 0 <= position - start <= len(view):
-        raise BadInput(f"{Lsn(position)} is not within the WAL at hand", hint="read from an earlier segment")
+    if position < start:
+        raise BadInput(f"the WAL at hand begins at {Lsn(start)}, after {Lsn(position)}", hint="read an earlier segment")
     if position % PAGE_BYTES == 0:
         if position - start + _SHORT_HEADER > len(view):
             return _Not.THERE
@@ -256,8 +265,15 @@ def _record_at(view: memoryview, start: int, position: int, segment_size: int) -
 
 
 def _ends_record(view: memoryview, start: int, at: int, segment_size: int) -> bool:
-    """Whether a record ends at ``at``: judged from the page that holds the byte below it."""
-    page = (at - 1) // PAGE_BYTES * PAGE_BYTES
+    """Whether a record ends at ``at``: judged from the page that holds the byte below it.
+
+    The bytes may end a little before ``at``: without the padding of the last record, or what a switch leaves empty.
+    """
+    last = min(at, start + len(view))
+    if at % segment_size == 0:
+        floor = max(start, at - segment_size)
+        last = floor + len(bytes(view[floor - start : last - start]).rstrip(b"\0"))
+    page = (last - 1) // PAGE_BYTES * PAGE_BYTES
     if page < start:
         raise BadInput(f"the WAL at hand begins at {Lsn(start)}, too near {Lsn(at)}", hint="read the whole segment")
     end = _past_continuation(view, start, page)

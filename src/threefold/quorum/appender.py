@@ -127,6 +127,11 @@ class Appender:
         return Lsn(self._cut + len(self._buffer))
 
     @property
+    def settled_slot(self) -> int:
+        """The last slot of the settled prefix."""
+        return self._slot - 1 - len(self._unsettled)
+
+    @property
     def buffered(self) -> int:
         """Bytes offered that are in no slot yet."""
         return len(self._buffer)

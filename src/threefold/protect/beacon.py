@@ -1,0 +1,130 @@
+"""The leader's beacon: what it is doing, overwritten every second or so in every store that takes it.
+
+It serves liveness only (invariant 2): whoever waits watches whether it *changes*, by a clock of its own; whether the
+leader may still write is decided by seals alone. It is sealed like everything else at a provider.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TypeVar
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Damaged
+from threefold.kernel.keys import NONCE_BYTES, Keyring
+from threefold.kernel.lsn import Lsn
+from threefold.stores.store import ObjectStore
+
+LEADER = "beacons/leader"
+PERIOD_S = 1.0
+# A leader whose beacon has not changed for that long, watched by the waiter's own clock, is taken for gone.
+SILENCE_S = 10.0
+_SOON_S = 1.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLine:
+    """One store as the leader sees it."""
+
+    name: str
+    state: str  # voting, behind, filling, lost, silent
+    waiting_bytes: int
+    missing: int
+    p50_ms: float
+    p99_ms: float
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class LeaderStatus:
+    """What the leader says of itself. ``settled`` is what the primary was told; times are ISO 8601, UTC."""
+
+    epoch: int
+    writer: str
+    host: str
+    pid: int
+    beat: int
+    at: str
+    state: str  # streaming, waiting-for-stores, waiting-for-primary
+    reason: str
+    system_identifier: int
+    timeline: int
+    settled: Lsn
+    received: Lsn
+    durability: str
+    rpo_seconds: float  # age of the oldest change that is not on two stores yet; 0 when all are
+    puts_per_store: Mapping[str, int] = field(default_factory=dict)
+    stores: tuple[StoreLine, ...] = ()
+    memory_bytes: int = 0
+
+
+def encode(status: LeaderStatus, keyring: Keyring, nonce: bytes) -> bytes:
+    record = asdict(status) | {"settled": str(status.settled), "received": str(status.received)}
+    return nonce + keyring.sealer("beacon").seal(json.dumps(record).encode(), nonce=nonce, header=LEADER.encode())
+
+
+def decode(body: bytes, keyring: Keyring) -> LeaderStatus:
+    """Raises Damaged."""
+    plain = keyring.sealer("beacon").open(body[NONCE_BYTES:], nonce=body[:NONCE_BYTES], header=LEADER.encode())
+    try:
+        record: dict[str, Any] = json.loads(plain)
+        stores = tuple(StoreLine(**line) for line in record.pop("stores"))
+        settled, received = Lsn.parse(record.pop("settled")), Lsn.parse(record.pop("received"))
+        return LeaderStatus(**record, stores=stores, settled=settled, received=received)
+    except (ValueError, TypeError, KeyError) as error:
+        raise Damaged("the leader's beacon is not readable", hint="another version wrote it") from error
+
+
+async def write_leader(stores: Mapping[str, ObjectStore], status: LeaderStatus, keyring: Keyring, clock: Clock) -> None:
+    """To every store; one that does not take it soon is no matter."""
+    body = encode(status, keyring, bytes.fromhex(clock.new_id())[:NONCE_BYTES])
+    await _soon([store.write(LEADER, body) for store in stores.values()])
+
+
+async def read_leader(stores: Mapping[str, ObjectStore], keyring: Keyring) -> LeaderStatus | None:
+    """The newest beacon that any store gives; None where none does."""
+    newest: LeaderStatus | None = None
+    for answer in await _soon([store.read(LEADER) for store in stores.values()]):
+        if not isinstance(answer, bytes):
+            continue
+        try:
+            status = decode(answer, keyring)
+        except Damaged:
+            continue
+        if newest is None or (status.epoch, status.beat) > (newest.epoch, newest.beat):
+            newest = status
+    return newest
+
+
+async def _soon(requests: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """The answers that come within `_SOON_S`; a store that hangs must not silence the leader."""
+    tasks = [asyncio.create_task(request) for request in requests]
+    done, late = await asyncio.wait(tasks, timeout=_SOON_S)
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    return [task.result() for task in tasks if task in done]
+
+
+async def wait_for_silence(
+    stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, silence: float = SILENCE_S
+) -> LeaderStatus | None:
+    """Returns when no leader's beacon has changed for ``silence`` seconds: at once when there never was one."""
+    seen: tuple[int, int] | None = None
+    since = clock.monotonic()
+    while True:
+        leader = await read_leader(stores, keyring)
+        if leader is None:
+            return None
+        if leader.state == "stopped":
+            return leader
+        if (leader.epoch, leader.beat) != seen:
+            seen, since = (leader.epoch, leader.beat), clock.monotonic()
+        elif clock.monotonic() - since >= silence:
+            return leader
+        await clock.sleep(PERIOD_S)

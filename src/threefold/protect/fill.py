@@ -1,0 +1,110 @@
+"""Filling a store that was away, or is new, from the other two: what they list and it lacks is copied.
+
+Listings say what may be missing; what is copied was read back and opened first where it is of the log (invariant 6).
+Everything is created once, so a copy can never undo anything. Entries are copied only where they count: they are part
+of an epoch that is over, or settled in ours; the rest of the log's slots are left alone, seals excepted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from threefold.kernel.errors import Damaged
+from threefold.quorum import keys
+from threefold.quorum.history import History
+from threefold.quorum.objects import Codec, Kind
+from threefold.stores.confirm import Stored, create_confirmed
+from threefold.stores.store import ObjectStore, Unknown
+
+# Packs first needed least: claims and seals are small and matter most, packs are large and matter only to recovery.
+_PREFIXES = ("keys", keys.EPOCHS, keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
+
+
+@dataclass(frozen=True, slots=True)
+class Filled:
+    """What a pass did. ``complete``: nothing that the others listed is missing any more, as far as could be seen."""
+
+    objects: int
+    bytes: int
+    complete: bool
+
+
+async def fill(
+    target: ObjectStore,
+    sources: Sequence[ObjectStore],
+    codec: Codec,
+    counts: Callable[[int, int], bool],
+    progress: Callable[[int], None] = lambda _: None,
+) -> Filled:
+    """Copy to ``target`` what the sources have and it lacks; ``counts(epoch, slot)`` says whether an entry counts."""
+    objects = size = 0
+    complete = True
+    for prefix in _PREFIXES:
+        have = await _listing(target, prefix)
+        if have is None:
+            return Filled(objects, size, complete=False)
+        for source in sources:
+            wanted = await _listing(source, prefix)
+            if wanted is None:
+                complete = False
+                continue
+            for key in sorted(wanted - have):
+                body = await source.read(key)
+                if not isinstance(body, bytes) or not _may_be_copied(key, body, codec, counts):
+                    complete = complete and not isinstance(body, Unknown)
+                    continue
+                answer = await create_confirmed(target, key, body)
+                if isinstance(answer, Unknown):
+                    return Filled(objects, size, complete=False)
+                have.add(key)
+                if isinstance(answer, Stored):
+                    objects, size = objects + 1, size + len(body)
+                    progress(len(body))
+    return Filled(objects, size, complete)
+
+
+def counting(spans: History, epoch: int, settled_slot: Callable[[], int]) -> Callable[[int, int], bool]:
+    """Whether an entry counts: within an epoch that is over, or settled in ours."""
+    last_slots: Mapping[int, int] = {span.epoch: span.last_slot for span in spans}
+
+    def counts(of_epoch: int, slot: int) -> bool:
+        return slot <= (settled_slot() if of_epoch == epoch else last_slots.get(of_epoch, -1))
+
+    return counts
+
+
+def _may_be_copied(key: str, body: bytes, codec: Codec, counts: Callable[[int, int], bool]) -> bool:
+    if not key.startswith((f"{keys.LOG}/", f"{keys.WAL}/")):
+        return True
+    try:
+        found = codec.open(body)
+    except Damaged:
+        return False
+    header = found.header
+    if header.kind is Kind.SEGMENT:
+        return True
+    return keys.slot_key(header.epoch, header.slot) == key and (found.is_seal or counts(header.epoch, header.slot))
+
+
+async def _listing(store: ObjectStore, prefix: str) -> set[str] | None:
+    found: set[str] = set()
+    async for key in _keys(store, prefix):
+        if key is None:
+            return None
+        found.add(key)
+    return found
+
+
+async def _keys(store: ObjectStore, prefix: str) -> AsyncIterator[str | None]:
+    after = ""
+    while True:
+        page = await store.list(prefix, after=after)
+        if isinstance(page, Unknown):
+            yield None
+            return
+        for listed in page.objects:
+            yield listed.key
+        if page.last or not page.objects:
+            return
+        after = page.objects[-1].key

@@ -1,0 +1,104 @@
+"""Founding a log, and finding it again: the ``format`` object on each store, and the wrapped key beside it.
+
+A new log is begun only when all three stores answer, carry nothing yet, and have passed the probe: a store that is
+silent now could hold an older log of the same name. Founding may be interrupted and is then completed, as long as no
+epoch was ever claimed; after that a store without ``format`` has lost its memory, or is new, and has to be filled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Refused, Unavailable
+from threefold.kernel.keys import Keyring
+from threefold.kernel.report import Report
+from threefold.quorum import keys
+from threefold.quorum.driver import Driver
+from threefold.quorum.majority import QUORUM
+from threefold.quorum.members import Format, Roll, read_roll
+from threefold.quorum.reader import agreed_format
+from threefold.stores.confirm import create_confirmed
+from threefold.stores.probe import probe
+from threefold.stores.store import ObjectStore, Page, Unknown
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """A log that exists: its format, the stores that vote, those to be filled first, and those that are silent."""
+
+    format: Format
+    members: tuple[str, ...]
+    learners: tuple[str, ...]
+    silent: Mapping[str, str]
+    incarnations: Mapping[str, str]  # of the members, as they were when we came
+
+
+async def find_or_found(
+    stores: Mapping[str, ObjectStore],
+    keyring: Keyring,
+    clock: Clock,
+    report: Report,
+    *,
+    system_identifier: int,
+    wal_segment_bytes: int,
+    wrapped_key: bytes | None,
+) -> Log:
+    """Raises Refused, Unavailable, BadInput (another key)."""
+    driver = Driver(stores, clock)
+    roll = await driver.run(read_roll(tuple(stores)))
+    if len(roll.members) < QUORUM and await _unborn(stores, roll):
+        await _found(stores, roll, keyring, clock, report, system_identifier, wal_segment_bytes, wrapped_key)
+        roll = await driver.run(read_roll(tuple(stores)))
+    agreed = agreed_format(roll, keyring, QUORUM)
+    incarnations = {name: each.incarnation for name, each in roll.members.items()}
+    return Log(agreed, tuple(roll.members), roll.strangers, roll.silent, incarnations)
+
+
+async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:
+    """No store is silent, and none has ever seen a claim."""
+    if roll.silent:
+        return False
+    for name, store in stores.items():
+        page = await store.list(keys.EPOCHS, limit=1)
+        if isinstance(page, Unknown):
+            raise Unavailable(f"{name} does not answer: {page.reason}", hint="a new log needs all three stores")
+        if isinstance(page, Page) and page.objects:
+            return False
+    return True
+
+
+async def _found(
+    stores: Mapping[str, ObjectStore],
+    roll: Roll,
+    keyring: Keyring,
+    clock: Clock,
+    report: Report,
+    system_identifier: int,
+    wal_segment_bytes: int,
+    wrapped_key: bytes | None,
+) -> None:
+    for name in roll.strangers:
+        proof = await probe(stores[name], clock)
+        if not proof.passed:
+            failed = next(finding for finding in proof.findings if not finding.passed)
+            raise Refused(f"{name} may not vote: {failed.name}: {failed.detail}", hint=failed.hint)
+        report("store probed", store=name, create_p50_ms=round(proof.create_p50 * 1000, 1))
+    ours = next(
+        iter(roll.members.values()),
+        Format(system_identifier, keyring.key_id, clock.new_id(), wal_segment_bytes=wal_segment_bytes),
+    )
+    for name in roll.strangers:
+        if wrapped_key is not None:
+            await create_confirmed(stores[name], keys.wrapped_key_key(keyring.key_id), wrapped_key)
+        await admit(stores[name], ours, clock)
+    report("log founded", system_identifier=ours.log, stores=", ".join(stores))
+
+
+async def admit(store: ObjectStore, log: Format, clock: Clock) -> None:
+    """Make the store a member, from the next epoch on. Raises Unavailable."""
+    body = replace(log, incarnation=clock.new_id()).encode()
+    answer = await create_confirmed(store, keys.FORMAT, body)
+    if isinstance(answer, Unknown):
+        raise Unavailable(f"{store.name} did not take the format object: {answer.reason}", hint="it is tried again")

@@ -1,0 +1,277 @@
+"""The DRaaS server while it leads: the stream, and what goes on beside it.
+
+Beside the stream run the status replies, the beacon, the watch over the stores' memory, the trimming of entries that
+segments cover, and the filling of stores that were away. None of them can hold the stream up, and none decides
+anything about what is acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Damaged, Fenced, Unavailable
+from threefold.kernel.keys import Keyring
+from threefold.kernel.lsn import Lsn
+from threefold.kernel.report import Report
+from threefold.protect import beacon
+from threefold.protect.beacon import LeaderStatus, StoreLine
+from threefold.protect.fill import counting, fill
+from threefold.protect.founding import Log, admit
+from threefold.protect.leadership import Leadership
+from threefold.protect.stream import STATUS_PERIOD_S, Durability, Stream
+from threefold.quorum import keys
+from threefold.quorum.appender import Appender, Lane
+from threefold.quorum.driver import Driver, LogWriter
+from threefold.quorum.members import Format
+from threefold.quorum.trim import trim
+from threefold.stores.health import HealthBook, Operation, StoreHealth
+from threefold.stores.store import ABSENT, ObjectStore
+
+_FILL_PERIOD_S = 2.0
+# A change that waits longer than this for two stores is worth a line in the log and a word on `status`.
+_WAITING_S = 2.0
+_SWEEP_EVERY = 300  # rounds of filling after which every store is compared though nothing is known to be missing
+
+
+class LeadAgainError(Exception):
+    """The epoch is to be ended in good order and the next one begun: a new timeline, or a store to be counted in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What a leader works with."""
+
+    stores: Mapping[str, ObjectStore]
+    health: HealthBook
+    keyring: Keyring
+    clock: Clock
+    report: Report
+    host: str
+    durability: Durability
+    puts: Callable[[], Mapping[str, int]]  # requests that create or overwrite, by store, since the start
+
+
+class Leader:
+    """One epoch."""
+
+    def __init__(self, with_: Deployment, log: Log, leadership: Leadership) -> None:
+        self._with = with_
+        self._log = log
+        self._leadership = leadership
+        self._driver = Driver(with_.stores, with_.clock)
+        scope = leadership.scope
+        self.appender = Appender(scope, leadership.first, leadership.resumed.recent, leadership.resumed.begin)
+        self.writer = LogWriter(self._driver, self.appender, scope.codec, with_.clock, self._settled)
+        self.stream = Stream(self.writer, with_.clock, with_.durability)
+        self.reason = ""
+        self._beat = 0
+        self._filled_missing = dict.fromkeys(scope.stores, 0)
+        self._filling = ""
+        self._lost: dict[str, str] = {}
+        self._process = psutil.Process(os.getpid())
+
+    def _settled(self, lsn: Lsn) -> None:
+        self.stream.settled(lsn)
+
+    @property
+    def system_identifier(self) -> int:
+        return self._log.format.log
+
+    @property
+    def timeline(self) -> int:
+        """The one that this epoch writes."""
+        return self._leadership.first.header.timeline
+
+    async def beside(self) -> None:
+        """Everything that runs beside the stream, until one of it raises. Raises Fenced, LeadAgainError."""
+        async with asyncio.TaskGroup() as group:
+            for task in (self._watch_fence(), self._replies(), self._beacons(), self._memory(), self._trims()):
+                group.create_task(task)
+            group.create_task(self._fills())
+            self.writer.pump()
+
+    async def settle_all(self) -> None:
+        """Wait until everything received is settled."""
+        while self.appender.settled != self.appender.received:
+            await self._with.clock.sleep(0.02)
+
+    # --- one loop each ---
+
+    async def _watch_fence(self) -> None:
+        await self.writer.fenced.wait()
+        raise Fenced(
+            f"epoch {self._leadership.epoch} was ended by another DRaaS server: {self.appender.fenced}",
+            hint="this one has stopped and acknowledges nothing more; the other one leads now",
+        )
+
+    async def _replies(self) -> None:
+        """PostgreSQL drops a standby that is silent for wal_sender_timeout (60 s); async needs its lag looked at."""
+        lag = self._with.durability.max_lag
+        period = STATUS_PERIOD_S if lag is None else min(STATUS_PERIOD_S, max(lag / 2, 0.05))
+        while True:
+            await self._with.clock.sleep(period)
+            self.stream.tell()
+
+    async def _beacons(self) -> None:
+        waiting = False
+        while True:
+            newer = await beacon.read_leader(self._with.stores, self._with.keyring)
+            if newer is not None and newer.epoch > self._leadership.epoch:
+                raise Fenced(
+                    f"epoch {newer.epoch} has begun on {newer.host}: this DRaaS server's epoch "
+                    f"{self._leadership.epoch} is over",
+                    hint="this one has stopped and acknowledges nothing more; the other one leads now",
+                )
+            status = self.status()
+            if (status.state == "waiting-for-stores") != waiting:
+                waiting = not waiting
+                if waiting:
+                    self._with.report("commits wait: too few stores answer", level="error", reason=status.reason)
+                else:
+                    self._with.report("two stores answer again: commits go on")
+            await beacon.write_leader(self._with.stores, status, self._with.keyring, self._with.clock)
+            await self._with.clock.sleep(beacon.PERIOD_S)
+
+    async def _memory(self) -> None:
+        """A store that lost its memory no longer counts: what it accepts now proves nothing (quorum/members.py)."""
+        while True:
+            for name in list(self.appender.lanes):
+                answer = await self._with.stores[name].read(keys.FORMAT)
+                why = ""
+                if answer is ABSENT:
+                    why = "it answers without the log's format object: it was emptied"
+                elif isinstance(answer, bytes):
+                    try:
+                        incarnation = Format.decode(answer).incarnation
+                    except Damaged as damage:
+                        why = damage.message
+                    else:
+                        known = self._log.incarnations[name]
+                        why = "" if incarnation == known else "it was filled anew by somebody else"
+                if why:
+                    self.appender.drop(name)
+                    self._lost[name] = why
+                    self._with.report("store lost", level="error", store=name, reason=why)
+            await self._with.clock.sleep(beacon.PERIOD_S)
+
+    async def _trims(self) -> None:
+        spans = self._leadership.spans
+        done: tuple[int, int] | None = None
+        while True:
+            await self._with.clock.sleep(1.0)
+            covered = self.appender.covered
+            if covered is None or covered == done:
+                continue
+            await self._driver.run(trim(self._leadership.scope, spans, self._leadership.epoch, covered))
+            # What lies below was trimmed for good; only the newest three still hold something to look at.
+            spans, done = spans[-3:], covered
+
+    async def _fills(self) -> None:
+        """Bring stores that were away up to date; let a new or emptied one vote from the next epoch on."""
+        rounds = 0
+        while True:
+            await self._with.clock.sleep(_FILL_PERIOD_S)
+            rounds += 1
+            for name in self._with.stores:
+                lane = self.appender.lanes.get(name)
+                if lane is None:
+                    await self._admit(name)
+                elif not lane.failures and (
+                    lane.missing > self._filled_missing[name] or rounds == 1 or rounds % _SWEEP_EVERY == 0
+                ):
+                    missing = lane.missing
+                    if await self._fill(name):
+                        self._filled_missing[name] = missing
+
+    async def _admit(self, name: str) -> None:
+        store = self._with.stores[name]
+        answer = await store.read(keys.FORMAT)
+        if isinstance(answer, bytes):
+            if name in self._lost or not await self._fill(name):
+                return
+        elif answer is not ABSENT or not await self._fill(name):
+            return
+        else:
+            try:
+                await admit(store, self._log.format, self._with.clock)
+            except Unavailable:
+                return
+        self._with.report("store counted in again from the next epoch on", store=name)
+        raise LeadAgainError
+
+    async def _fill(self, name: str) -> bool:
+        leadership = self._leadership
+        sources = [self._with.stores[other] for other in self.appender.lanes if other != name]
+        counts = counting(leadership.spans, leadership.epoch, lambda: self.appender.settled_slot)
+        self._filling = name
+        try:
+            done = await fill(self._with.stores[name], sources, leadership.scope.codec.fork(), counts)
+        finally:
+            self._filling = ""
+        if done.objects:
+            self._with.report("store filled", store=name, objects=done.objects, bytes=done.bytes)
+        return done.complete
+
+    # --- what is said of it ---
+
+    def status(self, state: str = "") -> LeaderStatus:
+        oldest = self.stream.oldest_waiting()
+        reason = self.reason
+        if not state:
+            state = "streaming" if self.stream.connected else "waiting-for-primary"
+            if oldest > _WAITING_S:
+                state = "waiting-for-stores"
+                silent = [f"{name}: {lane.reason}" for name, lane in self.appender.lanes.items() if lane.reason]
+                reason = "; ".join(silent) or "the stores take long to answer"
+        self._beat += 1
+        now = self._with.clock.monotonic()
+        health = {line.name: line for line in self._with.health.snapshot(now)}
+        return LeaderStatus(
+            epoch=self._leadership.epoch,
+            writer=self._leadership.scope.writer,
+            host=self._with.host,
+            pid=os.getpid(),
+            beat=self._beat,
+            at=self._with.clock.now().isoformat(timespec="milliseconds"),
+            state=state,
+            reason=reason,
+            system_identifier=self._log.format.log,
+            timeline=self._leadership.first.header.timeline,
+            settled=self.appender.settled,
+            received=self.appender.received,
+            durability="sync" if self._with.durability.max_lag is None else "async",
+            rpo_seconds=round(oldest, 3),
+            puts_per_store=dict(self._with.puts()),
+            stores=tuple(self._line(name, health.get(name)) for name in self._with.stores),
+            memory_bytes=self._process.memory_info().rss,
+        )
+
+    def _line(self, name: str, health: StoreHealth | None) -> StoreLine:
+        creates = (
+            next((each for each in health.latencies if each.operation is Operation.CREATE), None) if health else None
+        )
+        lane = self.appender.lanes.get(name)
+        return StoreLine(
+            name=name,
+            state=self._state_of(name, lane),
+            waiting_bytes=lane.waiting_bytes if lane else 0,
+            missing=max(0, lane.missing - self._filled_missing[name]) if lane else 0,
+            p50_ms=round(creates.p50 * 1000, 2) if creates else 0.0,
+            p99_ms=round(creates.p99 * 1000, 2) if creates else 0.0,
+            reason=(lane.reason if lane else "") or self._lost.get(name, "") or self._log.silent.get(name, ""),
+        )
+
+    def _state_of(self, name: str, lane: Lane | None) -> str:
+        if name == self._filling:
+            return "filling"
+        if lane is None:
+            return "lost" if name in self._lost else "not voting"
+        if lane.failures:
+            return "silent"
+        return "behind" if lane.missing > self._filled_missing[name] else "voting"

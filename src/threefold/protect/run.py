@@ -1,0 +1,211 @@
+"""`threefold protect`: the DRaaS server, for as long as it runs.
+
+It keeps no state of its own that matters. It finds the log or founds it, waits while another leader lives, leads one
+epoch after the other, and reconnects to a primary that went away, within the same epoch: the log goes on exactly
+where it stopped. It ends when it is told to, when it is fenced, or when going on would not be safe.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+from threefold.kernel.errors import Refused, ThreefoldError, Unavailable
+from threefold.kernel.lsn import Lsn
+from threefold.postgres.replication import ReplicationLink, StreamEnd
+from threefold.postgres.wal import parse_size, segment_no, segment_start
+from threefold.protect import beacon
+from threefold.protect.continuity import same_system
+from threefold.protect.founding import Log, find_or_found
+from threefold.protect.leader import Deployment, LeadAgainError, Leader
+from threefold.protect.leadership import Candidate
+
+APPLICATION_NAME = "threefold"
+_RECONNECT_S = 0.5
+_SETTLE_PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Primary:
+    """Where the CRM's PostgreSQL is; the password is in the DSN by now, which is therefore never shown."""
+
+    dsn: str
+    slot: str
+    application_name: str = APPLICATION_NAME
+
+
+async def protect(
+    with_: Deployment, primary: Primary, *, wrapped_key: bytes | None, take_over: bool, stop: asyncio.Event
+) -> None:
+    """Protect until ``stop`` is set. ``take_over``: end a living leader's epoch instead of waiting for its silence.
+
+    Raises Fenced, Refused, BadInput. A primary or stores that do not answer are waited for.
+    """
+    server = _Server(with_, primary, wrapped_key)
+    work = asyncio.create_task(server.run(take_over=take_over))
+    told = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait({work, told}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            await work
+    finally:
+        told.cancel()
+        work.cancel()
+        await asyncio.gather(work, told, return_exceptions=True)
+
+
+class _Server:
+    def __init__(self, with_: Deployment, primary: Primary, wrapped_key: bytes | None) -> None:
+        self._with = with_
+        self._primary = primary
+        self._wrapped_key = wrapped_key
+
+    async def run(self, *, take_over: bool) -> None:
+        own: str | None = None
+        while True:
+            link = await self._connect()
+            try:
+                log, new_log_at = await self._log(link)
+                candidate = Candidate(
+                    self._with.stores, log, self._with.keyring, self._with.clock, self._with.report, link, new_log_at
+                )
+                await candidate.look()
+                if own is None and not take_over:
+                    await self._wait_for_turn()
+                leadership = await candidate.lead()
+                own = candidate.writer
+            except Unavailable as error:
+                await self._later(error)
+                continue
+            finally:
+                await link.close()
+            try:
+                await self._lead(Leader(self._with, log, leadership))
+            except LeadAgainError:
+                continue
+
+    async def _wait_for_turn(self) -> None:
+        stores, keyring, clock = self._with.stores, self._with.keyring, self._with.clock
+        leader = await beacon.read_leader(stores, keyring)
+        if leader is None or leader.state == "stopped":
+            return
+        self._with.report("waiting: a leader may be alive", epoch=leader.epoch, host=leader.host, pid=leader.pid)
+        await beacon.wait_for_silence(stores, keyring, clock)
+
+    async def _log(self, link: ReplicationLink) -> tuple[Log, Lsn]:
+        """The log, and where it begins if it holds nothing yet: whole WAL segments, from the slot's first on."""
+        identity = await link.identify()
+        wal_segment_bytes = parse_size(await link.show("wal_segment_size"))
+        log = await find_or_found(
+            self._with.stores,
+            self._with.keyring,
+            self._with.clock,
+            self._with.report,
+            system_identifier=identity.system_id,
+            wal_segment_bytes=wal_segment_bytes,
+            wrapped_key=self._wrapped_key,
+        )
+        same_system(log.format.log, identity.system_id)
+        slot = await link.ensure_slot(self._primary.slot)
+        if slot.created:
+            self._with.report("replication slot made on the primary", slot=slot.name)
+        begin = slot.restart if slot.restart is not None else identity.flushed
+        return log, segment_start(segment_no(begin, wal_segment_bytes), wal_segment_bytes)
+
+    async def _lead(self, leader: Leader) -> None:
+        """Stream until the epoch is over. Raises what ended it; in good order what was received is settled first."""
+        beside = asyncio.create_task(leader.beside())
+        stream = asyncio.create_task(self._stream(leader))
+        ended = "stopped"
+        try:
+            await asyncio.wait({beside, stream}, return_when=asyncio.FIRST_COMPLETED)
+            for task in (beside, stream):
+                if task.done():
+                    await task
+        except BaseExceptionGroup as group:
+            raise _first(group) from None
+        except LeadAgainError:
+            ended = "between-epochs"
+            raise
+        finally:
+            for task in (stream, beside):
+                if task is beside and not leader.writer.fenced.is_set():
+                    await self._settle(leader)
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+            await leader.writer.close()
+            if not leader.writer.fenced.is_set():
+                await beacon.write_leader(self._with.stores, leader.status(ended), self._with.keyring, self._with.clock)
+
+    async def _settle(self, leader: Leader) -> None:
+        """Leave no tail behind if it can be helped; the next leader would find it, but it would take longer."""
+        try:
+            async with asyncio.timeout(_SETTLE_PATIENCE_S):
+                await leader.settle_all()
+        except TimeoutError:
+            self._with.report("stopped with changes that are on fewer than two stores", level="warning")
+
+    async def _stream(self, leader: Leader) -> None:
+        """Stream, over one connection after the other. Raises LeadAgainError where a new timeline begins."""
+        while True:
+            link = await self._connect()
+            try:
+                identity = await link.identify()
+                same_system(leader.system_identifier, identity.system_id)
+                if identity.timeline != leader.timeline or identity.flushed < leader.appender.received:
+                    raise LeadAgainError  # its checks say what this is
+                await link.start_streaming(
+                    slot=self._primary.slot, start=leader.appender.received, timeline=leader.timeline
+                )
+                self._with.report("streaming", at=str(leader.appender.received), timeline=leader.timeline)
+                leader.reason = ""
+                end = await leader.stream.run(link)
+                await self._ended(leader, end)
+            except Unavailable as error:
+                leader.reason = error.message
+                await self._later(error)
+            finally:
+                await link.close()
+
+    async def _ended(self, leader: Leader, end: StreamEnd) -> None:
+        if end.next_timeline is not None:
+            self._with.report("the primary's timeline ended", timeline=leader.timeline, next=end.next_timeline)
+            await leader.settle_all()
+            raise LeadAgainError
+        leader.reason = "the primary was shut down"
+        self._with.report("the primary was shut down")
+        await self._with.clock.sleep(_RECONNECT_S)
+
+    async def _connect(self) -> ReplicationLink:
+        """Ask until the primary answers."""
+        told = ""
+        while True:
+            try:
+                return await ReplicationLink.connect(
+                    self._primary.dsn, application_name=self._primary.application_name, clock=self._with.clock
+                )
+            except Unavailable as error:
+                if error.message != told:
+                    told = error.message
+                    self._with.report("waiting for the primary", level="warning", reason=error.message)
+            await self._with.clock.sleep(_RECONNECT_S)
+
+    async def _later(self, error: Unavailable) -> None:
+        self._with.report("trying again", level="warning", reason=error.message)
+        await self._with.clock.sleep(_RECONNECT_S)
+
+
+def _first(group: BaseExceptionGroup) -> BaseException:
+    """What the caller has to hear of several things that ended at once: the gravest."""
+    leaves: list[BaseException] = []
+    waiting: list[BaseException] = [group]
+    while waiting:
+        each = waiting.pop()
+        if isinstance(each, BaseExceptionGroup):
+            waiting.extend(each.exceptions)
+        else:
+            leaves.append(each)
+    ours = [leaf for leaf in leaves if isinstance(leaf, ThreefoldError)]
+    if ours:
+        return max(ours, key=lambda leaf: (leaf.exit_code, isinstance(leaf, Refused)))
+    return leaves[0]

@@ -1,0 +1,104 @@
+"""From the primary's WAL stream into the log, and the settled LSN back: the commit path.
+
+What is said to the primary (PostgreSQL documentation, "Streaming Replication Protocol", standby status update):
+
+- *flush* is the settled LSN, always (invariant 1): the slot follows it, and ``synchronous_commit = on`` waits for it.
+- *write* is the same with durability ``sync``. With ``async`` it is what was received, as long as nothing has been
+  waiting longer than ``max_lag``; ``synchronous_commit = remote_write`` waits for it. So commits are quick, and yet
+  never more than ``max_lag`` of them can be lost.
+- *apply* is never reported: nothing is applied here.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Refused
+from threefold.kernel.lsn import Lsn
+from threefold.postgres.messages import WalData
+from threefold.postgres.replication import ReplicationLink, StreamEnd
+from threefold.quorum.driver import LogWriter
+
+# Beyond it nothing more is read from the primary: its slot keeps the rest.
+BUFFER_BYTES_MAX: Final = 8 * 1024 * 1024
+STATUS_PERIOD_S: Final = 5.0
+_NOWHERE: Final = Lsn(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """``max_lag``: seconds that a change may wait in ``async``; None for ``sync``."""
+
+    max_lag: float | None
+
+
+class Stream:
+    """One connection's worth of WAL."""
+
+    def __init__(self, writer: LogWriter, clock: Clock, durability: Durability) -> None:
+        self._writer = writer
+        self._clock = clock
+        self._durability = durability
+        self._link: ReplicationLink | None = None
+        self._arrivals: deque[tuple[Lsn, float]] = deque()  # (end LSN, when it came), not settled yet
+
+    @property
+    def connected(self) -> bool:
+        return self._link is not None
+
+    def oldest_waiting(self) -> float:
+        """Seconds that the oldest byte has been waiting to be settled; 0 when all are."""
+        return self._clock.monotonic() - self._arrivals[0][1] if self._arrivals else 0.0
+
+    async def run(self, link: ReplicationLink) -> StreamEnd:
+        """Until the primary ends the stream. Raises Unavailable when the connection is lost."""
+        self._link = link
+        appender = self._writer.appender
+        self.tell()
+        try:
+            while True:
+                await self._writer.room(BUFFER_BYTES_MAX)
+                got = await link.receive()
+                if isinstance(got, StreamEnd):
+                    return got
+                asked = False
+                parts = []
+                end = appender.received
+                for message in got:
+                    if not isinstance(message, WalData):
+                        asked = asked or message.reply_asked
+                        continue
+                    if message.start != end:
+                        raise Refused(
+                            f"the primary sent WAL from {message.start}, the log goes on at {end}",
+                            hint="is another program changing the replication slot?",
+                        )
+                    parts.append(message.data)
+                    end = Lsn(end + len(message.data))
+                if parts:
+                    self._arrivals.append((end, self._clock.monotonic()))
+                    self._writer.offer(b"".join(parts))
+                if asked or (parts and self._durability.max_lag is not None):
+                    self.tell()
+        finally:
+            self._link = None
+
+    def settled(self, lsn: Lsn) -> None:
+        """The settled LSN moved: the primary's commits are waiting for nothing else."""
+        while self._arrivals and self._arrivals[0][0] <= lsn:
+            self._arrivals.popleft()
+        self.tell()
+
+    def tell(self) -> None:
+        """Say where we are. Never says more than is settled once this writer is fenced: nothing settles then."""
+        if self._link is None:
+            return
+        appender = self._writer.appender
+        lag = self._durability.max_lag
+        written = appender.settled
+        if lag is not None and self.oldest_waiting() <= lag:
+            written = appender.received
+        self._link.send_status(written=written, flushed=appender.settled, applied=_NOWHERE)
