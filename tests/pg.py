@@ -25,7 +25,8 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
-from threefold.kernel.errors import NotThere
+
+from threefold.kernel.errors import NotThere, Unavailable
 from threefold.postgres.binaries import Binaries, find_binaries
 from threefold.postgres.server import Server
 
@@ -134,7 +135,7 @@ async def _stop(server: Server) -> None:
     """Immediate shutdown frees the shared memory that kill -9 leaves behind."""
     try:
         await server.stop("immediate", timeout=10)
-    except Exception:
+    except Unavailable:
         server.kill()
 
 

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime
 
 import pytest
+
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.messages import (

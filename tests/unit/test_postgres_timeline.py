@@ -1,4 +1,5 @@
 import pytest
+
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.timeline import (
@@ -21,12 +22,15 @@ FIVE = parse_history(5, FILE)
 
 
 def test_parse() -> None:
-    assert FIVE == History(
-        5,
-        (
-            Switch(1, Lsn(0x3000148), "no recovery target specified"),
-            Switch(3, Lsn(0x5000A00), "before transaction 742 at 2026-11-01 10:00:00+00"),
-        ),
+    assert (
+        History(
+            5,
+            (
+                Switch(1, Lsn(0x3000148), "no recovery target specified"),
+                Switch(3, Lsn(0x5000A00), "before transaction 742 at 2026-11-01 10:00:00+00"),
+            ),
+        )
+        == FIVE
     )
     assert parse_history(1, None) == History(1)
     assert history_name(0x1F) == "0000001F.history"

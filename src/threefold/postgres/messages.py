@@ -32,12 +32,15 @@ _w, _k, _n, _m, _d, _p = b"wknmdp"
 
 @dataclass(frozen=True, slots=True)
 class WalData:
-    """WAL bytes [start, start + len(data)); ``sent_at`` by the primary's clock, in microseconds since 2000."""
+    """WAL bytes [start, start + len(data)); ``sent_at`` by the primary's clock, in microseconds since 2000.
+
+    ``data`` is libpq's own buffer, not copied: a copy of its 128 kB would halve the speed of receiving.
+    """
 
     start: Lsn
     server_end: Lsn
     sent_at: int
-    data: bytes
+    data: bytes | memoryview
 
     @property
     def end(self) -> Lsn:
@@ -97,7 +100,7 @@ def decode_stream(message: bytes | memoryview) -> WalData | Keepalive:
     try:
         if message[0] == _w:
             _, start, server_end, sent_at = _WAL.unpack_from(message)
-            return WalData(Lsn(start), Lsn(server_end), sent_at, bytes(message[_WAL.size :]))
+            return WalData(Lsn(start), Lsn(server_end), sent_at, message[_WAL.size :])
         if message[0] == _k:
             _, server_end, sent_at, reply_asked = _KEEPALIVE.unpack(message)
             return Keepalive(Lsn(server_end), sent_at, bool(reply_asked))

@@ -20,12 +20,12 @@ from typing import Self
 
 import psycopg
 from psycopg import pq
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import BadInput, Damaged, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.postgres import messages, refusals
+from threefold.postgres.conninfo import checked_conninfo
 from threefold.postgres.messages import (
     ArchiveData,
     ArchiveStarted,
@@ -40,9 +40,6 @@ DRAIN_BYTES_MAX = 4 * 2**20
 
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
 _PARAMETER = re.compile(r"[a-z0-9_.]{1,63}")
-
-# A peer that vanished without a word (power, a cut link) is noticed by the kernel in about 25 seconds, while idle too.
-_KEEPALIVES = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +121,7 @@ class ReplicationLink:
         cls, dsn: str, *, application_name: str, connect_timeout_s: float = 10, clock: Clock | None = None
     ) -> Self:
         """Raises BadInput where the DSN or our rights have to be corrected, Unavailable where nobody answered."""
-        conninfo = replication_conninfo(dsn, application_name=application_name)
+        conninfo = checked_conninfo(dsn, replication="true", application_name=application_name)
         try:
             async with asyncio.timeout(connect_timeout_s):
                 connection = await psycopg.AsyncConnection.connect(conninfo, autocommit=True)
@@ -207,7 +204,8 @@ class ReplicationLink:
     async def start_streaming(self, *, slot: str, start: Lsn, timeline: int) -> None:
         """Raises Refused where the primary no longer has ``start``, or is not one that went through it.
 
-        A timeline that the primary has left before ``start`` ends at once: `receive` says so.
+        It may find that out only when it begins to send: then `receive` raises it. A timeline that the primary has
+        left before ``start`` ends at once: `receive` says so, too.
         """
         command = f'START_REPLICATION SLOT "{_slot_name(slot)}" PHYSICAL {start} TIMELINE {timeline:d}'
         results = await self._run(command)
@@ -249,10 +247,16 @@ class ReplicationLink:
         return got or self._end
 
     async def _end_stream(self) -> None:
-        results = await self._results()
-        if results and results[-1].status == pq.ExecStatus.COPY_IN:
-            self._pg.put_copy_end()
-            results = await self._results()
+        results: list[pq.abc.PGresult] = []
+        try:
+            await self._collect(results)
+            if results and results[-1].status == pq.ExecStatus.COPY_IN:
+                self._pg.put_copy_end()
+                await self._collect(results)
+        except psycopg.Error:
+            # A primary that shuts down says that it is done, and hangs up.
+            if pq.ExecStatus.COMMAND_OK not in {result.status for result in results}:
+                raise
         self._stream = _Stream.OVER
         for result in results:
             if result.status == pq.ExecStatus.FATAL_ERROR:
@@ -317,7 +321,12 @@ class ReplicationLink:
                 in_manifest = in_manifest or isinstance(event, ManifestStarted)
                 since_turn += length
                 yield event
-        for result in await self._results():
+        closing: list[pq.abc.PGresult] = []
+        try:
+            await self._collect(closing)
+        except psycopg.Error as error:
+            raise _broken(error) from None
+        for result in closing:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 raise _refusal(doing, result)
             if result.status == pq.ExecStatus.TUPLES_OK:
@@ -335,28 +344,29 @@ class ReplicationLink:
 
     async def _run(self, command: str) -> list[pq.abc.PGresult]:
         """Send one command; its results, or those up to where COPY begins. Never empty."""
+        results: list[pq.abc.PGresult] = []
         try:
             self._pg.send_query(command.encode())
             self._flush()
-            results = await self._results()
+            await self._collect(results)
         except psycopg.Error as error:
             raise _broken(error) from None
         if not results:
             raise Unavailable("the primary closed the connection", hint="it is tried again by itself")
         return results
 
-    async def _results(self) -> list[pq.abc.PGresult]:
-        results: list[pq.abc.PGresult] = []
+    async def _collect(self, results: list[pq.abc.PGresult]) -> None:
+        """What the server answers, up to the end of the command or where COPY begins."""
         while True:
             while self._pg.is_busy():
                 await self._readable()
                 self._pg.consume_input()
             result = self._pg.get_result()
             if result is None:
-                return results
+                return
             results.append(result)
             if result.status in _COPYING:
-                return results
+                return
 
     def _flush(self) -> None:
         """Send what is queued; the rest, where the socket is full, when it takes more."""
@@ -388,23 +398,6 @@ class ReplicationLink:
         ready = self._loop.create_future()
         self._loop.call_soon(_wake, ready)
         await ready
-
-
-def replication_conninfo(dsn: str, *, application_name: str) -> str:
-    """The DSN for a walsender. Raises BadInput without repeating the DSN, which may hold a password."""
-    try:
-        given = conninfo_to_dict(dsn)
-        return make_conninfo(
-            dsn,
-            **{k: v for k, v in _KEEPALIVES.items() if k not in given},
-            replication="true",
-            application_name=application_name,
-        )
-    except psycopg.ProgrammingError:
-        raise BadInput(
-            "system.dsn is not a connection string",
-            hint='it reads like "host=db.example user=threefold dbname=postgres", values with spaces in single quotes',
-        ) from None
 
 
 class _Stream(Enum):
