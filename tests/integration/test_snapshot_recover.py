@@ -6,182 +6,24 @@ import asyncio
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
-import psycopg
 import pytest
-from tests.pg import SUPERUSER, Cluster, cluster, folder, free_port
+from tests.pg import cluster, folder
+from tests.recovering import CLOCK, COUNT, KEYRING, FolderStore, Notes, fill, log_of, recovered, snapshot, three
 
-from threefold.kernel.clock import Clock, SystemClock
-from threefold.kernel.keys import Keyring
+from threefold.kernel.errors import BadInput, Damaged, NotThere, Refused
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Silent
-from threefold.postgres.binaries import find_binaries
 from threefold.postgres.replication import ReplicationLink
-from threefold.postgres.timeline import parse_history
-from threefold.postgres.wal import segment_name
-from threefold.protect.snapshot import SnapshotInfo, take_snapshot
-from threefold.recover.log import OpenLog, OpensLog
-from threefold.recover.recover import Recovery, Serving, recover
-from threefold.recover.targets import Latest, Target
-from threefold.stores.memory import MemoryStore
-from threefold.stores.store import Gone, Made, ObjectStore, Unknown
+from threefold.protect.snapshot import take_snapshot
+from threefold.recover.targets import Immediate, Latest, Position, RestorePoint, Time
+from threefold.recover.verify import verify_stored
 from threefold.vault.chunk_store import Vault
-
-CLOCK = SystemClock()
-KEYRING = Keyring(bytes(range(32)))
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
-
-
-class Faulty(MemoryStore):
-    """Down, slow, or dead after a number of reads; says Unknown, as a real one that does not answer."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.down = False
-        self.delay = 0.0
-        self.reads_left: int | None = None
-
-    async def create(self, key: str, body: bytes) -> Made | Unknown:
-        await asyncio.sleep(self.delay)
-        return Unknown("down") if self.down else await super().create(key, body)
-
-    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
-        await asyncio.sleep(self.delay)
-        if self.reads_left is not None:
-            self.reads_left -= 1
-            self.down = self.down or self.reads_left < 0
-        return Unknown("down") if self.down else await super().read(key, start=start, length=length)
-
-    async def list(self, prefix: str, *, after: str = "", limit: int = 1000):
-        return Unknown("down") if self.down else await super().list(prefix, after=after, limit=limit)
-
-
-def three() -> dict[str, Faulty]:
-    return {name: Faulty(name) for name in ("S1", "S2", "S3")}
-
-
-@dataclass
-class FileLog:
-    """A log that is the pg_wal folder of a cluster: what quorum/reader.py gives, without the stores."""
-
-    pg_wal: Path
-    system_identifier: int
-    timeline: int
-    start: Lsn
-    end: Lsn
-    segment_size: int = 16 * 2**20
-    notes: Sequence[str] = ()
-
-    @property
-    def extent(self) -> FileLog:
-        return self
-
-    @property
-    def history_files(self) -> Mapping[int, bytes]:
-        return {int(path.stem, 16): path.read_bytes() for path in self.pg_wal.glob("*.history")}
-
-    async def read(self, start: Lsn, end: Lsn) -> AsyncIterator[tuple[int, Lsn, bytes]]:
-        history = parse_history(self.timeline, self.history_files.get(self.timeline))
-        at = int(start)
-        while at < end:
-            switch = next((each for each in history.switches if at < each.at), None)
-            timeline = switch.timeline if switch else self.timeline
-            stop = min(
-                end, at - at % self.segment_size + self.segment_size, switch.at if switch else end, at + 3_000_000
-            )
-            segment = at // self.segment_size
-            names = [segment_name(tl, segment, self.segment_size) for tl in range(self.timeline, timeline - 1, -1)]
-            path = next(self.pg_wal / name for name in names if (self.pg_wal / name).exists())
-            with path.open("rb") as file:
-                file.seek(at % self.segment_size)
-                yield timeline, Lsn(at), file.read(stop - at)
-            at = stop
-
-    def opens(self) -> OpensLog:
-        async def open_log(
-            stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, note: Callable[[str], None]
-        ) -> OpenLog:
-            return self
-
-        return open_log
-
-
-async def log_of(primary: Cluster, *, start: Lsn = Lsn(0), segment_size: int = 16 * 2**20) -> FileLog:
-    ((end, timeline, system),) = await primary.sql(
-        "SELECT pg_current_wal_flush_lsn()::text, (SELECT timeline_id FROM pg_control_checkpoint()),"
-        " (SELECT system_identifier FROM pg_control_system())"
-    )
-    return FileLog(primary.server.data_dir / "pg_wal", system, timeline, start, Lsn.parse(end), segment_size)
-
-
-async def snapshot(primary: Cluster, stores: Mapping[str, ObjectStore]) -> SnapshotInfo:
-    async def settled(lsn: Lsn) -> None:
-        return
-
-    vault = Vault(stores, KEYRING, CLOCK)
-    async with await ReplicationLink.connect(primary.dsn(), application_name="snapshot") as link:
-        return await take_snapshot(link, vault, settled=settled, clock=CLOCK, progress=Silent())
-
-
-@asynccontextmanager
-async def recovered(
-    stores: Mapping[str, ObjectStore],
-    log: FileLog,
-    target: Target,
-    *,
-    into: Path | None = None,
-    major: int = 18,
-    progress: Silent | None = None,
-    **more: object,
-) -> AsyncIterator[tuple[Recovery, Callable[..., object]]]:
-    home = folder("tf-recover-")
-    serving = Serving(find_binaries, free_port(), settings={"fsync": "off", "shared_buffers": "16MB"})
-    recovery = None
-    try:
-        recovery = await recover(
-            stores=stores,
-            keyring=KEYRING,
-            clock=CLOCK,
-            progress=progress or Silent(),
-            target=target,
-            into=into or home / "data",
-            start=serving,
-            open_log=log.opens(),
-            **more,
-        )
-
-        async def sql(query: str, dbname: str = "postgres") -> list[tuple[object, ...]]:
-            dsn = f"host=127.0.0.1 port={serving.port} user={SUPERUSER} password=s3cret-of-tests dbname={dbname}"
-            async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-                cursor = await connection.execute(query)
-                return await cursor.fetchall() if cursor.description else []
-
-        yield recovery, sql
-    finally:
-        if recovery and recovery.server:
-            await recovery.server.stop("immediate")
-        shutil.rmtree(home, ignore_errors=True)
-
-
-async def fill(primary: Cluster, rows: int = 2000) -> None:
-    await primary.sql("CREATE TABLE IF NOT EXISTS customer (id serial PRIMARY KEY, name text, note text)")
-    await primary.sql(
-        f"INSERT INTO customer (name, note) SELECT 'c' || i, repeat(md5(i::text), 8) FROM generate_series(1, {rows}) i"
-    )
-
-
-COUNT = "SELECT count(*), sum(hashtext(name || note)) FROM customer"
 
 
 @pytest.mark.parametrize("major", [pytest.param(15, marks=pytest.mark.postgres15), 18])
@@ -233,8 +75,289 @@ async def test_everything_that_a_cluster_holds_comes_back(major: int) -> None:
                     next(p for p in [done.into.with_name("data-tablespaces")]) / str(next(o for o in oids if o != two))
                 ),
             }
-            assert done.promoted and done.promoted.timeline == 2
+            assert done.promoted
+            assert done.promoted.timeline == 2
             assert "restore_command" not in (done.into / "postgresql.auto.conf").read_text()
             assert json.loads((done.into / "threefold-recovery.json").read_text())["finished"]
             await sql("INSERT INTO customer (name, note) VALUES ('life', 'goes on')")
         shutil.rmtree(mapped)
+
+
+async def test_each_target_is_met_exactly() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 10)
+        info = await snapshot(primary, stores)
+        await primary.sql("SELECT pg_create_restore_point('before')")
+        await primary.sql("INSERT INTO customer (name, note) VALUES ('one', 'x')")
+        ((position,),) = await primary.sql("SELECT pg_current_wal_insert_lsn()::text")
+        ((at,),) = await primary.sql("SELECT clock_timestamp()")
+        await asyncio.sleep(0.01)
+        await primary.sql("INSERT INTO customer (name, note) VALUES ('two', 'y')")
+        ((last,),) = await primary.sql("SELECT clock_timestamp()")
+        log = await log_of(primary)
+        primary.server.kill()
+        for target, rows in (
+            (Immediate(), 10),
+            (RestorePoint("before"), 10),
+            (Position(Lsn.parse(position)), 11),
+            (Position(Lsn(Lsn.parse(position) + 5)), 11),  # in the middle of a record
+            (Time(at), 11),
+            (Position(log.end), 12),
+            (Latest(), 12),
+        ):
+            async with recovered(stores, log, target) as (done, sql):
+                assert await sql("SELECT count(*) FROM customer") == [(rows,)], target
+                assert done.promoted
+                assert done.promoted.at <= done.wal_end
+        with pytest.raises(BadInput, match="after the last recovery point"):
+            async with recovered(stores, log, Position(Lsn(log.end + 8))):
+                pass
+        with pytest.raises(BadInput, match="before the first recovery point"):
+            async with recovered(stores, log, Position(info.summary.start)):
+                pass
+        with pytest.raises(BadInput, match="before the first recovery point"):
+            async with recovered(stores, log, Time(info.summary.started - timedelta(hours=1))):
+                pass
+        with pytest.raises(BadInput, match=f"its last transaction is of {last:%Y-%m-%d}"):
+            async with recovered(stores, log, Time(last + timedelta(hours=1))):
+                pass
+        with pytest.raises(NotThere, match="the log begins at"):
+            async with recovered(stores, replace(log, start=Lsn(info.summary.start + 1)), Latest()):
+                pass
+
+
+async def test_the_log_is_followed_across_a_promotion() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 10)
+        await snapshot(primary, stores)
+        await primary.sql("INSERT INTO customer (name, note) VALUES ('one', 'x')")
+        first = await log_of(primary)
+        primary.server.kill()
+        home = folder("tf-second-")
+        try:
+            async with recovered(stores, first, Latest(), into=home / "data") as (done, sql):
+                await sql("INSERT INTO customer (name, note) VALUES ('two', 'y')")
+                ((end,),) = await sql("SELECT pg_current_wal_flush_lsn()::text")
+                folders = (done.into / "pg_wal", *first.folders)
+                second = replace(first, folders=folders, timeline=2, end=Lsn.parse(end))
+            # The log as the stores would have it: timeline 1 up to the fork, 2 from there.
+            for target, rows, timeline in ((Latest(), 12, 3), (Immediate(), 10, 3)):
+                async with recovered(stores, second, target) as (done, sql):
+                    assert await sql("SELECT count(*) FROM customer") == [(rows,)]
+                    assert done.promoted
+                    assert done.promoted.timeline == timeline  # never 2 again
+        finally:
+            shutil.rmtree(home)
+
+
+async def test_a_second_snapshot_sends_what_changed_and_an_interrupted_one_is_not_sent_again() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 20000)
+        first = await snapshot(primary, stores)
+        await primary.sql("UPDATE customer SET name = 'changed' WHERE id = 1")
+        second = await snapshot(primary, stores)
+        assert second.sent < first.sent / 3
+        assert second.chunks_reused > first.chunks / 2
+        # An attempt whose manifest never came: its packs are found by their indexes.
+        await fill(primary, 20000)
+        third = await snapshot(primary, stores)
+        for store in stores.values():
+            del store.objects[f"snapshots/{third.summary.id}"]
+        fourth = await snapshot(primary, stores)
+        assert fourth.sent < third.sent / 2
+        # Packs that one store alone holds are not built upon.
+        for name in ("S1", "S2"):
+            for key in [key for key in stores[name].objects if key.startswith("packs/")]:
+                del stores[name].objects[key]
+        fifth = await snapshot(primary, stores)
+        assert fifth.chunks_reused == 0
+        log = await log_of(primary)
+        async with recovered({"S1": stores["S1"]}, log, Latest()) as (_, sql):
+            assert await sql(COUNT) == await primary.sql(COUNT)
+
+
+@pytest.mark.parametrize("fault", ["down", "slow"])
+async def test_a_store_that_is_down_or_slow_holds_no_snapshot_back(fault: str) -> None:
+    stores = three()
+    if fault == "down":
+        stores["S2"].down = True
+    else:
+        stores["S2"].delay = 30
+    async with cluster(18) as primary:
+        await fill(primary)
+        began = CLOCK.monotonic()
+        info = await snapshot(primary, stores)
+        assert CLOCK.monotonic() - began < 15
+        assert set(info.missing) == {"S2"}
+        assert f"snapshots/{info.summary.id}" in info.missing["S2"]
+        assert not stores["S2"].objects
+        again = await snapshot(primary, stores)
+        assert CLOCK.monotonic() - began < 25
+        assert again.chunks_reused > 0
+        log = await log_of(primary)
+        stores["S2"].down, stores["S2"].delay = False, 0
+        async with recovered(stores, log, Latest()) as (_, sql):
+            assert await sql(COUNT) == await primary.sql(COUNT)
+        with pytest.raises(NotThere, match="no snapshot"):
+            async with recovered(stores, log, Latest(), only="S2"):
+                pass
+
+
+async def test_two_stores_down_is_no_snapshot() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+
+        async def dies(lsn: Lsn) -> None:
+            raise AssertionError("the WAL is waited for after the packs")
+
+        for name in ("S2", "S3"):
+            stores[name].down = True
+        vault = Vault(stores, KEYRING, CLOCK)
+        link = await ReplicationLink.connect(primary.dsn(), application_name="snapshot")
+        async with link:
+            taking = asyncio.create_task(take_snapshot(link, vault, settled=dies, clock=CLOCK, progress=Silent()))
+            done, _ = await asyncio.wait([taking], timeout=4)
+            assert not done
+            taking.cancel()
+        assert not any(key.startswith("snapshots/") for key in stores["S1"].objects)
+
+
+async def test_a_store_dies_in_the_middle_of_the_restore_and_another_lags() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 30000)
+        await snapshot(primary, stores)
+        log = await log_of(primary)
+        stores["S1"].reads_left = 4
+        stores["S3"].delay = 20
+        notes = Notes()
+        began = CLOCK.monotonic()
+        async with recovered(stores, log, Latest(), progress=notes) as (done, sql):
+            assert CLOCK.monotonic() - began < 18
+            assert await sql(COUNT) == await primary.sql(COUNT)
+            assert done.bytes_from["S2"] > 0
+        assert stores["S1"].down
+        assert any("S1" in note for note in notes.said)
+
+
+async def test_damaged_copies_are_said_and_others_used_and_if_there_is_none_the_pack_is_named() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 30000)
+        await snapshot(primary, stores)
+        log = await log_of(primary)
+        pack = max(
+            (key for key in stores["S1"].objects if key.startswith("packs/")),
+            key=lambda key: len(stores["S1"].objects[key]),
+        )
+
+        def damage(name: str, at: int) -> None:
+            body = bytearray(stores[name].objects[pack])
+            body[at] ^= 1
+            stores[name].objects[pack] = bytes(body)
+
+        middle = len(stores["S1"].objects[pack]) // 2
+        damage("S1", 9)
+        damage("S2", middle)
+        notes = Notes()
+        async with recovered(stores, log, Latest(), progress=notes) as (_, sql):
+            assert await sql(COUNT) == await primary.sql(COUNT)
+        async with recovered({name: stores[name] for name in ("S1", "S2")}, log, Latest(), progress=notes) as (_, sql):
+            assert await sql(COUNT) == await primary.sql(COUNT)  # each lacks another chunk
+        assert any(f"{pack} is damaged on S" in note for note in notes.said)
+        vault = Vault(stores, KEYRING, CLOCK)
+        report = await verify_stored(vault, log, Silent(), deep=True)
+        assert report.restorable
+        assert {(problem.store, problem.key) for problem in report.problems} == {("S1", pack), ("S2", pack)}
+        assert report.wal_bytes_read > 0
+        for name in ("S2", "S3"):
+            damage(name, 9)
+        with pytest.raises(Damaged, match=f"{pack} is damaged on S1, S2, S3"):
+            async with recovered(stores, log, Latest()):
+                pass
+        report = await verify_stored(vault, log, Silent(), deep=True)
+        assert not report.restorable
+
+
+async def test_what_is_there_is_not_touched() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 10)
+        await snapshot(primary, stores)
+        log = await log_of(primary)
+        home = folder("tf-taken-")
+        try:
+            (home / "data").mkdir()
+            (home / "data" / "precious").write_text("mine")
+            with pytest.raises(Refused, match="is not empty"):
+                async with recovered(stores, log, Latest(), into=home / "data"):
+                    pass
+            assert [path.name for path in (home / "data").iterdir()] == ["precious"]
+            async with recovered(stores, log, Latest(), into=home / "new"):
+                pass
+            with pytest.raises(Refused, match="is not empty"):  # a finished recovery is somebody's database
+                async with recovered(stores, log, Latest(), into=home / "new"):
+                    pass
+        finally:
+            shutil.rmtree(home)
+
+
+KILLED = """
+import asyncio, sys
+from pathlib import Path
+from tests.recovering import *
+from threefold.recover.targets import Latest
+
+stores = {name: FolderStore(Path(sys.argv[1]) / name, delay=0.05) for name in ("S1", "S2", "S3")}
+asyncio.run(recover(stores=stores, keyring=KEYRING, clock=CLOCK, progress=Silent(), target=Latest(),
+                    into=Path(sys.argv[2]), open_log=FileLog(*eval(sys.argv[3])).opens()))
+"""
+
+
+async def test_a_recovery_that_is_killed_again_and_again_comes_to_its_end() -> None:
+    home = folder("tf-killed-")
+    stores = {name: FolderStore(home / name) for name in ("S1", "S2", "S3")}
+    async with cluster(18) as primary:
+        try:
+            await fill(primary, 30000)
+            await snapshot(primary, stores)
+            log = await log_of(primary)
+            facts = f"((Path({str(log.folders[0])!r}),), {log.system_identifier}, 1, Lsn(0), Lsn({int(log.end)}))"
+            for seconds in (0.8, 1.0, 1.2, 1.5):
+                process = subprocess.Popen([sys.executable, "-c", KILLED, home, home / "data", facts])
+                await asyncio.sleep(seconds)
+                process.kill()
+                process.wait()
+            assert json.loads((home / "data" / "threefold-recovery.json").read_text())["finished"] is False
+            async with recovered(stores, log, Latest(), into=home / "data") as (done, sql):
+                assert any("unfinished recovery" in note for note in done.notes)
+                assert await sql(COUNT) == await primary.sql(COUNT)
+        finally:
+            shutil.rmtree(home)
+
+
+async def test_a_recovery_that_failed_is_gone_on_with_also_after_postgresql_ran_on_it() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 30000)
+        await snapshot(primary, stores)
+        await primary.sql("CREATE TABLE later AS SELECT * FROM customer")
+        ((last,),) = await primary.sql("SELECT clock_timestamp()")
+        log = await log_of(primary)
+        home = folder("tf-again-")
+        try:
+            with pytest.raises(BadInput, match="the target is not in the log"):
+                async with recovered(stores, log, Time(last + timedelta(hours=1)), into=home / "data"):
+                    pass
+            (home / "data" / "base" / "stray").write_text("left over")
+            async with recovered(stores, log, Latest(), into=home / "data") as (done, sql):
+                assert any("unfinished recovery" in note for note in done.notes)
+                assert not (home / "data" / "base" / "stray").exists()
+                assert await sql(COUNT) == await primary.sql(COUNT)
+                assert await sql("SELECT count(*) FROM later") == await primary.sql("SELECT count(*) FROM later")
+                assert 0 < done.bytes_fetched < done.bytes_needed / 2  # most of it was kept
+        finally:
+            shutil.rmtree(home)

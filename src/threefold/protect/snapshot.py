@@ -292,7 +292,7 @@ async def _still_there(vault: Vault, reused: set[str]) -> None:
 
     A store that does not answer now has not lost anything: only definite absence counts.
     """
-    presence = await vault.presence(reused)
+    presence = await vault.presence(reused, enough=COPIES)
     lost = sorted(pack for pack, found in presence.items() if len(found.on | found.unknown) < COPIES)
     if lost:
         raise Unavailable(

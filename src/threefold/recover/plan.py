@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from threefold.kernel.errors import BadInput, NotThere, ThreefoldError
 from threefold.kernel.lsn import Lsn
@@ -21,6 +22,14 @@ from threefold.postgres.wal import segment_no, segment_start
 from threefold.recover.log import LogExtent
 from threefold.recover.targets import Immediate, Latest, Position, RestorePoint, Target, Time
 from threefold.vault.manifest import Summary
+
+_TARGETS: Final = (
+    "recovery_target",
+    "recovery_target_lsn",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,22 +47,26 @@ class Plan:
         return self.end - self.start
 
     def settings(self) -> dict[str, str]:
-        """What PostgreSQL is told about the recovery; all other targets are cleared."""
+        """What PostgreSQL is told, in this order.
+
+        Other targets, which the primary's files may hold, are cleared before this one is set: PostgreSQL refuses even
+        an empty one after it.
+        """
         settings = {
             "restore_command": "false",
             "recovery_target_timeline": str(self.timeline),
             "recovery_target_action": "promote",
-            "recovery_target": "",
-            "recovery_target_lsn": "",
-            "recovery_target_xid": "",
-            "recovery_target_time": "",
-            "recovery_target_name": "",
+            **dict.fromkeys(_TARGETS, ""),
         }
-        if isinstance(self.target, Time):
-            settings["recovery_target_time"] = self.target.at.isoformat(sep=" ")
-        if isinstance(self.target, RestorePoint):
-            settings["recovery_target_name"] = self.target.name
-        return settings
+        match self.target:
+            case Time(at):
+                setting, value = "recovery_target_time", at.isoformat(sep=" ")
+            case RestorePoint(name):
+                setting, value = "recovery_target_name", name
+            case Latest() | Immediate() | Position():
+                return settings
+        del settings[setting]
+        return {**settings, setting: value}
 
 
 def choose(snapshots: Sequence[Summary], extent: LogExtent, target: Target, *, snapshot: str | None = None) -> Plan:

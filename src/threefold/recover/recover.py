@@ -64,7 +64,8 @@ class Recovery:
     wal_start: Lsn
     wal_end: Lsn  # the WAL that was handed to PostgreSQL
     promoted: Promoted | None  # None: not started
-    bytes_fetched: int
+    bytes_needed: int  # of the snapshot's files
+    bytes_fetched: int  # of these, unpacked: fewer where chunks are shared, or were there from an interrupted recovery
     bytes_from: Mapping[str, int]  # store → bytes of packs and manifests read
     seconds: Mapping[str, float]  # a phase each
     notes: Sequence[str]
@@ -135,6 +136,7 @@ async def recover(
         wal_start=plan.start,
         wal_end=plan.end,
         promoted=promoted,
+        bytes_needed=plan.snapshot.size,
         bytes_fetched=fetched,
         bytes_from=dict(vault.reader.bytes_from),
         seconds=heard.seconds,

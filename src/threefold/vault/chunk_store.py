@@ -16,7 +16,7 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.stores.reads import Reader
-from threefold.stores.store import ABSENT, Listed, ObjectStore, Unknown
+from threefold.stores.store import Listed, ObjectStore, Unknown
 from threefold.vault import manifest as manifests
 from threefold.vault import pack as packs
 from threefold.vault.chunker import ChunkNamer
@@ -28,6 +28,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _AT_ONCE: Final = 16
+_SILENT_IN_A_ROW: Final = 3
 _KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
 
 
@@ -120,22 +121,34 @@ class Vault:
         for pack, places in zip(orphans, await _each(list(orphans), self._index_of(orphans)), strict=True):
             if pack.rpartition("/")[2] not in named:
                 known = places | known
-        presence = await self.presence({place.pack for place in known.values()})
+        presence = await self.presence({place.pack for place in known.values()}, enough=COPIES)
         return {name: place for name, place in known.items() if len(presence[place.pack].on) >= COPIES}
 
-    async def presence(self, pack_ids: Iterable[str]) -> dict[str, Presence]:
-        """On which stores each pack is, asked by reading its first bytes."""
+    async def presence(self, pack_ids: Iterable[str], *, enough: int | None = None) -> dict[str, Presence]:
+        """On which stores each pack is, asked by reading its first bytes.
+
+        With ``enough``, the answers are as complete as it takes to find each pack on that many stores: a slow one is
+        not waited for. A store that answered nothing a few times in a row is not asked about the rest.
+        """
         ids = sorted(set(pack_ids))
-        pairs = [(pack, name) for pack in ids for name in self.stores]
-        answers = dict(zip(pairs, await _each(pairs, self._begins_as_pack), strict=True))
+        answers: dict[str, dict[str, bool]] = {pack: {} for pack in ids}
+        asking = {asyncio.create_task(self._ask_presence(name, ids, answers)) for name in self.stores}
+        try:
+            while asking:
+                _, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                if enough is not None and all(sum(found.values()) >= enough for found in answers.values()):
+                    break
+        finally:
+            for task in asking:
+                task.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
         return {
             pack: Presence(
-                *(
-                    frozenset(name for name in self.stores if answers[pack, name] is kind)
-                    for kind in (True, False, None)
-                )
+                on=frozenset(name for name, there in found.items() if there),
+                absent=frozenset(name for name, there in found.items() if not there),
+                unknown=frozenset(self.stores.keys() - found.keys()),
             )
-            for pack in ids
+            for pack, found in answers.items()
         }
 
     async def chunks(self, wanted: Sequence[tuple[bytes, Place]]) -> list[bytes]:
@@ -208,12 +221,15 @@ class Vault:
         """key → store → size, of all stores that answer."""
         found: dict[str, dict[str, int]] = {}
         notes: list[str] = []
-        for name, store in self.stores.items():
+
+        async def ask(name: str) -> None:
             try:
-                async for listed in self.listing(store, prefix, after=after):
+                async for listed in self.listing(self.stores[name], prefix, after=after):
                     found.setdefault(listed.key, {})[name] = listed.size
             except Unavailable as error:
                 notes.append(error.message)
+
+        await _each(list(self.stores), ask)
         if len(notes) == len(self.stores):
             raise Unavailable(
                 f"no store lists its {prefix}: {'; '.join(notes)}", hint="check the network, then `threefold check`"
@@ -251,12 +267,21 @@ class Vault:
 
         return index
 
-    async def _begins_as_pack(self, pair: tuple[str, str]) -> bool | None:
-        pack, name = pair
-        answer = await self.stores[name].read(packs.pack_key(pack), start=0, length=packs.HEADER_BYTES)
-        if isinstance(answer, bytes):
-            return packs.begins_as_pack(answer)
-        return False if answer is ABSENT else None
+    async def _ask_presence(self, name: str, ids: Sequence[str], answers: dict[str, dict[str, bool]]) -> None:
+        silent = 0
+
+        async def ask(pack: str) -> None:
+            nonlocal silent
+            if silent >= _SILENT_IN_A_ROW:
+                return
+            answer = await self.stores[name].read(packs.pack_key(pack), start=0, length=packs.HEADER_BYTES)
+            if isinstance(answer, Unknown):
+                silent += 1
+                return
+            silent = 0
+            answers[pack][name] = isinstance(answer, bytes) and packs.begins_as_pack(answer)
+
+        await _each(ids, ask)
 
 
 async def _each(items: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:
