@@ -67,7 +67,7 @@ class ProbeReport:
 
 
 async def probe(store: ObjectStore, clock: Clock) -> ProbeReport:
-    """Some 180 requests, about a second on a quick line. Does not raise for what a store does."""
+    """Some 160 requests, about a second on a quick line. Does not raise for what a store does."""
     tried = _Probe(store, clock)
     findings: list[Finding] = []
     try:
