@@ -1,4 +1,4 @@
-"""The leader's beacon: what it is doing, overwritten every second or so in every store that takes it.
+"""The leader's beacon: what it is doing, overwritten every two seconds in every store that takes it.
 
 It serves liveness only (invariant 2): whoever waits watches whether it *changes*, by a clock of its own; whether the
 leader may still write is decided by seals alone. It is sealed like everything else at a provider.
@@ -19,7 +19,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.stores.store import ObjectStore
 
 LEADER = "beacons/leader"
-PERIOD_S = 1.0
+PERIOD_S = 2.0
 # A leader whose beacon has not changed for that long, watched by the waiter's own clock, is taken for gone.
 SILENCE_S = 10.0
 _SOON_S = 1.0

@@ -34,6 +34,7 @@ from threefold.stores.health import HealthBook, Operation, StoreHealth
 from threefold.stores.store import ABSENT, ObjectStore
 
 _FILL_PERIOD_S = 2.0
+_MEMORY_PERIOD_S = 5.0
 # A change that waits longer than this for two stores is worth a line in the log and a word on `status`.
 _WAITING_S = 2.0
 _SWEEP_EVERY = 300  # rounds of filling after which every store is compared though nothing is known to be missing
@@ -158,7 +159,7 @@ class Leader:
                     self.appender.drop(name)
                     self._lost[name] = why
                     self._with.report("store lost", level="error", store=name, reason=why)
-            await self._with.clock.sleep(beacon.PERIOD_S)
+            await self._with.clock.sleep(_MEMORY_PERIOD_S)
 
     async def _trims(self) -> None:
         spans = self._leadership.spans

@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 
-from threefold.kernel.errors import Refused, ThreefoldError, Unavailable
+import psutil
+
+from threefold.kernel.errors import Fenced, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.replication import ReplicationLink, StreamEnd
 from threefold.postgres.wal import parse_size, segment_no, segment_start
@@ -89,6 +91,8 @@ class _Server:
         leader = await beacon.read_leader(stores, keyring)
         if leader is None or leader.state == "stopped":
             return
+        if leader.host == self._with.host and not psutil.pid_exists(leader.pid):
+            return  # it died here; waiting for its silence would only hold commits up
         self._with.report("waiting: a leader may be alive", epoch=leader.epoch, host=leader.host, pid=leader.pid)
         await beacon.wait_for_silence(stores, keyring, clock)
 
@@ -116,25 +120,27 @@ class _Server:
         """Stream until the epoch is over. Raises what ended it; in good order what was received is settled first."""
         beside = asyncio.create_task(leader.beside())
         stream = asyncio.create_task(self._stream(leader))
-        ended = "stopped"
+        fenced, ended = False, "stopped"
         try:
             await asyncio.wait({beside, stream}, return_when=asyncio.FIRST_COMPLETED)
             for task in (beside, stream):
                 if task.done():
                     await task
         except BaseExceptionGroup as group:
-            raise _first(group) from None
+            first = _gravest(group)
+            fenced = isinstance(first, Fenced)
+            ended = "between-epochs" if isinstance(first, LeadAgainError) else ended
+            raise first from None
         except LeadAgainError:
             ended = "between-epochs"
             raise
         finally:
-            for task in (stream, beside):
-                if task is beside and not leader.writer.fenced.is_set():
-                    await self._settle(leader)
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+            await _cancelled(stream)
+            if not fenced:
+                await self._settle(leader)
+            await _cancelled(beside)
             await leader.writer.close()
-            if not leader.writer.fenced.is_set():
+            if not fenced:
                 await beacon.write_leader(self._with.stores, leader.status(ended), self._with.keyring, self._with.clock)
 
     async def _settle(self, leader: Leader) -> None:
@@ -195,8 +201,13 @@ class _Server:
         await self._with.clock.sleep(_RECONNECT_S)
 
 
-def _first(group: BaseExceptionGroup) -> BaseException:
-    """What the caller has to hear of several things that ended at once: the gravest."""
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+def _gravest(group: BaseExceptionGroup) -> BaseException:
+    """What the caller has to hear where several things ended at once."""
     leaves: list[BaseException] = []
     waiting: list[BaseException] = [group]
     while waiting:
@@ -206,6 +217,4 @@ def _first(group: BaseExceptionGroup) -> BaseException:
         else:
             leaves.append(each)
     ours = [leaf for leaf in leaves if isinstance(leaf, ThreefoldError)]
-    if ours:
-        return max(ours, key=lambda leaf: (leaf.exit_code, isinstance(leaf, Refused)))
-    return leaves[0]
+    return max(ours, key=lambda leaf: leaf.exit_code) if ours else leaves[0]
