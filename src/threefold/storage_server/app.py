@@ -33,6 +33,7 @@ from threefold.storage_server.transfer import receive, wire_bytes_max
 _log = logging.getLogger(__name__)
 _XML = ("content-type", "application/xml")
 _KEPT_HEADERS = ("content-type", "content-encoding", "content-disposition", "content-language", "cache-control")
+_TYPE_UNSAID = "application/octet-stream"
 _LIST_MAX = 1000
 _DOCUMENT_BYTES_MAX = 2 << 20
 _ATTRIBUTES_BYTES_MAX = 8 << 10
@@ -324,6 +325,8 @@ def _attributes(headers: Mapping[str, str]) -> bytes:
         kept["content-encoding"] = coding
         if not coding:
             del kept["content-encoding"]
+    if kept.get("content-type") == _TYPE_UNSAID:
+        del kept["content-type"]
     if not kept:
         return b""
     encoded = json.dumps(kept).encode()
@@ -335,7 +338,7 @@ def _attributes(headers: Mapping[str, str]) -> bytes:
 def _described(entry: Entry) -> list[tuple[str, str]]:
     described: list[tuple[str, str]] = list(json.loads(entry.attributes).items()) if entry.attributes else []
     if not any(name == "content-type" for name, _ in described):
-        described.append(("content-type", "application/octet-stream"))
+        described.append(("content-type", _TYPE_UNSAID))
     if entry.lock_mode:
         described.append(("x-amz-object-lock-mode", LOCK_MODES[entry.lock_mode]))
         described.append(("x-amz-object-lock-retain-until-date", s3.iso(entry.locked_until_ms)))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import resource
 import signal
@@ -31,6 +32,7 @@ from threefold.storage_server.sigv4 import Credentials
 _DRAIN_S = 5.0
 _LAST_ANSWERS_S = 0.5
 _BACKLOG = 512
+_GC_THRESHOLD = 50_000
 _SWITCH_INTERVAL_S = 0.0005  # the journal's thread waits no longer than this for the interpreter after a sync
 
 
@@ -113,6 +115,8 @@ async def _serve(
         loop.add_signal_handler(number, stop.set)
     engine = Engine(config.data_dir, clock, config.engine)
     engine.journal.on_failure = stop.set
+    gc.freeze()  # the catalog is long-lived and without cycles: walking it again and again would stall commits
+    gc.set_threshold(_GC_THRESHOLD)
     server = Server(App(engine, owners, clock, config.app), clock)
     try:
         try:
