@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import psutil
 
@@ -28,6 +28,7 @@ from threefold.protect.stream import STATUS_PERIOD_S, Durability, Stream
 from threefold.quorum import keys
 from threefold.quorum.appender import Appender, Lane
 from threefold.quorum.driver import Driver, LogWriter
+from threefold.quorum.lead import Resumed
 from threefold.quorum.members import Format
 from threefold.quorum.trim import trim
 from threefold.stores.health import HealthBook, Operation, StoreHealth
@@ -64,7 +65,8 @@ class Leader:
     def __init__(self, with_: Deployment, log: Log, leadership: Leadership) -> None:
         self._with = with_
         self._log = log
-        self._leadership = leadership
+        # The appender has the recent bytes now; they are not to be held twice.
+        self._leadership = replace(leadership, resumed=Resumed(leadership.resumed.begin, ()))
         self._driver = Driver(with_.stores, with_.clock)
         scope = leadership.scope
         self.appender = Appender(scope, leadership.first, leadership.resumed.recent, leadership.resumed.begin)

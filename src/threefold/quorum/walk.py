@@ -197,11 +197,12 @@ def _found(history: History, head: View, segment: SegmentAt | None, path: _Path,
         raise ValueError("the head of a walk is a slot 0 that was found")
     header = head.entry.header
     unplaced = {entry.digest for entry in path.tail}
-    if len(head.copies) < decisive:
-        # It never was on two stores, so it never acknowledged anything: what it brought along travels on.
+    begun = segment is not None and segment.next_epoch == header.epoch
+    if len(head.copies) < decisive and not begun:
+        # It is not known to have begun: what it brought along, and what may stand behind it, travels on as the tail.
         return Found(history, header.timeline, header.start, segment, tuple(path.recent), tuple(path.tail))
     span = Span(header.epoch, 0, header.timeline, header.start, header.end)
-    if segment is not None and segment.next_epoch == header.epoch and segment.next_slot > 0:
+    if segment is not None and begun and segment.next_slot > 0:
         span = replace(span, last_slot=segment.next_slot - 1, end=segment.end)
     for entry in path.recent:
         if entry.header.epoch == header.epoch and entry.digest not in unplaced:
