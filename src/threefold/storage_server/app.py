@@ -102,7 +102,7 @@ class App:
         query = s3.parse_query(request.query)
         method = request.method
         if not bucket:
-            if method == "GET":
+            if method == "GET" and request.path == "/":
                 return Reply(200, (_XML,), s3.buckets_xml(await self._engine.buckets()))
             raise _not_offered()
         s3.check_bucket(bucket)
