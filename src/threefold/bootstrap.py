@@ -7,21 +7,21 @@ the primary. Whoever gets these parts knows neither the settings nor where the p
 from __future__ import annotations
 
 import binascii
+import os
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import combinations
 
-from psycopg.conninfo import make_conninfo
-
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import BadInput, NotThere, ThreefoldError
 from threefold.kernel.keys import Keyring
 from threefold.postgres.binaries import Binaries, find_binaries
-from threefold.quorum.keys import wrapped_key_key
+from threefold.postgres.conninfo import checked_conninfo
+from threefold.protect.run import Primary
 from threefold.settings import Settings
-from threefold.stores.health import HealthBook
+from threefold.stores.health import HealthBook, Operation
 from threefold.stores.observed import ObservedStore
 from threefold.stores.open import StoreConfig, open_store, same_place
 from threefold.stores.reads import Reader
@@ -50,14 +50,25 @@ class Parts:
 async def open_parts(settings: Settings, *, passphrase: str | None = None) -> AsyncIterator[Parts]:
     """Stores opened (nothing is asked of them yet), the key read; closed afterwards.
 
-    ``passphrase`` opens the wrapped master key that lies in the stores, for a site that does not have the key file.
+    ``passphrase`` opens the wrapped master key that lies in the stores, for a site that does not have the key file;
+    where that is missing, the environment's THREEFOLD_PASSPHRASE does.
     """
     async with open_stores(settings) as (stores, health, clock):
-        if passphrase is None:
-            keyring = keyring_from(settings)
-        else:
-            keyring = await unwrap_from_stores(stores, clock, passphrase)
-        yield Parts(settings, clock, stores, health, keyring)
+        yield Parts(settings, clock, stores, health, await _keyring(settings, stores, clock, passphrase))
+
+
+async def _keyring(
+    settings: Settings, stores: Mapping[str, ObservedStore], clock: Clock, passphrase: str | None
+) -> Keyring:
+    if passphrase is None:
+        try:
+            return keyring_from(settings)
+        except BadInput as error:
+            passphrase = os.environ.get("THREEFOLD_PASSPHRASE")
+            if passphrase is None:
+                hint = "without the key file, the passphrase opens the copy in the stores: THREEFOLD_PASSPHRASE"
+                raise BadInput(error.message, hint=hint) from None
+    return await unwrap_from_stores(stores, clock, passphrase)
 
 
 @asynccontextmanager
@@ -104,7 +115,7 @@ def primary_conninfo(settings: Settings, **more: str) -> str:
     """How to connect to the primary, password included: for libpq alone, never for a log or an argument list."""
     system = settings.system
     secret = {"password": settings.secret(system.password)} if system.password else {}
-    return make_conninfo(system.dsn, **secret, **more)
+    return checked_conninfo(system.dsn, **secret, **more)
 
 
 def keyring_from(settings: Settings) -> Keyring:
@@ -140,10 +151,21 @@ async def unwrap_from_stores(stores: Mapping[str, ObservedStore], clock: Clock, 
     raise wrong or NotThere("no wrapped master key could be read")
 
 
-async def publish_wrapped_key(parts: Parts, wrapped: bytes) -> None:
-    """Put the wrapped master key into every store that lacks it: what a recovery site without the file needs.
+def wrapped_key_of(settings: Settings) -> bytes | None:
+    """The master key locked with the passphrase, for the stores; None where the settings name none."""
+    return settings.secret_bytes(settings.keys.wrapped).strip() if settings.keys.wrapped else None
 
-    A store that does not answer now gets it at the next start.
-    """
-    for store in parts.stores.values():
-        await store.create(wrapped_key_key(parts.keyring.key_id), wrapped)
+
+def primary_of(settings: Settings) -> Primary:
+    """The CRM's PostgreSQL, as the DRaaS server sees it. One slot for each system that is protected."""
+    slot = f"threefold_{settings.system.name}".replace("-", "_")
+    return Primary(dsn=primary_conninfo(settings), slot=slot)
+
+
+def puts_of(parts: Parts) -> dict[str, int]:
+    """Requests that create or overwrite, by store, since the start: what a provider bills most for."""
+    writing = {Operation.CREATE, Operation.WRITE}
+    return {
+        name: sum(traffic.requests for traffic in store.traffic() if traffic.operation in writing)
+        for name, store in parts.stores.items()
+    }

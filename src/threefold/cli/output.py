@@ -22,6 +22,8 @@ from threefold.kernel.errors import ThreefoldError
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress, Silent
 
+_WIDE = 200
+
 
 @dataclass(frozen=True, slots=True)
 class Output:
@@ -35,9 +37,10 @@ class Output:
         if self.as_json:
             self.line("result", facts)
             return
-        console = Console(highlight=False)
+        # Nobody's screen is behind a pipe: a table is as wide as it needs to be.
+        console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
         for part in human:
-            console.print(part)
+            console.print(part, soft_wrap=isinstance(part, str))
 
     def line(self, kind: str, facts: Mapping[str, Any]) -> None:
         sys.stdout.write(json.dumps({"type": kind, **facts}, default=_plain) + "\n")
@@ -75,6 +78,11 @@ class Output:
         if self.quiet or not sys.stderr.isatty():
             return Silent() if self.quiet else PlainNotes(self)
         return BarProgress(Console(stderr=True, highlight=False))
+
+    def finish(self, progress: Progress) -> None:
+        """The last step is over, well or not: the terminal is the answer's again."""
+        if isinstance(progress, BarProgress):
+            progress.close()
 
 
 class PlainNotes(Silent):

@@ -1,0 +1,102 @@
+"""`threefold list`: what can be recovered, from when until when."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from rich.table import Table
+
+from threefold.bootstrap import Parts, open_parts
+from threefold.cli.common import CONFIG, Config, Json, PassphraseFile, Quiet, execute, passphrase_from, settings
+from threefold.cli.output import Output
+from threefold.cli.words import moment, size, table
+from threefold.kernel.errors import NotThere
+from threefold.quorum.reader import Extent, read_extent
+from threefold.settings import Settings
+from threefold.vault.chunk_store import Catalogue, Vault
+
+
+def list_points(
+    config: Config = CONFIG, passphrase_file: PassphraseFile = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Recovery points: the snapshots, and the range of the log that leads on from them.
+
+    Reads the stores alone, so it works when the primary is gone.
+
+    [bold]Example:[/] threefold list --json | jq .log.end
+    """
+    output = Output(as_json, quiet)
+    execute(_list(settings(config, output), passphrase_from(passphrase_file), output), output)
+
+
+async def _list(found: Settings, passphrase: str | None, output: Output) -> None:
+    async with open_parts(found, passphrase=passphrase) as parts:
+        extent, catalogue = await recovery_points(parts, output)
+    if extent is None and not catalogue.summaries:
+        raise NotThere("nothing was protected yet", hint="start `threefold protect`, or `threefold up`")
+    output.result(facts(extent, catalogue), snapshots_table(catalogue), describe(extent, catalogue))
+
+
+async def recovery_points(parts: Parts, output: Output) -> tuple[Extent | None, Catalogue]:
+    """What the stores hold; no log is an answer."""
+
+    async def log() -> Extent | None:
+        try:
+            return await read_extent(parts.stores, parts.keyring, parts.clock, output.note)
+        except NotThere:
+            return None
+
+    vault = Vault(parts.stores, parts.keyring, parts.clock, note=output.note)
+    extent, catalogue = await asyncio.gather(log(), vault.catalogue())
+    for note in catalogue.notes:
+        output.note(note)
+    return extent, catalogue
+
+
+def facts(extent: Extent | None, catalogue: Catalogue) -> dict[str, Any]:
+    return {
+        "snapshots": [
+            {
+                "id": summary.id,
+                "taken": summary.stopped,
+                "start": summary.start,
+                "stop": summary.stop,
+                "timeline": summary.timeline,
+                "bytes": summary.size,
+                "postgresql": summary.major,
+                "on": sorted(catalogue.found_on[summary.id]),
+            }
+            for summary in catalogue.summaries
+        ],
+        "damaged": list(catalogue.damaged),
+        "log": extent
+        and {"start": extent.start, "end": extent.end, "timeline": extent.timeline, "epoch": extent.epoch},
+    }
+
+
+def snapshots_table(catalogue: Catalogue) -> Table:
+    rows = table("snapshot", "taken", "from", "size", "PostgreSQL", "on", title="Snapshots")
+    for summary in catalogue.summaries:
+        rows.add_row(
+            summary.id,
+            moment(summary.stopped),
+            f"{summary.start} (timeline {summary.timeline})",
+            size(summary.size),
+            str(summary.major),
+            " ".join(sorted(catalogue.found_on[summary.id])),
+        )
+    return rows
+
+
+def describe(extent: Extent | None, catalogue: Catalogue) -> str:
+    """What that means, in a sentence."""
+    if extent is None:
+        return "The stores hold no log yet: there is nothing to replay."
+    reach = f"The log goes from {extent.start} to {extent.end} on timeline {extent.timeline}, without a gap."
+    if not catalogue.summaries:
+        return f"{reach} There is no snapshot to start from yet: take one with `threefold snapshot`."
+    first = catalogue.summaries[0]
+    return (
+        f"{reach}\nAny moment from {moment(first.stopped)} ({first.stop}) on can be recovered: threefold recover --to"
+    )

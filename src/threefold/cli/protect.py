@@ -1,0 +1,63 @@
+"""`threefold protect`: the DRaaS server alone, for a PostgreSQL that is already there."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from typing import Annotated
+
+import typer
+
+from threefold import telemetry
+from threefold.bootstrap import open_parts, primary_of, puts_of, wrapped_key_of
+from threefold.cli.common import CONFIG, Config, Json, Quiet, execute, settings
+from threefold.cli.output import Output
+from threefold.protect.leader import Deployment
+from threefold.protect.run import protect as protect_until
+from threefold.protect.stream import Durability
+from threefold.settings import Settings
+
+
+def protect(
+    take_over: Annotated[
+        bool,
+        typer.Option(
+            "--take-over", help="End a living DRaaS server's leadership now, and do not wait for its silence."
+        ),
+    ] = False,
+    config: Config = CONFIG,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Receive every change of the primary and put it on two of three stores before it is confirmed.
+
+    Runs until it is told to stop. A second one waits, and takes over when the first falls silent; the first, should
+    it come back, is fenced and exits with 4. What the primary needs for it: threefold check.
+
+    [bold]Example:[/] threefold protect --config /etc/threefold.toml
+    """
+    output = Output(as_json, quiet)
+    execute(_protect(settings(config, output), output, take_over=take_over), output, logs=True)
+
+
+async def _protect(found: Settings, output: Output, *, take_over: bool) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    lag = found.system.max_lag.total_seconds() if found.system.durability == "async" else None
+    async with open_parts(found) as parts:
+        deployment = Deployment(
+            stores=parts.stores,
+            health=parts.health,
+            keyring=parts.keyring,
+            clock=parts.clock,
+            report=telemetry.report,
+            host=socket.gethostname(),
+            durability=Durability(max_lag=lag),
+            puts=lambda: puts_of(parts),
+        )
+        await protect_until(
+            deployment, primary_of(found), wrapped_key=wrapped_key_of(found), take_over=take_over, stop=stop
+        )
+    output.result({"stopped": True}, "stopped in good order")

@@ -1,0 +1,97 @@
+"""`threefold snapshot`: a base backup of the primary into the stores, now."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from threefold.bootstrap import Parts, open_parts, primary_conninfo
+from threefold.cli.common import CONFIG, Config, Json, Quiet, execute, settings
+from threefold.cli.output import Output
+from threefold.cli.words import facts_table, moment, size, span
+from threefold.kernel.errors import Unavailable
+from threefold.kernel.lsn import Lsn
+from threefold.postgres.replication import ReplicationLink
+from threefold.protect.beacon import SILENCE_S, read_leader
+from threefold.protect.snapshot import SnapshotInfo, take_snapshot
+from threefold.settings import Settings
+from threefold.vault.chunk_store import Vault
+
+_POLL_S = 0.2
+
+
+def snapshot(config: Config = CONFIG, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Take a base backup of the primary into the three stores.
+
+    The primary goes on working; what the stores hold already is not sent again. `threefold protect` has to run: a
+    snapshot counts only together with the log that belongs to it.
+
+    [bold]Example:[/] threefold snapshot
+    """
+    output = Output(as_json, quiet)
+    execute(_snapshot(settings(config, output), output), output)
+
+
+async def _snapshot(found: Settings, output: Output) -> None:
+    progress = output.progress()
+    async with open_parts(found) as parts:
+        if await read_leader(parts.stores, parts.keyring) is None:
+            raise Unavailable("no DRaaS server has ever led this log", hint="start `threefold protect` first")
+        link = await ReplicationLink.connect(primary_conninfo(found), application_name="threefold snapshot")
+        async with link:
+            try:
+                vault = Vault(parts.stores, parts.keyring, parts.clock, note=progress.note)
+                taken = await take_snapshot(
+                    link,
+                    vault,
+                    settled=lambda lsn: _until_settled(parts, lsn),
+                    clock=parts.clock,
+                    progress=progress,
+                )
+            finally:
+                output.finish(progress)
+    output.result(facts(taken), table(taken))
+
+
+async def _until_settled(parts: Parts, lsn: Lsn) -> None:
+    """Wait for the leader's beacon to say so. Raises Unavailable where the beacon stands still."""
+    beat, since = None, parts.clock.monotonic()
+    while True:
+        leader = await read_leader(parts.stores, parts.keyring)
+        if leader is not None and leader.settled >= lsn:
+            return
+        if leader is not None and (leader.epoch, leader.beat) != beat:
+            beat, since = (leader.epoch, leader.beat), parts.clock.monotonic()
+        elif parts.clock.monotonic() - since > SILENCE_S:
+            raise Unavailable(
+                "the snapshot's log is not in the stores: no DRaaS server is at work",
+                hint="start `threefold protect`, then take the snapshot again; what was sent is not sent twice",
+            )
+        await parts.clock.sleep(_POLL_S)
+
+
+def facts(taken: SnapshotInfo) -> dict[str, object]:
+    summary = taken.summary
+    return {
+        "id": summary.id,
+        "start": summary.start,
+        "stop": summary.stop,
+        "taken": summary.stopped,
+        "bytes": summary.size,
+        "bytes_sent": taken.sent,
+        "chunks": taken.chunks,
+        "chunks_reused": taken.chunks_reused,
+        "seconds": taken.seconds,
+        "missing": {store: len(keys) for store, keys in taken.missing.items()},
+    }
+
+
+def table(taken: SnapshotInfo) -> Table:
+    summary = taken.summary
+    rows = facts_table(f"Snapshot {summary.id}")
+    rows.add_row("taken", f"{moment(summary.stopped)}, in {span(taken.seconds)}")
+    rows.add_row("database", f"{size(summary.size)} in {summary.files} files")
+    rows.add_row("sent", f"{size(taken.sent)} to each store; {taken.chunks_reused} of {taken.chunks} chunks were there")
+    rows.add_row("recoverable from", f"{summary.stop} on timeline {summary.timeline}")
+    for store, keys in taken.missing.items():
+        rows.add_row(f"[yellow]{store}[/]", f"lacks {len(keys)} objects for now; they are filled in")
+    return rows

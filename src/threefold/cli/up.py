@@ -1,0 +1,97 @@
+"""`threefold up`: everything of a folder, in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from threefold.cli.common import HERE, Json, Quiet, execute
+from threefold.cli.output import Output
+from threefold.kernel.clock import SystemClock
+from threefold.kernel.errors import Unavailable
+from threefold.local.home import Home
+from threefold.local.stack import Stack
+
+_COLOURS = {"S1": "cyan", "S2": "magenta", "S3": "yellow", "protect": "green"}
+
+
+def up(
+    folder: Annotated[Path, typer.Argument(help="The folder that `threefold init` made.", metavar="[DIR]")] = HERE,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Run everything of DIR on this machine: PostgreSQL, three storage servers, the DRaaS server.
+
+    Each is a process of its own, with its process id in DIR/run, so that you can kill one and watch. None is
+    restarted silently. Ctrl-C stops all of them in order.
+
+    [bold]Example:[/] threefold init crm && threefold up crm
+    """
+    output = Output(as_json, quiet)
+    execute(_up(Home.at(folder), output), output)
+
+
+async def _up(home: Home, output: Output) -> None:
+    console = Console(stderr=True, highlight=False)
+
+    def hear(who: str, line: str) -> None:
+        if output.as_json:
+            output.line("log", {"process": who, "line": line})
+        elif not output.quiet:
+            console.print(f"[{_COLOURS.get(who, 'white')}]{who:>8}[/] {escape(line)}", soft_wrap=True)
+
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    stack = Stack(home, SystemClock(), hear, pretty_logs=not output.as_json)
+    told = asyncio.create_task(stop.wait())
+    working = asyncio.create_task(_work(stack, output))
+    try:
+        await asyncio.wait({told, working}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            await working
+    finally:
+        for task in (told, working):
+            task.cancel()
+        await asyncio.gather(told, working, return_exceptions=True)
+        output.note("stopping: PostgreSQL, the DRaaS server, the storage servers")
+        await stack.stop()
+    output.result({"stopped": True}, "everything is stopped; nothing that was saved is lost")
+
+
+async def _work(stack: Stack, output: Output) -> None:
+    output.note("starting three storage servers")
+    await stack.start_stores()
+    output.note(
+        "starting PostgreSQL" + ("" if stack.home.primary.exists() else " (the first time: making its database)")
+    )
+    await stack.start_primary()
+    output.note("starting the DRaaS server")
+    await stack.start_protect()
+    if not (await stack.run("status"))["snapshots"]:
+        output.note("taking the first snapshot")
+        await stack.run("snapshot")
+    home = stack.home
+    port = home.primary_port
+    facts = {
+        "primary": {"port": port, "user": "postgres", "password_file": home.folder / "secrets/postgres.password"},
+        "stores": {store.name: store.endpoint for store in home.settings.store},
+        "processes": {name: child.pid for name, child in stack.children.items()},
+    }
+    output.result(
+        facts,
+        "",
+        f"[bold green]Everything runs.[/] PostgreSQL takes connections on port {port}:",
+        f"  PGPASSWORD=$(cat {home.folder}/secrets/postgres.password) psql -h 127.0.0.1 -p {port} -U postgres",
+        f"Look at it from another terminal:  threefold status --config {home.config}",
+        "Ctrl-C stops everything.",
+        "",
+    )
+    died = await stack.somebody_died()
+    raise Unavailable(died, hint="the others are stopped now; start again with `threefold up`")

@@ -1,0 +1,156 @@
+"""`threefold init`: a folder with settings, keys and three storage servers' disks, ready for `threefold up`.
+
+Whole or not at all: it is made beside its place and renamed. Secrets are made here, by the machine, and readable by
+their owner alone.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import tempfile
+from base64 import b64encode
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from threefold.kernel.errors import BadInput, Refused
+from threefold.kernel.keys import KEY_BYTES, Keyring
+from threefold.local.home import REPLICATION_USER
+from threefold.storage_server.serve import create_bucket
+
+STORES: Final = ("S1", "S2", "S3")
+BUCKET: Final = "threefold"
+_ALPHABET: Final = "abcdefghjkmnpqrstuvwxyz23456789"  # no characters that look alike
+_PASSPHRASE_LEAST: Final = 12
+
+_TOML = """\
+# Threefold: what is protected, where to, and with which key.
+# Every key is described in docs/reference/configuration.md.
+
+[system]
+name = "crm"                      # names the log in the stores
+dsn = "host=127.0.0.1 port={primary_port} user={user} dbname=postgres"
+password = "file:secrets/threefold.password"
+site = "this-machine"             # where the primary is
+durability = "sync"               # a commit waits until it is on two of the three stores
+max_lag = "1s"                    # only for durability = "async"
+
+[keys]
+master = "file:keys/master.key"   # without it, and without the passphrase, nothing can be recovered
+wrapped = "file:keys/master.wrapped"
+
+# Three storage servers of our own, for a first evening on one machine. Where it counts, take three providers:
+# a disk or a provider that is lost must never be more than one of the three.
+{stores}
+[recovery]
+site = "this-machine"
+standby = "cold"
+"""
+_STORE_TOML = """
+[[store]]
+name = "{name}"
+url = "s3://{bucket}"
+endpoint = "http://127.0.0.1:{port}"
+access_key_id = "file:secrets/{name}.key"
+secret_access_key = "file:secrets/{name}.secret"
+provider = "own-{name}"           # failure domain: who runs it
+region = "this-machine"           # and where it stands
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What was written."""
+
+    folder: Path
+    ports: tuple[int, int, int, int]  # of the primary and the three stores
+    passphrase: str  # shown once; only its lock on the key is kept
+
+
+def create_home(folder: Path, *, passphrase: str | None = None, ports: tuple[int, int, int, int] | None = None) -> Made:
+    """Raises Refused for a folder that has something in it, BadInput for a passphrase that is too short."""
+    if passphrase is not None and len(passphrase) < _PASSPHRASE_LEAST:
+        raise BadInput(
+            f"the passphrase has {len(passphrase)} characters, at least {_PASSPHRASE_LEAST} are needed",
+            hint="leave it out, and a strong one is made",
+        )
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise Refused(f"{folder} is not empty", hint="name a new folder; nothing was touched")
+    folder = folder.resolve()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    passphrase = passphrase or new_passphrase()
+    ports = ports or default_ports()
+    building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        _fill(building, passphrase, ports)
+        # The folder itself is passable, so that the user whom PostgreSQL runs as reaches its own part of it.
+        building.chmod(0o755)
+        if folder.exists():
+            folder.rmdir()
+        building.rename(folder)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    return Made(folder, ports, passphrase)
+
+
+def _fill(folder: Path, passphrase: str, ports: tuple[int, int, int, int]) -> None:
+    for name, mode in (("keys", 0o700), ("secrets", 0o700), ("storage", 0o700), ("run", 0o755), ("log", 0o755)):
+        (folder / name).mkdir(mode=mode)
+    master = secrets.token_bytes(KEY_BYTES)
+    _write(folder / "keys/master.key", b64encode(master).decode())
+    wrapped = Keyring(master).wrap(passphrase, salt=secrets.token_bytes(16))
+    _write(folder / "keys/master.wrapped", wrapped.decode())
+    for user in ("postgres", REPLICATION_USER):
+        _write(folder / f"secrets/{user}.password", secrets.token_urlsafe(24))
+    for name in STORES:
+        create_bucket(folder / "storage" / name, BUCKET)
+        _write(folder / f"secrets/{name}.key", f"{name}{secrets.token_hex(8)}")
+        _write(folder / f"secrets/{name}.secret", secrets.token_urlsafe(32))
+    stores = "".join(
+        _STORE_TOML.format(name=name, bucket=BUCKET, port=port) for name, port in zip(STORES, ports[1:], strict=True)
+    )
+    (folder / "threefold.toml").write_text(
+        _TOML.format(primary_port=ports[0], user=REPLICATION_USER, stores=stores.lstrip())
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    path.touch(mode=0o600)
+    path.write_text(f"{text}\n")
+
+
+def new_passphrase() -> str:
+    """Six groups of five: 148 bits, and it can be read out over the telephone."""
+    return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(6))
+
+
+def default_ports() -> tuple[int, int, int, int]:
+    """Numbers that people remember, where they are free."""
+    return (_free_from(5440), _free_from(9101), _free_from(9201), _free_from(9301))
+
+
+def any_ports() -> tuple[int, int, int, int]:
+    """Free ones, for a folder that does not live long."""
+    sockets = [socket.socket() for _ in range(4)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    first, second, third, fourth = (int(each.getsockname()[1]) for each in sockets)
+    for each in sockets:
+        each.close()
+    return first, second, third, fourth
+
+
+def _free_from(port: int) -> int:
+    while True:
+        with closing(socket.socket()) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                port += 1
+                continue
+            return port

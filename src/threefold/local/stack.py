@@ -1,0 +1,141 @@
+"""Everything of one folder, running: three storage servers, PostgreSQL, the DRaaS server, as separate processes.
+
+Started in the order in which they need each other, stopped in the reverse one. The storage servers and the DRaaS
+server are the commands that anybody would run (``threefold storage serve``, ``threefold protect``), with the same
+settings; PostgreSQL is its own. Their process ids lie in ``run/``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Refused, Unavailable
+from threefold.local.home import Home
+from threefold.local.primary import Primary
+from threefold.local.processes import Child, Hear, alive, answers, start, until
+from threefold.settings import Store
+
+PROTECT = "protect"
+PRIMARY = "primary"
+
+
+class Stack:
+    """The processes of one home."""
+
+    def __init__(self, home: Home, clock: Clock, hear: Hear, *, pretty_logs: bool = False) -> None:
+        self._environment = {"THREEFOLD_LOG": "pretty" if pretty_logs else "json"}
+        self.home = home
+        self.primary = Primary(home, clock)
+        self.children: dict[str, Child] = {}
+        self._clock = clock
+        self._hear = hear
+
+    async def start_stores(self) -> None:
+        self._refuse_a_second()
+        await asyncio.gather(*(self.start_store(store) for store in self.home.settings.store))
+
+    async def start_store(self, store: Store) -> None:
+        address = self.home.address(store)
+        arguments = ["storage", "serve", "--data", str(self.home.storage(store.name)), "--listen", address]
+        keys = {
+            "THREEFOLD_STORAGE_ACCESS_KEY_ID": self.home.settings.secret(store.access_key_id or ""),
+            "THREEFOLD_STORAGE_SECRET_ACCESS_KEY": self.home.settings.secret(store.secret_access_key or ""),
+        }
+        child = await self._start(store.name, arguments, keys)
+        await until(answers(address), child, f"it served {address}")
+
+    async def start_primary(self) -> bool:
+        """True where it was made just now."""
+        new = await self.primary.start()
+        if self.primary.server.pid is not None:
+            self.home.note_process(PRIMARY, self.primary.server.pid)
+        return new
+
+    async def start_protect(self) -> None:
+        """Returns when it streams, and commits wait for it from then on."""
+        child = await self._start(PROTECT, [PROTECT, "--config", str(self.home.config)])
+        streaming = asyncio.create_task(self.primary.wait_until_streaming())
+        ended = asyncio.create_task(child.ended())
+        try:
+            await asyncio.wait({streaming, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not streaming.done():
+                raise Unavailable("the DRaaS server ended at once", hint=child.last_line or "it said nothing")
+            await streaming
+        finally:
+            streaming.cancel()
+            ended.cancel()
+        await self.primary.make_synchronous()
+
+    async def run(self, verb: str, *arguments: str) -> dict[str, Any]:
+        """One verb of ours on this home, as a process; its answer. Raises Unavailable with what it said."""
+        said: list[str] = []
+        command = [verb, *arguments, "--json", "--config", str(self.home.config)]
+        child = await start(verb, ["threefold", *command], lambda _, line: said.append(line))
+        await child.ended()
+        for line in reversed(said):
+            with suppress(ValueError):
+                answer = json.loads(line)
+                if answer.get("type") == "error":
+                    raise Unavailable(f"{verb}: {answer['error']}", hint=answer["hint"])
+                if answer.get("type") == "result":
+                    return dict(answer)
+        raise Unavailable(f"{verb} gave no answer: {child.last_line}")
+
+    async def somebody_died(self) -> str:
+        """Returns when a process that should run does not: who, and what it said last."""
+        watched = {asyncio.create_task(child.ended()): name for name, child in self.children.items()}
+        try:
+            while True:
+                done, _ = await asyncio.wait(watched, timeout=1, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    name = watched[task]
+                    return f"{name} ended with code {task.result()}: {self.children[name].last_line}"
+                if self.primary.server.pid is None:
+                    return f"PostgreSQL ended: {self.primary.server.log_tail()}"
+        finally:
+            for task in watched:
+                task.cancel()
+
+    async def stop(self) -> None:
+        """PostgreSQL first, while its last changes still find the DRaaS server; then that one; the stores last."""
+        if self.primary.server.pid is not None:
+            try:
+                await self.primary.server.stop("fast", timeout=20)
+            except Unavailable:
+                self.primary.server.kill()
+        if PROTECT in self.children:
+            await self.children[PROTECT].stop()
+        await asyncio.gather(*(child.stop() for child in self.children.values()))
+        for name in [*self.children, PRIMARY]:
+            self.home.pid_file(name).unlink(missing_ok=True)
+
+    async def _start(self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> Child:
+        child = await start(
+            name, ["threefold", *arguments], self._hear, environment={**self._environment, **(environment or {})}
+        )
+        self.children[name] = child
+        self.home.note_process(name, child.pid)
+        return child
+
+    def _refuse_a_second(self) -> None:
+        for file in sorted(self.home.pid_file("x").parent.glob("*.json")):
+            pid = alive(file)
+            if pid is not None and _is_ours(pid, self.home.folder):
+                raise Refused(
+                    f"{file.stem} of {self.home.folder} runs already, as process {pid}",
+                    hint=f"stop the other `threefold up`; if it is gone, kill {pid}",
+                )
+
+
+def _is_ours(pid: int, folder: Path) -> bool:
+    """Numbers are used again: it is ours only if its command line names the folder."""
+    with suppress(OSError):
+        return os.fsencode(folder) in Path(f"/proc/{pid}/cmdline").read_bytes()
+    return True
