@@ -1,0 +1,410 @@
+"""One run: a system, what befalls it, and the judgement at the end.
+
+`Plan` says what may happen and how often; `plan_of(seed)` draws one, so that every seed is a different world.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tests.simulation.checker import Checker, Violation
+from tests.simulation.leader import LOG_ID, Leader, MemoCodec, Reader
+from tests.simulation.wal import ORIGIN, Primary, Timeline
+from tests.simulation.world import STORES, Faults, Process, SimStore, World, at_once
+from threefold.kernel.errors import Refused, Unavailable
+from threefold.quorum import keys, reading, walk
+from threefold.quorum.appender import Limits
+from threefold.quorum.members import Format
+from threefold.quorum.objects import SEAL_BYTES
+from threefold.quorum.view import Scope
+from threefold.quorum.walk import Found
+
+LIVE_WITHIN_S = 300.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What may happen, and how often (mean seconds between two of a kind; 0 for never)."""
+
+    seconds: float = 60.0
+    segment_bytes: int = 128
+    entry_bytes: int = 16
+    write_every: float = 0.15
+    fault: float = 0.03  # how likely a request meets each kind of fault
+    outage_every: float = 12.0
+    stall_every: float = 8.0
+    stall_seconds: float = 30.0
+    crash_every: float = 15.0
+    contend_every: float = 10.0
+    blind: float = 0.4  # contenders that do not look first
+    disaster_every: float = 25.0
+    partition: float = 0.5  # disasters that only cut the site off: it lives on
+    read_every: float = 8.0
+    wipe_every: float = 0.0
+    damage_every: float = 0.0
+    sleepy: float = 0.5  # stalls that begin just when somebody else takes over
+
+
+def plan_of(world: World) -> Plan:
+    rng = world.rng
+    plan = Plan(
+        seconds=rng.choice((30.0, 45.0, 60.0)),
+        segment_bytes=rng.choice((64, 64, 128, 256)),
+        entry_bytes=rng.choice((6, 12, 40)),
+        write_every=rng.choice((0.1, 0.2, 0.5)),
+        fault=rng.choice((0.0, 0.01, 0.04, 0.1)),
+        outage_every=rng.choice((6.0, 20.0)),
+        stall_every=rng.choice((4.0, 10.0)),
+        stall_seconds=rng.choice((4.0, 20.0, 90.0)),
+        crash_every=rng.choice((8.0, 25.0)),
+        contend_every=rng.choice((4.0, 15.0)),
+        disaster_every=rng.choice((10.0, 40.0)),
+        blind=rng.choice((0.2, 0.8)),
+    )
+    special = rng.random()
+    if special < 0.25:
+        return replace(plan, wipe_every=15.0)
+    if special < 0.45:
+        return replace(plan, damage_every=2.0)
+    return plan
+
+
+class Run:
+    """A seed's world, from nothing to the verdict."""
+
+    def __init__(self, seed: object, plan: Plan | None = None, *, verbose: bool = False) -> None:
+        self.world = World(seed, verbose=verbose)
+        self.plan = plan if plan is not None else plan_of(self.world)
+        self.world.note(f"seed {seed}: {self.plan}")
+        self.codec = MemoCodec()
+        self.checker = Checker(self.world, self.codec)
+        self.limits = Limits(entry_bytes=self.plan.entry_bytes, lag_bytes=4000, segments_waiting=3)
+        self.leaders: list[Leader] = []
+        self.primaries: list[Primary] = []
+        self.leads = 0
+        self._names = 0
+        self._stopped_wiping = False
+        self._over = False
+        self._driver = Process(self.world, "driver")
+        for store in self.world.stores.values():
+            self._format(store)
+            f = self.plan.fault
+            store.faults = Faults(lost=f, refused=f, late=f / 2, reply_lost=f, stale_lists=3 * f)
+
+    @property
+    def wipes(self) -> bool:
+        return self.plan.wipe_every > 0
+
+    def scope(self, stores: tuple[str, ...], writer: str) -> Scope:
+        return Scope(stores, self.codec, writer, segment_bytes=self.plan.segment_bytes)
+
+    # --- the run -------------------------------------------------------------------------------------------------------
+
+    def go(self) -> Run:
+        """Run, heal, and judge. Raises Violation."""
+        stride, walk._STRIDE = walk._STRIDE, 6  # a matter of speed alone
+        try:
+            self._go()
+        finally:
+            walk._STRIDE = stride
+        return self
+
+    def _go(self) -> None:
+        plan, world = self.plan, self.world
+        first = Primary(Timeline(f"{world.seed}/1", 1), ORIGIN)
+        self.primaries.append(first)
+        self._lead(first, looks=True)
+        self._again(plan.write_every, self._write)
+        self._again(plan.outage_every, self._outage)
+        self._again(plan.stall_every, self._stall)
+        self._again(plan.crash_every, self._crash)
+        self._again(plan.contend_every, self._contend)
+        self._again(plan.disaster_every, self._disaster)
+        self._again(plan.read_every, self._read)
+        self._again(plan.wipe_every, self._wipe)
+        self._again(plan.damage_every, self._damage)
+        self._again(2.0, self._watch_over)
+        world.run(plan.seconds)
+        self._heal()
+        self._must_live()
+        self._verdict()
+
+    def _again(self, mean: float, action: Any) -> None:
+        if not mean:
+            return
+
+        def happen() -> None:
+            if not self._over:
+                action()
+                self._again(mean, action)
+
+        self.world.at(self.world.rng.expovariate(1 / mean), happen)
+
+    # --- what the system does by itself ----------------------------------------------------------------------------------
+
+    def _name(self, kind: str) -> str:
+        self._names += 1
+        return f"{kind}{self._names}"
+
+    def _lead(self, primary: Primary, *, looks: bool) -> Leader:
+        leader = Leader(self, self._name("leader"), primary, looks=looks)
+        self.leaders.append(leader)
+        return leader
+
+    def leading(self, leader: Leader) -> None:
+        self.leads += 1
+
+    def stopped(self, leader: Leader, error: Exception) -> None:
+        """A leader gave up. Contradictions are never an answer that the protocol may give."""
+        if isinstance(error, Refused | ValueError) and not isinstance(error, Unavailable):
+            raise Violation(f"{leader.name} met a contradiction: {error}")
+
+    def _living(self) -> list[Leader]:
+        self.leaders = [leader for leader in self.leaders if leader.alive]
+        return self.leaders
+
+    def _write(self) -> None:
+        for primary in self.primaries:
+            if primary.alive and primary.flushed - primary.acked < 300:
+                primary.write(self.world.rng)
+                for leader in self._living():
+                    if leader.primary is primary and leader.appender is not None:
+                        leader.deliver(leader.offer)
+
+    def _watch_over(self) -> None:
+        """Supervision: an instance per primary is started again; a system without a primary is recovered."""
+        for leader in list(self._living()):
+            if leader.stuck and not leader.stalled:
+                leader.crash("is stuck, and is started anew")
+        self.primaries = [p for p in self.primaries if p.alive and not p.obsolete]
+        for primary in self.primaries:
+            if not any(leader.primary is primary for leader in self._living()):
+                self._lead(primary, looks=True)
+        if not self.primaries:
+            self._recover(STORES)
+
+    def _recover(self, stores: tuple[str, ...]) -> None:
+        def promote(reader: Reader, found: Found, line: Timeline) -> None:
+            fork = line.whole(found.end)
+            name = f"{self.world.seed}/{found.timeline + 1}-{reader.name}"
+            primary = Primary(Timeline(name, found.timeline + 1, line, fork), fork)
+            self.world.note(f"{reader.name} promotes {name} at {fork}")
+            self.primaries.append(primary)
+            self._lead(primary, looks=self.world.rng.random() > self.plan.blind)
+
+        Reader(self, self._name("recovery"), stores, promote)
+
+    # --- what befalls it ---------------------------------------------------------------------------------------------------
+
+    def _outage(self) -> None:
+        rng = self.world.rng
+        names = rng.sample(STORES, 2 if rng.random() < 0.15 else 1)
+        for name in names:
+            store = self.world.stores[name]
+            self.world.note(f"{name} is unreachable")
+            store.up = False
+
+            def back(store: SimStore = store) -> None:
+                store.up = True
+
+            self.world.at(rng.expovariate(1 / 5), back)
+
+    def _stall(self) -> None:
+        rng, living = self.world.rng, self._living()
+        if not living:
+            return
+        leader = rng.choice(living)
+        leader.stall(rng.expovariate(1 / self.plan.stall_seconds))
+        if rng.random() < self.plan.sleepy:  # somebody thinks that it is dead
+            blind = rng.random() < self.plan.blind
+            if leader.primary.alive and rng.random() < 0.6:
+                self._lead(leader.primary, looks=not blind)
+            else:
+                self._recover(self._pair())
+
+    def _crash(self) -> None:
+        living = self._living()
+        if living:
+            self.world.rng.choice(living).crash()
+
+    def _contend(self) -> None:
+        rng = self.world.rng
+        standing = [primary for primary in self.primaries if primary.alive]
+        if standing and len(self._living()) < 5:
+            self._lead(rng.choice(standing), looks=rng.random() > self.plan.blind)
+
+    def _disaster(self) -> None:
+        rng = self.world.rng
+        standing = [primary for primary in self.primaries if primary.alive]
+        if not standing or len(standing) > 3:
+            return
+        primary = rng.choice(standing)
+        if rng.random() > self.plan.partition:
+            self.world.note(f"the site of {primary.timeline} is lost")
+            primary.alive = False
+            for leader in self._living():
+                if leader.primary is primary and rng.random() < 0.5:
+                    leader.crash("is lost with its site")
+        for _ in range(2 if rng.random() < 0.3 else 1):  # two sites may recover at once
+            self._recover(self._pair())
+
+    def _read(self) -> None:
+        Reader(self, self._name("reader"), self._pair())
+
+    def _pair(self) -> tuple[str, ...]:
+        rng = self.world.rng
+        return STORES if rng.random() < 0.3 else tuple(sorted(rng.sample(STORES, 2)))
+
+    def _wipe(self) -> None:
+        """A store loses its disk, is made anew, and perhaps filled: never a second one before the first is whole."""
+        rng, world = self.world.rng, self.world
+        if self._members() != list(STORES):
+            return
+        store = world.stores[rng.choice(STORES)]
+        world.note(f"{store.name} loses its disk")
+        store.wipe()
+
+        def made_anew() -> None:
+            world.note(f"{store.name} is made anew, empty")
+            store.gone = False
+
+        world.at(rng.expovariate(1 / 4), made_anew)
+        world.at(rng.uniform(4, 12), lambda: self._fill(store))
+
+    def _members(self) -> list[str]:
+        return [name for name, store in self.world.stores.items() if keys.FORMAT in store.objects]
+
+    def _fill(self, store: SimStore) -> None:
+        """Repair, done by the newest leader: never one that still counts on what the store said before.
+
+        Were a store a member again while a writer of the newest claim counts its old answers, one real copy could
+        look like two.
+        """
+        others = [other for other in self.world.stores.values() if other is not store]
+        claims = {keys.last_number(key) for other in others for key in other.objects if key.startswith(keys.EPOCHS)}
+        newest = max(claims, default=0)
+        ready = all(other.up and not other.gone for other in others) and not store.gone
+        if not ready or not any(
+            leader.alive and leader.epoch == newest and leader.appender and store.name not in leader.appender.lanes
+            for leader in self.leaders
+        ):
+            if not self._over:
+                self.world.at(1.0, lambda: self._fill(store))
+            return
+        for other in others:
+            for key, body in other.objects.items():
+                if key != keys.FORMAT and len(store.objects.get(key, b"")) <= SEAL_BYTES:
+                    store.objects[key] = body  # an entry outweighs a seal: it may have been acknowledged
+                    store.born[key] = self.world.now
+        self._format(store)
+        self.world.note(f"{store.name} is filled and a member again")
+
+    def _format(self, store: SimStore) -> None:
+        store.objects[keys.FORMAT] = Format(LOG_ID, "key", str(store.incarnation)).encode()
+        store.born[keys.FORMAT] = self.world.now
+
+    def _damage(self) -> None:
+        """One copy of an object loses a bit; never two copies of one object."""
+        rng, stores = self.world.rng, self.world.stores
+        store = stores[rng.choice(STORES)]
+        whole = [
+            key
+            for key in store.objects
+            if key.startswith((keys.LOG, keys.WAL)) and not any(key in other.damaged for other in stores.values())
+        ]
+        if not whole:
+            return
+        key = rng.choice(whole[-40:])
+        body = bytearray(store.objects[key])
+        body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
+        store.damaged[key] = bytes(body)
+        self.world.note(f"{store.name} damages {key}")
+
+    # --- the end -------------------------------------------------------------------------------------------------------------
+
+    def _heal(self) -> None:
+        self._over = True
+        self.world.note("everything heals")
+        for store in self.world.stores.values():
+            store.up, store.gone, store.faults = True, False, Faults()
+
+    def _must_live(self) -> None:
+        """4 Live: a new leader comes up and appends within bounded time."""
+        world = self.world
+        before = self.checker.promises()
+        until = world.now + LIVE_WITHIN_S
+        self._again_live = None
+
+        def appended() -> bool:
+            return any(
+                primary.acked >= primary.target
+                for primary in self.primaries
+                if isinstance(primary, _Last)
+            )
+
+        def promote(reader: Reader, found: Found, line: Timeline) -> None:
+            fork = line.whole(found.end)
+            number = found.timeline + 1
+            last = _Last(Timeline(f"{world.seed}/{number}-{reader.name}", number, line, fork), fork)
+            for _ in range(12):
+                last.timeline.grow()
+            last.flushed = last.target = last.timeline.end
+            self.primaries.append(last)
+            self._lead(last, looks=True)
+
+        def supervise() -> None:
+            last = [p for p in self.primaries if isinstance(p, _Last)]
+            busy = [leader for leader in self._living() if leader.primary in last and not leader.stuck]
+            if not busy and not any(r.alive for r in recovering):
+                standing = [p for p in last if not p.obsolete]
+                if standing:
+                    self._lead(standing[-1], looks=True)
+                elif not self.checker.promises():
+                    self._lead(_Last.anew(self), looks=True)
+                else:
+                    recovering.append(Reader(self, self._name("recovery"), STORES, promote))
+            world.at(1.0, supervise)
+
+        recovering: list[Reader] = []
+        supervise()
+        world.run(until, appended)
+        if not appended():
+            raise Violation(f"4 live: no leader appended within {LIVE_WITHIN_S} s after {before}")
+
+    def _verdict(self) -> None:
+        """Any two members rebuild all that was acknowledged."""
+        members = self._members()
+        scopes = [tuple(members)]
+        if len(members) == 3:
+            scopes += [(members[0], members[1]), (members[0], members[2]), (members[1], members[2])]
+        acked = self.checker.promises()
+        for stores in scopes:
+            scope = self.scope(stores, "0" * 32)
+            try:
+                found = at_once(self.world, reading.read_log(scope), stores)
+                if found is None:
+                    self.checker.never_began(acked, f"the reader of {stores}")
+                else:
+                    at_once(self.world, self.checker.verify(scope, found, acked, f"the reader of {stores}"), stores)
+            except TimeoutError:
+                # Two stores may be too few where one copy is damaged: then they say so, and do not guess.
+                if not self.plan.damage_every or len(stores) == 3:
+                    raise Violation(f"1 durable: {stores} cannot be read") from None
+
+
+class _Last(Primary):
+    """The primary that has to come up at the end."""
+
+    target = 0
+
+    @classmethod
+    def anew(cls, run: Run) -> _Last:
+        """Nothing was ever acknowledged: the first one, once more."""
+        first = Timeline(f"{run.world.seed}/1", 1)
+        for _ in range(12):
+            first.grow()
+        last = cls(first, first.end)
+        last.target = first.end
+        run.primaries.append(last)
+        return last
