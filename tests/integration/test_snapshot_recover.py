@@ -13,6 +13,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import make_conninfo
 from tests.pg import cluster, folder
 from tests.recovering import CLOCK, COUNT, KEYRING, FolderStore, Notes, fill, log_of, recovered, snapshot, three
 
@@ -21,6 +22,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Silent
 from threefold.postgres.replication import ReplicationLink
 from threefold.protect.snapshot import take_snapshot
+from threefold.recover.prove import verify_recovered
 from threefold.recover.targets import Immediate, Latest, Position, RestorePoint, Time
 from threefold.recover.verify import verify_stored
 from threefold.vault.chunk_store import Vault
@@ -309,6 +311,7 @@ KILLED = """
 import asyncio, sys
 from pathlib import Path
 from tests.recovering import *
+from threefold.recover.prove import verify_recovered
 from threefold.recover.targets import Latest
 
 stores = {name: FolderStore(Path(sys.argv[1]) / name, delay=0.05) for name in ("S1", "S2", "S3")}
@@ -361,3 +364,29 @@ async def test_a_recovery_that_failed_is_gone_on_with_also_after_postgresql_ran_
                 assert 0 < done.bytes_fetched < done.bytes_needed / 2  # most of it was kept
         finally:
             shutil.rmtree(home)
+
+
+async def test_a_recovered_database_is_proved_by_reading_all_of_it() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 3000)
+        await snapshot(primary, stores)
+        log = await log_of(primary)
+        async with recovered(stores, log, Latest()) as (done, sql):
+            assert done.server
+            dsn = make_conninfo(primary.dsn(), port=str(done.server.port))
+            proof = await verify_recovered(dsn, done.server.binaries)
+            assert proof.rows["postgres"]["public.customer"] == 3000
+            assert "amcheck" in proof.amcheck
+            assert (await verify_recovered(dsn, done.server.binaries, install_amcheck=True)).amcheck == "passed"
+            ((path,),) = await sql("SELECT pg_relation_filepath('customer')")
+            ((index,),) = await sql("SELECT pg_relation_filepath('customer_pkey')")
+            await done.server.stop()
+            for name, offset in ((index, 8192 * 3 + 4000), (path, 8192 * 7 + 4000)):
+                with (done.into / name).open("r+b") as file:
+                    file.seek(offset)
+                    file.write(b"rot" * 20)
+                await done.server.start()
+                with pytest.raises(Damaged, match="pg_amcheck found damage" if name == index else "public.customer"):
+                    await verify_recovered(dsn, done.server.binaries)
+                await done.server.stop("immediate")

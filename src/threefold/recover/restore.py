@@ -25,9 +25,9 @@ from threefold.vault.chunker import CHUNK_BYTES, ChunkNamer
 from threefold.vault.manifest import File, Manifest
 from threefold.vault.pack import Place
 
-_READS_AT_ONCE: Final = 6
+_READS_AT_ONCE: Final = 8
 _READ_STORED_BYTES: Final = 4 * 1024 * 1024
-_READ_PLAIN_BYTES: Final = 8 * 1024 * 1024
+_READ_PLAIN_BYTES: Final = 4 * 1024 * 1024
 _READ_OVER_BYTES: Final = 64 * 1024  # read and thrown away rather than asked for separately
 
 

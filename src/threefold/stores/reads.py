@@ -43,7 +43,7 @@ class Reader:
         self._clock = clock
         self._note = note
         self._patience_seconds = patience_seconds
-        self._seconds_a_byte = dict.fromkeys(stores, _FIRST_GUESS)
+        self._measured_rate: dict[str, float] = {}  # seconds a byte
         self._under_way = dict.fromkeys(stores, 0)
         self._said: set[str] = set()
         self.bytes_from = dict.fromkeys(stores, 0)
@@ -88,7 +88,7 @@ class Reader:
         size: int,
         answers: dict[str, Gone | Unknown | Damaged],
     ) -> tuple[T] | None:
-        waiting = sorted(self._stores, key=lambda name: self._seconds_a_byte[name] * (1 + self._under_way[name]))
+        waiting = sorted(self._stores, key=lambda name: self._rate(name) * (1 + self._under_way[name]))
         asked: dict[asyncio.Task[tuple[T] | Gone | Unknown | Damaged], str] = {}
         hedge = self._hedge_seconds(size)
         try:
@@ -125,7 +125,7 @@ class Reader:
         try:
             answer = await self._stores[name].read(key, start=start, length=length)
             if isinstance(answer, Unknown):
-                self._seconds_a_byte[name] *= 4
+                self._measured_rate[name] = 4 * self._rate(name)
             if not isinstance(answer, bytes):
                 return answer
             self._measured(name, (self._clock.monotonic() - began) / size)
@@ -139,11 +139,19 @@ class Reader:
             self._under_way[name] -= 1
 
     def _measured(self, name: str, seconds_a_byte: float) -> None:
-        self._seconds_a_byte[name] += _SMOOTHING * (seconds_a_byte - self._seconds_a_byte[name])
+        before = self._measured_rate.get(name, seconds_a_byte)
+        self._measured_rate[name] = before + _SMOOTHING * (seconds_a_byte - before)
+
+    def _rate(self, name: str) -> float:
+        """A store that was not read from yet is taken to be as good as the best, so that it gets its share."""
+        return self._measured_rate.get(name, self._best_rate())
+
+    def _best_rate(self) -> float:
+        return min(self._measured_rate.values(), default=_FIRST_GUESS)
 
     def _hedge_seconds(self, size: int) -> float:
         least, most = _HEDGE_SECONDS
-        return min(max(_HEDGE_FACTOR * size * min(self._seconds_a_byte.values()), least), most)
+        return min(max(_HEDGE_FACTOR * size * self._best_rate(), least), most)
 
     def _overtaken(self, names: Iterable[str], size: int, hedge: float) -> None:
         for name in names:

@@ -35,7 +35,7 @@ from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.vault.chunker import CHUNK_ID_BYTES
-from threefold.vault.pack import Place
+from threefold.vault.pack import Place, pack_key
 
 PREFIX: Final = "snapshots"
 _MAGIC: Final = b"3FSN\x01\0\0\0"
@@ -105,6 +105,10 @@ class Manifest:
     def packs(self) -> list[str]:
         """The packs that hold its chunks, sorted."""
         return sorted({place.pack for place in self.places})
+
+    def pack_keys(self) -> list[str]:
+        """The objects that have to be there for it to be restored."""
+        return [pack_key(pack) for pack in self.packs()]
 
     def known(self) -> dict[bytes, Place]:
         return dict(zip(self.names, self.places, strict=True))
