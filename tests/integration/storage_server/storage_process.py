@@ -23,13 +23,14 @@ class StorageProcess:
         self.port = 0
 
     def start(self, *, bucket=BUCKET):
-        spec = json.dumps({"data_dir": str(self.data_dir), "bucket": bucket, **self.options})
+        options = dict(self.options)
+        script = options.pop("script", __file__)
+        spec = json.dumps({"data_dir": str(self.data_dir), "bucket": bucket} | options)
         self.process = subprocess.Popen(
-            [sys.executable, __file__, spec],
+            [sys.executable, script, spec],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=os.environ
-            | {"THREEFOLD_STORAGE_ACCESS_KEY_ID": KEY, "THREEFOLD_STORAGE_SECRET_ACCESS_KEY": SECRET},
+            env=os.environ | {"THREEFOLD_STORAGE_ACCESS_KEY_ID": KEY, "THREEFOLD_STORAGE_SECRET_ACCESS_KEY": SECRET},
         )
         line = self.process.stdout.readline()
         if not line:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import time
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 
 import obstore
 import pytest
@@ -16,7 +17,6 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from ipaddress import ip_address
 from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 from storage_process import BUCKET
 
@@ -60,9 +60,10 @@ def test_obstore_multipart(launch, tmp_path):
     store, body = open_obstore(server), os.urandom(12 << 20)
     obstore.put(store, "pack", body, use_multipart=True, chunk_size=5 << 20, max_concurrency=3)
     assert bytes(obstore.get(store, "pack").bytes()) == body
-    assert bytes(obstore.get_range(store, "pack", start=(5 << 20) - 3, end=(6 << 20) + 7)) == body[
-        (5 << 20) - 3 : (6 << 20) + 7
-    ]
+    assert (
+        bytes(obstore.get_range(store, "pack", start=(5 << 20) - 3, end=(6 << 20) + 7))
+        == body[(5 << 20) - 3 : (6 << 20) + 7]
+    )
     assert not list((server.data_dir / "uploads").iterdir())
 
 
@@ -91,7 +92,9 @@ def test_parts_out_of_order_and_replaced(launch):
 def test_listings(launch):
     server = launch()
     store, s3 = open_obstore(server), open_boto(server)
-    keys = sorted([f"log/1/{n:04d}" for n in range(25)] + [f"log/2/{n}" for n in range(3)] + [f"odd/{k}" for k in ODD_KEYS])
+    keys = sorted(
+        [f"log/1/{n:04d}" for n in range(25)] + [f"log/2/{n}" for n in range(3)] + [f"odd/{k}" for k in ODD_KEYS]
+    )
     for key in keys:
         s3.put_object(Bucket=BUCKET, Key=key, Body=key.encode())
     pages = s3.get_paginator("list_objects_v2").paginate(Bucket=BUCKET, PaginationConfig={"PageSize": 7})
@@ -116,7 +119,9 @@ def test_boto3_buckets_metadata_conditions_and_deletes(launch):
     assert code(error) == ("BucketAlreadyOwnedByYou", 409)
     assert [bucket["Name"] for bucket in s3.list_buckets()["Buckets"]] == ["another", BUCKET]
     s3.head_bucket(Bucket="another")
-    put = s3.put_object(Bucket=BUCKET, Key="k", Body=b"v", ContentType="text/plain", Metadata={"a": "b"}, IfNoneMatch="*")
+    put = s3.put_object(
+        Bucket=BUCKET, Key="k", Body=b"v", ContentType="text/plain", Metadata={"a": "b"}, IfNoneMatch="*"
+    )
     head = s3.head_object(Bucket=BUCKET, Key="k")
     assert (head["ContentType"], head["Metadata"], head["ETag"]) == ("text/plain", {"a": "b"}, put["ETag"])
     with pytest.raises(ClientError) as error:
@@ -318,9 +323,7 @@ def certificates(folder):
     address = x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))])
     (folder / "s1.pem").write_bytes(make(name, ca_name, key.public_key(), ca_key, address))
     (folder / "s1.key").write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
 
 

@@ -1,0 +1,359 @@
+"""The engine on real files: against a dict as model, torn at every byte, damaged, and with files missing."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from threefold.kernel.clock import SystemClock
+from threefold.kernel.errors import Damaged, Refused
+from threefold.storage_server.compaction import compact_oldest
+from threefold.storage_server.engine import Engine, EngineOptions
+from threefold.storage_server.entries import INLINE
+from threefold.storage_server.records import PAGE, scan
+from threefold.storage_server.s3 import Condition, S3Error
+
+OPTIONS = EngineOptions(journal_file_bytes=PAGE + 6000, inline_bytes_max=1000, min_free_bytes=0)
+NO_LOCK = ("", 0)
+
+
+async def put(engine, key, body, *, create=False):
+    sha256, condition = hashlib.sha256(body).digest(), Condition(create=create)
+    if len(body) <= OPTIONS.inline_bytes_max:
+        await engine.put_small("b-b", key, body, sha256=sha256, condition=condition, attributes=b"", lock=NO_LOCK)
+        return
+    writer = engine.blobs.create()
+    writer.write(body)
+    try:
+        await engine.put_file("b-b", key, writer, sha256=sha256, condition=condition, attributes=b"", lock=NO_LOCK)
+    except S3Error:
+        writer.abandon()
+        raise
+
+
+async def get(engine, key):
+    entry = await engine.find("b-b", key)
+    if entry.file_id == INLINE:
+        return await engine.read_small(entry)
+    return b"".join([block async for block in engine.read_file(entry, 0, entry.size)])
+
+
+async def contents(engine):
+    listing = await engine.list("b-b", prefix="", after="", delimiter="", limit=1000)
+    return {key: await get(engine, key) for key, _ in listing.objects}
+
+
+async def crash(engine):
+    """As kill -9 leaves it: nothing is flushed, nothing is said."""
+    engine._tender.cancel()
+    await asyncio.sleep(0)
+    engine.journal._queue.put(None)
+    await asyncio.to_thread(engine.journal._thread.join)
+    await asyncio.to_thread(engine.journal._maker.shutdown)
+    engine._lock.release()
+
+
+async def opened(folder):
+    engine = Engine(folder, SystemClock(), OPTIONS)
+    await engine.make_bucket("b-b")
+    return engine
+
+
+KEYS = st.sampled_from(["a", "b", "c/d", "c/e", "ä"])
+BODIES = st.one_of(st.binary(max_size=50), st.integers(0, 1000).map(lambda n: b"x" * n), st.just(b"large" * 300))
+
+
+class AgainstDict(RuleBasedStateMachine):
+    @initialize()
+    def start(self):
+        self.folder = Path(tempfile.mkdtemp())
+        self.runner = asyncio.Runner()
+        self.model = {}
+        self.engine = self.run(opened(self.folder))
+
+    def run(self, coroutine):
+        return self.runner.run(coroutine)
+
+    @rule(key=KEYS, body=BODIES)
+    def put(self, key, body):
+        self.run(put(self.engine, key, body))
+        self.model[key] = body
+
+    @rule(key=KEYS, body=BODIES)
+    def create(self, key, body):
+        if key in self.model:
+            with pytest.raises(S3Error) as error:
+                self.run(put(self.engine, key, body, create=True))
+            assert error.value.status == 412
+        else:
+            self.run(put(self.engine, key, body, create=True))
+            self.model[key] = body
+
+    @rule(bodies=st.lists(BODIES, min_size=2, max_size=6))
+    def race(self, bodies):
+        async def all_at_once():
+            return await asyncio.gather(
+                *(put(self.engine, "race", body, create=True) for body in bodies), return_exceptions=True
+            )
+
+        answers = self.run(all_at_once())
+        winners = [body for body, answer in zip(bodies, answers, strict=True) if answer is None]
+        if "race" in self.model:
+            assert winners == []
+        else:
+            (self.model["race"],) = winners
+
+    @rule(key=KEYS)
+    def delete(self, key):
+        self.run(self.engine.delete("b-b", key))
+        self.model.pop(key, None)
+
+    @rule()
+    def compact(self):
+        if len(self.engine.journal.files) > 1:
+            self.run(compact_oldest(self.engine.journal, self.engine._catalog))
+
+    @rule(gently=st.booleans())
+    def restart(self, gently):
+        self.run(self.engine.close() if gently else crash(self.engine))
+        self.engine = self.run(opened(self.folder))
+
+    @invariant()
+    def same_as_the_model(self):
+        if hasattr(self, "engine"):
+            assert self.run(contents(self.engine)) == self.model
+            files = sum(1 for _ in (self.folder / "objects").glob("??/*"))
+            assert files == sum(len(body) > OPTIONS.inline_bytes_max for body in self.model.values())
+            live = sum(entry.place.record_bytes for entry in self.engine._entries())
+            assert self.engine._catalog.live_bytes == live + self.engine._catalog.buckets["b-b"].place.record_bytes
+
+    def teardown(self):
+        if hasattr(self, "engine"):
+            self.run(crash(self.engine))
+            self.runner.close()
+            shutil.rmtree(self.folder)
+
+
+AgainstDict.TestCase.settings = settings(
+    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+)
+test_against_dict = AgainstDict.TestCase
+
+
+def journal_files(folder):
+    return sorted((folder / "journal").glob("*.journal"))
+
+
+async def test_a_tail_torn_at_every_byte_loses_only_what_was_not_acknowledged(tmp_path):
+    engine = await opened(tmp_path / "whole")
+    await put(engine, "first", b"1" * 40)
+    await put(engine, "second", b"2" * 40)
+    start = engine.journal._end
+    await put(engine, "last", b"3" * 40)
+    end = engine.journal._end
+    await crash(engine)
+    (file, *_) = journal_files(tmp_path / "whole")
+    data = file.read_bytes()
+    expected = {"first": b"1" * 40, "second": b"2" * 40}
+    for cut in range(start, end + 1):
+        for rest in (b"\0", b"\xff"):
+            folder = tmp_path / "torn"
+            shutil.copytree(tmp_path / "whole", folder)
+            (folder / "journal" / file.name).write_bytes(data[:cut] + rest * (end - cut) + data[end:])
+            engine = await opened(folder)
+            seen = await contents(engine)
+            assert seen == expected or (cut >= end - 8 and seen == expected | {"last": b"3" * 40}), cut
+            await put(engine, "next", b"4")  # goes where the torn one stood, and stays
+            await crash(engine)
+            engine = await opened(folder)
+            assert await contents(engine) == seen | {"next": b"4"}
+            await crash(engine)
+            shutil.rmtree(folder)
+
+
+async def filled(folder):
+    """Several files of journal, stopped in good order."""
+    engine = await opened(folder)
+    for number in range(30):
+        await put(engine, f"k{number}", bytes([number]) * 500)
+    await engine.close()
+    assert len(journal_files(folder)) >= 3
+
+
+@pytest.mark.parametrize("which", [0, 1, -2])
+async def test_a_missing_file_is_noticed(tmp_path, which):
+    await filled(tmp_path)
+    journal_files(tmp_path)[which].unlink()
+    if which == -2:
+        journal_files(tmp_path)[-1].unlink()  # the spare as well
+    with pytest.raises(Damaged, match="is missing"):
+        await opened(tmp_path)
+
+
+@pytest.mark.parametrize("which", [0, -2])
+async def test_a_damaged_record_head_is_not_cut_but_refused(tmp_path, which):
+    await filled(tmp_path)
+    path = journal_files(tmp_path)[which]
+    data = bytearray(path.read_bytes())
+    data[PAGE + 20] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(Damaged, match="damaged at byte 4096"):
+        await opened(tmp_path)
+    assert path.read_bytes() == data
+
+
+async def test_a_damaged_object_is_an_error_never_absent_and_can_be_put_again(tmp_path):
+    await filled(tmp_path)
+    path = journal_files(tmp_path)[0]
+    path.write_bytes(path.read_bytes().replace(bytes([3]) * 500, bytes([3]) * 499 + b"!"))
+    for turn in range(3):
+        engine = await opened(tmp_path)
+        with pytest.raises(Damaged):
+            await get(engine, "k3")
+        with pytest.raises(S3Error) as error:
+            await put(engine, "k3", b"new", create=True)
+        assert error.value.status == 412
+        assert await get(engine, "k4") == bytes([4]) * 500
+        if turn == 1:  # the damage is carried on, not laundered
+            await compact_oldest(engine.journal, engine._catalog)
+            assert not path.exists()
+        await engine.close()
+    engine = await opened(tmp_path)
+    await put(engine, "k3", b"new")
+    await engine.close()
+    engine = await opened(tmp_path)
+    assert await get(engine, "k3") == b"new"
+    await engine.close()
+
+
+async def test_a_damaged_or_missing_large_object_is_an_error(tmp_path):
+    engine = await opened(tmp_path)
+    await put(engine, "large", b"v" * 5000)
+    (path,) = (tmp_path / "objects").glob("??/*")
+    path.write_bytes(b"v" * 4999 + b"w")
+    with pytest.raises(Damaged):
+        await get(engine, "large")
+    path.unlink()
+    with pytest.raises(Damaged):
+        await get(engine, "large")
+    assert [key for key, _ in (await engine.list("b-b", prefix="", after="", delimiter="", limit=9)).objects] == [
+        "large"
+    ]
+    await engine.close()
+
+
+async def test_a_crash_at_every_step_of_compaction_changes_nothing(tmp_path):
+    await filled(tmp_path / "whole")
+    expected = {f"k{number}": bytes([number]) * 500 for number in range(2, 30)}
+    engine = await opened(tmp_path / "whole")
+    for key in ("k0", "k1"):
+        await engine.delete("b-b", key)
+    await engine.close()
+    steps = 0
+    while True:
+        folder = tmp_path / f"crash{steps}"
+        shutil.copytree(tmp_path / "whole", folder)
+        engine = await opened(folder)
+        left, real = [steps], engine.journal.append
+
+        def append(*args, left=left, real=real, **kwargs):
+            if left[0] == 0:
+                raise asyncio.CancelledError
+            left[0] -= 1
+            return real(*args, **kwargs)
+
+        engine.journal.append = append
+        done = False
+        try:
+            await compact_oldest(engine.journal, engine._catalog)
+            done = True
+        except asyncio.CancelledError:
+            await engine.journal.durable(engine.journal.newest_batch)
+        await crash(engine)
+        engine = await opened(folder)
+        assert await contents(engine) == expected
+        await engine.close()
+        if done:
+            break
+        steps += 1
+    assert steps > 5
+
+
+async def test_records_that_only_the_page_cache_had_are_written_again_before_they_are_served(tmp_path, monkeypatch):
+    """After an fdatasync that failed, the pages read well and are on no disk: only writing them again puts them there."""
+    engine = await opened(tmp_path)
+    await put(engine, "k", b"only in memory?")
+    await crash(engine)
+    written = []
+    from threefold.storage_server import replay
+
+    real = replay.write_all
+
+    def recording(fd, data, position):
+        written.append(data)
+        real(fd, data, position)
+
+    monkeypatch.setattr(replay, "write_all", recording)
+    engine = await opened(tmp_path)
+    assert any(b"only in memory?" in data for data in written)
+    await engine.close()
+
+
+async def test_an_answer_waits_for_what_it_rests_on(tmp_path, monkeypatch):
+    """A lost create, a fresh object, a fresh delete: none is told while it could still vanish."""
+    engine = await opened(tmp_path)
+    await put(engine, "old", b"v")
+    gate, real = __import__("threading").Event(), os.fdatasync
+
+    def slow(fd):
+        gate.wait(5)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    winner = asyncio.create_task(put(engine, "k", b"winner", create=True))
+    removal = asyncio.create_task(engine.delete("b-b", "old"))
+    await asyncio.sleep(0.05)
+    rests = [put(engine, "k", b"loser", create=True), get(engine, "k"), get(engine, "old"), engine.delete("b-b", "old")]
+    rests.append(engine.list("b-b", prefix="", after="", delimiter="", limit=9))
+    tasks = [asyncio.create_task(rest) for rest in rests]
+    await asyncio.sleep(0.1)
+    assert not any(task.done() for task in [winner, removal, *tasks])
+    gate.set()
+    answers = await asyncio.gather(winner, removal, *tasks, return_exceptions=True)
+    assert answers[:2] == [None, None]
+    assert [getattr(answer, "status", answer) for answer in answers[2:6]] == [412, b"winner", 404, None]
+    monkeypatch.undo()
+    await engine.close()
+
+
+async def test_leftovers_are_swept(tmp_path):
+    engine = await opened(tmp_path)
+    await put(engine, "large", b"v" * 5000)
+    writer = engine.blobs.create()
+    writer.write(b"never named")
+    writer.finish()
+    await crash(engine)
+    (tmp_path / "journal" / "00000000000000ff.new").write_bytes(b"half a file")
+    engine = await opened(tmp_path)
+    assert len(list((tmp_path / "objects").glob("??/*"))) == 1
+    assert not list((tmp_path / "journal").glob("*.new"))
+    await engine.close()
+
+
+async def test_a_folder_has_one_owner(tmp_path):
+    engine = await opened(tmp_path)
+    with pytest.raises(Refused):
+        await opened(tmp_path)
+    await engine.close()
+    await (await opened(tmp_path)).close()
+
+
+def test_scan_is_quick_on_an_empty_file():
+    assert scan(bytes(16 << 20), b"saltsalt", continued=False).records == ()
