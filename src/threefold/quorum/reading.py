@@ -14,15 +14,24 @@ from threefold.quorum.walk import Found, SupersededError, walk
 
 
 def read_log(scope: Scope) -> Procedure[Found | None]:
-    """The log as it stands; None when it never began. Waits (asking again) while too few stores answer."""
+    """The log as it stands; None when it never began. Waits (asking again) while too few stores answer.
+
+    An epoch that began while we walked may have put what we walked over into segments of a timeline that we did not
+    look at, and trimmed it: an end is believed only if no newer epoch has begun by then.
+    """
+    highest, head = yield from _newest_start(scope)
     while True:
-        head = yield from _newest_start(scope)
-        if head is None:
-            return None
-        try:
-            return (yield from walk(scope, head, believe))
-        except SupersededError:
-            yield Pause(ASK_AGAIN_S)
+        superseded, found = False, None
+        if head is not None:
+            try:
+                found = yield from walk(scope, head, believe)
+            except SupersededError:
+                superseded = True
+                yield Pause(ASK_AGAIN_S)
+        before = highest, head.epoch if head else 0
+        highest, head = yield from _newest_start(scope)
+        if not superseded and before == (highest, head.epoch if head else 0):
+            return found
 
 
 def believe(scope: Scope, view: View) -> Procedure[None]:
@@ -33,11 +42,12 @@ def believe(scope: Scope, view: View) -> Procedure[None]:
         view.entry, view.copies, view.seals, view.absent = again.entry, again.copies, again.seals, again.absent
 
 
-def _newest_start(scope: Scope) -> Procedure[View | None]:
+def _newest_start(scope: Scope) -> Procedure[tuple[int, View | None]]:
+    """The highest claim, and slot 0 of the highest epoch that began."""
     highest = yield from highest_claim(scope, decisive=1)
     for epoch in range(highest, 0, -1):
         (view,) = yield from look(scope, epoch, [0])
         yield from believe(scope, view)
         if view.entry is not None:
-            return view
-    return None
+            return highest, view
+    return highest, None
