@@ -110,6 +110,27 @@ def find_binaries(major: int | None = None, configured: Path | None = None, *, r
     raise NotThere(f"no {wanted} server programs on this machine ({'; '.join(looked)})", hint=_what_to_install(major))
 
 
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What an installation was built and installed with."""
+
+    extensions: frozenset[str]
+    icu: bool
+
+
+def features(binaries: Binaries) -> Features:
+    """As its pg_config tells. ICU is built in unless left out since 16, and the other way round before."""
+    options = _pg_config(binaries, "--configure")
+    icu = "--without-icu" not in options if binaries.major >= 16 else "--with-icu" in options
+    controls = Path(_pg_config(binaries, "--sharedir"), "extension").glob("*.control")
+    return Features(frozenset(path.stem for path in controls), icu)
+
+
+def _pg_config(binaries: Binaries, option: str) -> str:
+    command = [str(binaries.program("pg_config")), option]
+    return subprocess.run(command, capture_output=True, text=True, timeout=20, check=True, cwd="/").stdout.strip()
+
+
 def _fits(found: Binaries, major: int | None) -> bool:
     return found.major == major if major else found.major in MAJORS
 
