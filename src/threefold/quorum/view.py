@@ -86,17 +86,33 @@ def look(scope: Scope, epoch: int, slots: Sequence[int]) -> Procedure[list[View]
     requests = tuple(Read(store, keys.slot_key(epoch, slot)) for slot in slots for store in scope.stores)
     width = len(scope.stores)
 
+    opens: dict[int, bool] = {}
+
+    def definite(place: int, answer: Answer) -> bool:
+        # Damaged bytes decide nothing: counted, they would end the waiting before the store that knows has answered.
+        if place not in opens:
+            opens[place] = answer is ABSENT or (isinstance(answer, bytes) and _opens(scope.codec, answer))
+        return opens[place]
+
     def enough(answers: Answers) -> bool:
-        definite = [0] * len(slots)
+        decided = [0] * len(slots)
         for place, answer in answers.items():
-            definite[place // width] += answer is ABSENT or isinstance(answer, bytes)
-        return min(definite) >= scope.decisive
+            decided[place // width] += definite(place, answer)
+        return min(decided) >= scope.decisive
 
     answers: Answers = yield Ask(requests, enough)
     views = [View(epoch, slot) for slot in slots]
     for place, answer in answers.items():
         views[place // width].learn(scope.codec, requests[place].store, answer)
     return views
+
+
+def _opens(codec: Codec, body: bytes) -> bool:
+    try:
+        codec.open(body)
+    except Damaged:
+        return False
+    return True
 
 
 def put(scope: Scope, view: View, body: bytes, stores: Sequence[str]) -> Procedure[None]:
