@@ -66,7 +66,7 @@ def plan_of(world: World) -> Plan:
     if special < 0.25:
         return replace(plan, wipe_every=15.0)
     if special < 0.45:
-        return replace(plan, damage_every=2.0)
+        return replace(plan, damage_every=4.0)
     return plan
 
 
@@ -375,6 +375,7 @@ class Run:
     def _verdict(self) -> None:
         """Any two members rebuild all that was acknowledged."""
         members = self._members()
+        self.checker.settled_reading = True
         scopes = [tuple(members)]
         if len(members) == 3:
             scopes += [(members[0], members[1]), (members[0], members[2]), (members[1], members[2])]
