@@ -26,7 +26,7 @@ _SHARED: tuple[structlog.typing.Processor, ...] = (
 
 
 def configure(*, quiet: bool = False, verbose: bool = False, pretty: bool | None = None) -> None:
-    """Once per process. ``pretty``: None asks THREEFOLD_LOG (``pretty``, ``json``), then whether stderr is a terminal."""
+    """Once per process. ``pretty``: None asks THREEFOLD_LOG (``pretty``, ``json``), then whether a person watches."""
     wanted = os.environ.get("THREEFOLD_LOG", "")
     on_terminal = pretty if pretty is not None else wanted == "pretty" or (sys.stderr.isatty() and wanted != "json")
     stamp = structlog.processors.TimeStamper(fmt="%H:%M:%S" if on_terminal else "iso", utc=not on_terminal)

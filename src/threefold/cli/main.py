@@ -16,6 +16,7 @@ import typer
 from threefold import __version__
 from threefold.cli import (
     check,
+    demo,
     init,
     list_points,
     protect,
@@ -55,6 +56,7 @@ def _root(
 
 
 _START, _EVERY_DAY, _DISASTER = "Begin", "Every day", "Disaster"
+app.command("demo", rich_help_panel=_START)(demo.demo)
 app.command("init", rich_help_panel=_START)(init.init)
 app.command("up", rich_help_panel=_START)(up.up)
 app.command("check", rich_help_panel=_EVERY_DAY)(check.check)

@@ -127,6 +127,7 @@ def facts(done: Recovery) -> dict[str, Any]:
         "bytes_from": dict(done.bytes_from),
         "seconds": dict(done.seconds),
         "pid": done.server.pid if done.server else None,
+        "port": done.server.port if done.server else None,
         "notes": list(done.notes),
     }
 
@@ -147,7 +148,7 @@ def sentence(done: Recovery, port: int | None) -> str:
     if done.promoted:
         commit = f"; its last commit was at {done.promoted.last_commit}" if done.promoted.last_commit else ""
         lines.append(f"It takes writes on port {port}, timeline {done.promoted.timeline}{commit}.")
-        lines.append("It is not protected yet: point [system] dsn at it and start `threefold protect`.")
+        lines.append("It is not protected yet: point \\[system] dsn at it and start `threefold protect`.")
     else:
         lines.append("It was not started: start PostgreSQL on it, and it replays the log by itself.")
     return "\n".join(lines)

@@ -35,7 +35,10 @@ async def _snapshot(found: Settings, output: Output) -> None:
     progress = output.progress()
     async with open_parts(found) as parts:
         if await read_leader(parts.stores, parts.keyring) is None:
-            raise Unavailable("no DRaaS server has ever led this log", hint="start `threefold protect` first")
+            raise Unavailable(
+                "the stores hold no DRaaS server's beacon",
+                hint="start `threefold protect`; `threefold status` says more",
+            )
         link = await ReplicationLink.connect(primary_conninfo(found), application_name="threefold snapshot")
         async with link:
             try:

@@ -59,10 +59,6 @@ class Home:
         return self.folder / "primary"
 
     @property
-    def primary_log(self) -> Path:
-        return self.folder / "log" / "primary.log"
-
-    @property
     def primary_port(self) -> int:
         return int(conninfo_to_dict(self.settings.system.dsn).get("port") or 5432)
 
@@ -88,6 +84,9 @@ class Home:
         )
 
     # --- processes ---
+
+    def log_file(self, name: str) -> Path:
+        return self.folder / "log" / f"{name}.log"
 
     def pid_file(self, name: str) -> Path:
         return self.folder / "run" / f"{name}.json"

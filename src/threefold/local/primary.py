@@ -36,7 +36,7 @@ class Primary:
             find_binaries(major, home.settings.path(configured) if configured else None),
             home.primary,
             home.primary_port,
-            log_file=home.primary_log,
+            log_file=home.log_file("primary"),
             clock=clock,
         )
 

@@ -1,7 +1,8 @@
 """Child processes of `threefold up`: started, listened to, watched, stopped in order.
 
 Each runs in a session of its own, so that a Ctrl-C in our terminal reaches us alone and we decide the order. What a
-child says on stderr is handed on line by line. None is restarted silently: who died is said, and why is for a person.
+child says is handed on line by line, or goes to a file where it shall outlive us. None is restarted silently: who died
+is said, and why is for a person.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 from threefold.kernel.errors import Unavailable
 
@@ -25,11 +27,14 @@ _LINE_BYTES = 1 << 20
 class Child:
     """One process of ours."""
 
-    def __init__(self, name: str, process: asyncio.subprocess.Process, hear: Hear) -> None:
+    def __init__(
+        self, name: str, process: asyncio.subprocess.Process, hear: Hear, log_file: Path | None = None
+    ) -> None:
         self.name = name
-        self.last_line = ""
+        self._last_line = ""
         self._process = process
         self._hear = hear
+        self._log_file = log_file
         self._listening = [
             asyncio.create_task(self._listen(stream)) for stream in (process.stdout, process.stderr) if stream
         ]
@@ -37,6 +42,14 @@ class Child:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+    @property
+    def last_line(self) -> str:
+        """What it said last."""
+        if self._log_file is None:
+            return self._last_line
+        lines = self._log_file.read_text(errors="replace").splitlines()
+        return lines[-1] if lines else ""
 
     @property
     def running(self) -> bool:
@@ -48,45 +61,58 @@ class Child:
         await asyncio.gather(*self._listening, return_exceptions=True)
         return code
 
-    def signal(self, number: signal.Signals) -> None:
+    def send(self, number: signal.Signals) -> None:
         """To it and whatever it started."""
         if self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, number)
 
-    async def stop(self, within: float = 15) -> None:
+    async def stop(self, within: float = 15, number: signal.Signals = signal.SIGTERM) -> None:
         """Asked first, then killed."""
-        self.signal(signal.SIGCONT)
-        self.signal(signal.SIGTERM)
+        self.send(signal.SIGCONT)
+        self.send(number)
         try:
             async with asyncio.timeout(within):
                 await self.ended()
         except TimeoutError:
-            self.signal(signal.SIGKILL)
+            self.send(signal.SIGKILL)
             await self.ended()
 
     async def _listen(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():
-            self.last_line = line.decode(errors="replace").rstrip()
-            self._hear(self.name, self.last_line)
+            self._last_line = line.decode(errors="replace").rstrip()
+            self._hear(self.name, self._last_line)
 
 
 async def start(
-    name: str, arguments: Sequence[str], hear: Hear, *, environment: Mapping[str, str] | None = None
+    name: str,
+    arguments: Sequence[str],
+    hear: Hear,
+    *,
+    environment: Mapping[str, str] | None = None,
+    log_file: Path | None = None,
 ) -> Child:
     """``python -m`` with ``arguments``, by the Python that runs us."""
-    process = await asyncio.create_subprocess_exec(
+    with contextlib.ExitStack() as files:
+        output = files.enter_context(log_file.open("ab")) if log_file else asyncio.subprocess.PIPE
+        process = await _start(arguments, environment or {}, output)
+    return Child(name, process, hear, log_file)
+
+
+async def _start(
+    arguments: Sequence[str], environment: Mapping[str, str], output: int | IO[bytes]
+) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
         *arguments,
         stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, **(environment or {})},
+        stdout=output,
+        stderr=output,
+        env={**os.environ, **environment},
         start_new_session=True,
         limit=_LINE_BYTES,
     )
-    return Child(name, process, hear)
 
 
 async def until(ready: Callable[[], bool], child: Child, what: str, within: float = 30) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import signal
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,13 +30,17 @@ PRIMARY = "primary"
 class Stack:
     """The processes of one home."""
 
-    def __init__(self, home: Home, clock: Clock, hear: Hear, *, pretty_logs: bool = False) -> None:
+    def __init__(
+        self, home: Home, clock: Clock, hear: Hear, *, pretty_logs: bool = False, logs_to_files: bool = False
+    ) -> None:
+        """``logs_to_files``: what the processes say goes to ``log/``, so that they can outlive us."""
         self._environment = {"THREEFOLD_LOG": "pretty" if pretty_logs else "json"}
         self.home = home
         self.primary = Primary(home, clock)
         self.children: dict[str, Child] = {}
         self._clock = clock
         self._hear = hear
+        self._logs_to_files = logs_to_files
 
     async def start_stores(self) -> None:
         self._refuse_a_second()
@@ -78,7 +83,11 @@ class Stack:
         said: list[str] = []
         command = [verb, *arguments, "--json", "--config", str(self.home.config)]
         child = await start(verb, ["threefold", *command], lambda _, line: said.append(line))
-        await child.ended()
+        try:
+            await child.ended()
+        except asyncio.CancelledError:
+            await child.stop(number=signal.SIGINT)  # as Ctrl-C would: it cleans up
+            raise
         for line in reversed(said):
             with suppress(ValueError):
                 answer = json.loads(line)
@@ -118,7 +127,11 @@ class Stack:
 
     async def _start(self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> Child:
         child = await start(
-            name, ["threefold", *arguments], self._hear, environment={**self._environment, **(environment or {})}
+            name,
+            ["threefold", *arguments],
+            self._hear,
+            environment={**self._environment, **(environment or {})},
+            log_file=self.home.log_file(name) if self._logs_to_files else None,
         )
         self.children[name] = child
         self.home.note_process(name, child.pid)
