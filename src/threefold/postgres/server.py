@@ -129,7 +129,10 @@ class Server:
         if os.geteuid() == 0:
             give(self.data_dir, self.account)
             for link in (self.data_dir / "pg_tblspc").glob("*"):
-                give(link.resolve(), self.account)
+                # A tablespace's own files lie in PG_{version} folders; what else lies beside them is not ours.
+                os.chown(link, self.account.uid, self.account.gid)
+                for folder in link.glob("PG_*"):
+                    give(folder, self.account)
         reason = self._why_unreachable()
         if reason:
             raise BadInput(f"user {self.account.name} cannot reach {self.data_dir}", hint=reason)
