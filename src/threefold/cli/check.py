@@ -7,7 +7,8 @@ import asyncio
 from rich.table import Table
 
 from threefold.bootstrap import Parts, open_parts, primary_of
-from threefold.cli.common import CONFIG, Config, Json, Quiet, execute, settings
+from threefold.cli.common import execute, settings
+from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.kernel.errors import Refused, ThreefoldError
 from threefold.protect.check import Finding, Level, judge, look, try_replication

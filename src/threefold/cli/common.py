@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Coroutine
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
-
-import typer
+from typing import Any, TypeVar
 
 from threefold import telemetry
 from threefold.cli.output import Output
@@ -15,25 +13,6 @@ from threefold.kernel.errors import BadInput
 from threefold.settings import Settings, load
 
 T = TypeVar("T")
-
-Config = Annotated[
-    Path, typer.Option("--config", "-c", help="The settings.", envvar="THREEFOLD_CONFIG", metavar="FILE")
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON lines on stdout, nothing else there.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Only the answer, and errors.")]
-Home = Annotated[Path, typer.Argument(help="The folder that `threefold init` made.", metavar="[DIR]")]
-
-PassphraseFile = Annotated[
-    Path | None,
-    typer.Option(
-        help="Open the master key that lies in the stores with the passphrase in this file. Where the key file is "
-        "gone, THREEFOLD_PASSPHRASE does the same.",
-        metavar="FILE",
-    ),
-]
-
-CONFIG = Path("threefold.toml")
-HERE = Path()
 
 
 def settings(config: Path, output: Output) -> Settings:

@@ -9,8 +9,9 @@ from typing import Annotated
 
 import typer
 
-from threefold.cli.common import Json, Quiet, execute
+from threefold.cli.common import execute
 from threefold.cli.demo_stage import make_narrator, outcome_table, what_is_left
+from threefold.cli.options import Json, Quiet
 from threefold.cli.output import Output
 from threefold.demo.run import play
 from threefold.kernel.clock import SystemClock

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from threefold.cli.common import HERE, Json, Quiet, passphrase_from
+from threefold.cli.common import passphrase_from
+from threefold.cli.options import HERE, Json, Quiet
 from threefold.cli.output import Output
 from threefold.local.create import create_home
 

@@ -8,7 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from threefold.bootstrap import Parts, open_parts
-from threefold.cli.common import CONFIG, Config, Json, PassphraseFile, Quiet, execute, passphrase_from, settings
+from threefold.cli.common import execute, passphrase_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import moment, size, table
 from threefold.kernel.errors import NotThere

@@ -9,42 +9,57 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from importlib import import_module
 from typing import Annotated
 
 import typer
 
 from threefold import __version__
-from threefold.cli import (
-    check,
-    demo,
-    init,
-    list_points,
-    protect,
-    recover,
-    snapshot,
-    status,
-    storage,
-    up,
-    verify,
-)
 from threefold.cli.output import Output
 from threefold.kernel.errors import BadInput, ThreefoldError
 
 _EPILOG = "Documentation: docs/tutorial/first-evening.md. Begin with: threefold demo"
 
-app = typer.Typer(
-    name="threefold",
-    help="Keeps a CRM on PostgreSQL alive through a disaster: every saved change is on two of three independent "
-    "storage servers before the CRM says [bold]saved[/].",
-    epilog=_EPILOG,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode="rich",
-)
+_START, _EVERY_DAY, _DISASTER = "Begin", "Every day", "Disaster"
+# verb: (module, function or group, where it stands in --help)
+_VERBS = {
+    "demo": ("demo", "demo", _START),
+    "init": ("init", "init", _START),
+    "up": ("up", "up", _START),
+    "check": ("check", "check", _EVERY_DAY),
+    "protect": ("protect", "protect", _EVERY_DAY),
+    "storage": ("storage", "app", _EVERY_DAY),
+    "snapshot": ("snapshot", "snapshot", _EVERY_DAY),
+    "status": ("status", "status", _EVERY_DAY),
+    "list": ("list_points", "list_points", _DISASTER),
+    "recover": ("recover", "recover", _DISASTER),
+    "verify": ("verify", "verify", _DISASTER),
+}
 
 
-@app.callback()
+def make_app(verb: str | None = None) -> typer.Typer:
+    """The command; with ``verb`` only that one is loaded: a storage server need not load what the demo needs."""
+    app = typer.Typer(
+        name="threefold",
+        help="Keeps a CRM on PostgreSQL alive through a disaster: every saved change is on two of three independent "
+        "storage servers before the CRM says [bold]saved[/].",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode="rich",
+    )
+    app.callback(invoke_without_command=True)(_root)
+    for name, (module, member, panel) in _VERBS.items():
+        if verb in {None, name}:
+            found = getattr(import_module(f"threefold.cli.{module}"), member)
+            if isinstance(found, typer.Typer):
+                app.add_typer(found, name=name, rich_help_panel=panel)
+            else:
+                app.command(name, rich_help_panel=panel)(found)
+    return app
+
+
 def _root(
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.", envvar="THREEFOLD_DEBUG")] = False,
     version: Annotated[bool, typer.Option("--version", help="Show the version.")] = False,
@@ -55,19 +70,6 @@ def _root(
         raise typer.Exit
 
 
-_START, _EVERY_DAY, _DISASTER = "Begin", "Every day", "Disaster"
-app.command("demo", rich_help_panel=_START)(demo.demo)
-app.command("init", rich_help_panel=_START)(init.init)
-app.command("up", rich_help_panel=_START)(up.up)
-app.command("check", rich_help_panel=_EVERY_DAY)(check.check)
-app.command("protect", rich_help_panel=_EVERY_DAY)(protect.protect)
-app.add_typer(storage.app, name="storage", rich_help_panel=_EVERY_DAY)
-app.command("snapshot", rich_help_panel=_EVERY_DAY)(snapshot.snapshot)
-app.command("status", rich_help_panel=_EVERY_DAY)(status.status)
-app.command("list", rich_help_panel=_DISASTER)(list_points.list_points)
-app.command("recover", rich_help_panel=_DISASTER)(recover.recover)
-app.command("verify", rich_help_panel=_DISASTER)(verify.verify)
-
 _Usage: type[Exception] = typer.BadParameter.__mro__[2]  # ClickException, which typer does not export
 
 
@@ -76,12 +78,13 @@ def run() -> None:
     arguments = sys.argv[1:]
     output = Output(as_json="--json" in arguments)
     debug = "--debug" in arguments or os.environ.get("THREEFOLD_DEBUG", "") not in {"", "0"}
-    sys.exit(_run(output, debug=debug))
+    verb = next((each for each in arguments if not each.startswith("-")), None)
+    sys.exit(_run(output, verb if verb in _VERBS else None, debug=debug))
 
 
-def _run(output: Output, *, debug: bool) -> int:
+def _run(output: Output, verb: str | None, *, debug: bool) -> int:
     try:
-        code = app(standalone_mode=False)
+        code = make_app(verb)(standalone_mode=False)
     except ThreefoldError as error:
         if debug:
             traceback.print_exc()

@@ -11,7 +11,8 @@ import typer
 
 from threefold import telemetry
 from threefold.bootstrap import open_parts, primary_of, puts_of, wrapped_key_of
-from threefold.cli.common import CONFIG, Config, Json, Quiet, execute, settings
+from threefold.cli.common import execute, settings
+from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.protect.leader import Deployment
 from threefold.protect.run import protect as protect_until

@@ -10,7 +10,8 @@ from rich.table import Table
 
 from threefold.bootstrap import open_parts
 from threefold.cli import words
-from threefold.cli.common import CONFIG, Config, Json, PassphraseFile, Quiet, execute, passphrase_from, settings
+from threefold.cli.common import execute, passphrase_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import size, span
 from threefold.kernel.errors import BadInput

@@ -5,7 +5,8 @@ from __future__ import annotations
 from rich.table import Table
 
 from threefold.bootstrap import Parts, open_parts, primary_conninfo
-from threefold.cli.common import CONFIG, Config, Json, Quiet, execute, settings
+from threefold.cli.common import execute, settings
+from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span
 from threefold.kernel.errors import Unavailable

@@ -9,9 +9,10 @@ from typing import Any
 from rich.table import Table
 
 from threefold.bootstrap import open_parts
-from threefold.cli.common import CONFIG, Config, Json, PassphraseFile, Quiet, execute, passphrase_from, settings
+from threefold.cli.common import execute, passphrase_from, settings
 from threefold.cli.list_points import facts as points_facts
 from threefold.cli.list_points import recovery_points
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span, table
 from threefold.kernel.errors import Unavailable

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from threefold import telemetry
-from threefold.cli.common import Json, Quiet
+from threefold.cli.options import Json, Quiet
 from threefold.cli.output import Output
 from threefold.kernel.errors import BadInput
 from threefold.storage_server.engine import EngineOptions

@@ -11,7 +11,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from threefold.cli.common import HERE, Json, Quiet, execute
+from threefold.cli.common import execute
+from threefold.cli.options import HERE, Json, Quiet
 from threefold.cli.output import Output
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Unavailable

@@ -9,7 +9,8 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import open_parts
-from threefold.cli.common import CONFIG, Config, Json, PassphraseFile, Quiet, execute, passphrase_from, settings
+from threefold.cli.common import execute, passphrase_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import count, facts_table, size
 from threefold.kernel.errors import Damaged, ThreefoldError
