@@ -218,3 +218,13 @@ def test_zeros_and_noise_hold_no_record() -> None:
         first_whole_record_after(b"\xd1" * 3 * PAGE, start=Lsn(BASE), at=Lsn(BASE), segment_size=MB)
     with pytest.raises(BadInput):
         walk(bytes(PAGE), BASE - PAGE)
+
+
+@pytest.mark.parametrize("field", [range(8, 16), range(16, 20)], ids=["page LSN", "remaining"])
+def test_a_record_is_continued_only_by_its_own_page(field: range) -> None:
+    log = Log()
+    log.record(b"a" * 20_000)
+    for byte in field:
+        data = bytearray(log.data)
+        data[PAGE + byte] ^= 1
+        assert walk(bytes(data)) == []
