@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from threefold.kernel.errors import Damaged, Fenced, Refused
 from threefold.quorum import keys
+from threefold.quorum.claim import highest_claim
 from threefold.quorum.majority import QUORUM, WINDOW
 from threefold.quorum.objects import SEAL_BYTES, Header, Kind
 from threefold.quorum.requests import Answers, Ask, List, Pause, Procedure, Read
@@ -43,9 +44,14 @@ def take_over(scope: Scope, epoch: int) -> Procedure[Found | None]:
             continue
         try:
             found = yield from walk(scope, head, seal_or_adopt)
+            yield from _nothing_beyond(scope, lower, found)
         except SupersededError:
             raise Fenced(f"a higher epoch than {epoch} is writing already") from None
-        yield from _nothing_beyond(scope, lower, found)
+        except Refused:
+            # Somebody above us may have trimmed what we read, into segments of a timeline that we do not know.
+            if (yield from highest_claim(scope, decisive=1)) > epoch:
+                raise Fenced(f"a higher epoch than {epoch} was claimed meanwhile") from None
+            raise
         return found
     return None
 
