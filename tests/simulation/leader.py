@@ -74,7 +74,7 @@ class Client(Process):
         """The stores that vote, once there are two."""
         for _ in range(200):
             roll = yield from members.read_roll(stores)
-            if len(roll.members) + (0 if not roll.silent else -1) >= 2 or len(roll.members) >= 2:
+            if len(roll.members) >= 2:
                 self.pins.update({name: int(found.incarnation) for name, found in roll.members.items()})
                 return self.run.scope(tuple(roll.members), self.writer)
             yield Pause(0.5)
@@ -202,6 +202,7 @@ class Leader(Client):
             self._progress = self.world.now
             self.primary.acked = max(self.primary.acked, settled)
             self.run.checker.acknowledged(self, settled)
+            self.run.acknowledged(self.primary)
 
     def _trim(self) -> None:
         covered = self._trimmed = self.appender.covered
@@ -238,9 +239,15 @@ class Reader(Client):
     """Reads the log without fencing, as recovery does, and hands on what it found."""
 
     def __init__(
-        self, run: Run, name: str, stores: tuple[str, ...], then: Callable[[Reader, Found, Timeline], None] | None = None
+        self,
+        run: Run,
+        name: str,
+        stores: tuple[str, ...],
+        then: Callable[[Reader, Found, Timeline], None] | None = None,
+        empty: Callable[[], None] | None = None,
     ) -> None:
         super().__init__(run, name)
+        self._empty = empty
         self._then = then
         self._stores = stores
         self.go(self._read(), lambda _: self.crash("is done"), lambda error: self.crash(f"gives up: {error}"))
@@ -252,6 +259,8 @@ class Reader(Client):
         found = yield from reading.read_log(scope)
         if found is None:
             checker.never_began(acked, self.name)
+            if self._empty is not None:
+                self._empty()
             return
         self.world.note(f"{self.name} finds the log up to {int(found.end)} of timeline {found.timeline}")
         line = yield from checker.verify(scope, found, acked, self.name, last_segments=3)

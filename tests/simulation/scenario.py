@@ -11,7 +11,7 @@ from typing import Any
 from tests.simulation.checker import Checker, Violation
 from tests.simulation.leader import LOG_ID, Leader, MemoCodec, Reader
 from tests.simulation.wal import ORIGIN, Primary, Timeline
-from tests.simulation.world import STORES, Faults, Process, SimStore, World, at_once
+from tests.simulation.world import STORES, Faults, SimStore, World, at_once
 from threefold.kernel.errors import Refused, Unavailable
 from threefold.quorum import keys, reading, walk
 from threefold.quorum.appender import Limits
@@ -40,7 +40,7 @@ class Plan:
     blind: float = 0.4  # contenders that do not look first
     disaster_every: float = 25.0
     partition: float = 0.5  # disasters that only cut the site off: it lives on
-    read_every: float = 8.0
+    read_every: float = 6.0
     wipe_every: float = 0.0
     damage_every: float = 0.0
     sleepy: float = 0.5  # stalls that begin just when somebody else takes over
@@ -49,22 +49,22 @@ class Plan:
 def plan_of(world: World) -> Plan:
     rng = world.rng
     plan = Plan(
-        seconds=rng.choice((30.0, 45.0, 60.0)),
+        seconds=rng.choice((15.0, 25.0, 40.0)),
         segment_bytes=rng.choice((64, 64, 128, 256)),
         entry_bytes=rng.choice((6, 12, 40)),
-        write_every=rng.choice((0.1, 0.2, 0.5)),
+        write_every=rng.choice((0.15, 0.3, 0.6)),
         fault=rng.choice((0.0, 0.01, 0.04, 0.1)),
         outage_every=rng.choice((6.0, 20.0)),
-        stall_every=rng.choice((4.0, 10.0)),
+        stall_every=rng.choice((3.0, 8.0)),
         stall_seconds=rng.choice((4.0, 20.0, 90.0)),
-        crash_every=rng.choice((8.0, 25.0)),
-        contend_every=rng.choice((4.0, 15.0)),
-        disaster_every=rng.choice((10.0, 40.0)),
+        crash_every=rng.choice((6.0, 20.0)),
+        contend_every=rng.choice((3.0, 10.0)),
+        disaster_every=rng.choice((7.0, 25.0)),
         blind=rng.choice((0.2, 0.8)),
     )
     special = rng.random()
     if special < 0.25:
-        return replace(plan, wipe_every=15.0)
+        return replace(plan, wipe_every=8.0)
     if special < 0.45:
         return replace(plan, damage_every=4.0)
     return plan
@@ -84,9 +84,8 @@ class Run:
         self.primaries: list[Primary] = []
         self.leads = 0
         self._names = 0
-        self._stopped_wiping = False
         self._over = False
-        self._driver = Process(self.world, "driver")
+        self._appended = False  # by the last leader, after everything healed
         for store in self.world.stores.values():
             self._format(store)
             f = self.plan.fault
@@ -154,6 +153,9 @@ class Run:
 
     def leading(self, leader: Leader) -> None:
         self.leads += 1
+
+    def acknowledged(self, primary: Primary) -> None:
+        self._appended |= isinstance(primary, _Last) and primary.acked >= primary.target
 
     def stopped(self, leader: Leader, error: Exception) -> None:
         """A leader gave up. Contradictions are never an answer that the protocol may give."""
@@ -295,14 +297,12 @@ class Run:
         for other in others:
             for key, body in other.objects.items():
                 if key != keys.FORMAT and len(store.objects.get(key, b"")) <= SEAL_BYTES:
-                    store.objects[key] = body  # an entry outweighs a seal: it may have been acknowledged
-                    store.born[key] = self.world.now
+                    store.keep(key, body, self.world.now)  # an entry outweighs a seal: it may have been acknowledged
         self._format(store)
         self.world.note(f"{store.name} is filled and a member again")
 
     def _format(self, store: SimStore) -> None:
-        store.objects[keys.FORMAT] = Format(LOG_ID, "key", str(store.incarnation)).encode()
-        store.born[keys.FORMAT] = self.world.now
+        store.keep(keys.FORMAT, Format(LOG_ID, "key", str(store.incarnation)).encode(), self.world.now)
 
     def _damage(self) -> None:
         """One copy of an object loses a bit; never two copies of one object."""
@@ -334,24 +334,18 @@ class Run:
         world = self.world
         before = self.checker.promises()
         until = world.now + LIVE_WITHIN_S
-        self._again_live = None
 
         def appended() -> bool:
-            return any(
-                primary.acked >= primary.target
-                for primary in self.primaries
-                if isinstance(primary, _Last)
-            )
+            return self._appended
 
         def promote(reader: Reader, found: Found, line: Timeline) -> None:
             fork = line.whole(found.end)
             number = found.timeline + 1
-            last = _Last(Timeline(f"{world.seed}/{number}-{reader.name}", number, line, fork), fork)
-            for _ in range(12):
-                last.timeline.grow()
-            last.flushed = last.target = last.timeline.end
-            self.primaries.append(last)
-            self._lead(last, looks=True)
+            self._lead_last(Timeline(f"{world.seed}/{number}-{reader.name}", number, line, fork), fork)
+
+        def anew() -> None:
+            first = Timeline(f"{world.seed}/1 again", 1)
+            self._lead_last(first, ORIGIN)
 
         def supervise() -> None:
             last = [p for p in self.primaries if isinstance(p, _Last)]
@@ -360,10 +354,8 @@ class Run:
                 standing = [p for p in last if not p.obsolete]
                 if standing:
                     self._lead(standing[-1], looks=True)
-                elif not self.checker.promises():
-                    self._lead(_Last.anew(self), looks=True)
                 else:
-                    recovering.append(Reader(self, self._name("recovery"), STORES, promote))
+                    recovering.append(Reader(self, self._name("recovery"), STORES, promote, anew))
             world.at(1.0, supervise)
 
         recovering: list[Reader] = []
@@ -371,6 +363,14 @@ class Run:
         world.run(until, appended)
         if not appended():
             raise Violation(f"4 live: no leader appended within {LIVE_WITHIN_S} s after {before}")
+
+    def _lead_last(self, timeline: Timeline, flushed: int) -> None:
+        last = _Last(timeline, flushed)
+        for _ in range(12):
+            timeline.grow()
+        last.flushed = last.target = timeline.end
+        self.primaries.append(last)
+        self._lead(last, looks=True)
 
     def _verdict(self) -> None:
         """Any two members rebuild all that was acknowledged."""
@@ -398,14 +398,3 @@ class _Last(Primary):
     """The primary that has to come up at the end."""
 
     target = 0
-
-    @classmethod
-    def anew(cls, run: Run) -> _Last:
-        """Nothing was ever acknowledged: the first one, once more."""
-        first = Timeline(f"{run.world.seed}/1", 1)
-        for _ in range(12):
-            first.grow()
-        last = cls(first, first.end)
-        last.target = first.end
-        run.primaries.append(last)
-        return last

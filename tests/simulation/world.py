@@ -51,6 +51,7 @@ class SimStore:
         self.latency = latency
         self.faults = Faults()
         self.objects: dict[str, bytes] = {}
+        self.under: dict[str, set[str]] = {}  # the keys by what stands before their last slash
         self.born: dict[str, float] = {}
         self.damaged: dict[str, bytes] = {}
         self.incarnation = 0
@@ -70,28 +71,31 @@ class SimStore:
             case Create(_, key, body):
                 if key in self.objects:
                     return Made.EXISTS
-                self.objects[key] = body
-                self.born[key] = now
+                self.keep(key, body, now)
                 return Made.CREATED
             case List(_, prefix, after):
-                under = prefix + "/"
                 born = self.born
                 found = sorted(
-                    key
-                    for key in self.objects
-                    if key.startswith(under) and key > after and not (stale and born[key] > now - 5)
+                    key for key in self.under.get(prefix, ()) if key > after and not (stale and born[key] > now - 5)
                 )
                 listed = tuple(Listed(key, len(self.objects[key])) for key in found[:PAGE_KEYS])
                 return Page(listed, last=len(found) <= PAGE_KEYS)
             case Delete(_, names):
                 for key in names:
-                    self.objects.pop(key, None)
+                    if self.objects.pop(key, None) is not None:
+                        self.under[key.rpartition("/")[0]].discard(key)
                     self.damaged.pop(key, None)
                 return None
+
+    def keep(self, key: str, body: bytes, now: float) -> None:
+        self.objects[key] = body
+        self.born[key] = now
+        self.under.setdefault(key.rpartition("/")[0], set()).add(key)
 
     def wipe(self) -> None:
         """The disk is lost, and with it everything it held; requests for the old one are refused from now on."""
         self.objects.clear()
+        self.under.clear()
         self.damaged.clear()
         self.incarnation += 1
         self.gone = True
@@ -165,7 +169,8 @@ class World:
             fate -= faults.late
             if heard and 0 <= fate < faults.reply_lost:
                 heard = False
-                self.at(TIMEOUT_S if rng.random() < 0.5 else there + back, lambda: process.deliver(lambda: reply(TIMED_OUT)))
+                told = TIMEOUT_S if rng.random() < 0.5 else there + back
+                self.at(told, lambda: process.deliver(lambda: reply(TIMED_OUT)))
         if heard and there >= TIMEOUT_S:
             heard = False
             self.at(TIMEOUT_S, lambda: process.deliver(lambda: reply(TIMED_OUT)))
@@ -197,12 +202,10 @@ class World:
             for guard in self.guards:
                 guard(store, request)
         answer = store.perform(request, self.now, stale)
-        self.trace = zlib.crc32(
-            f"{self.now!r}{type(request).__name__}{store.name}{getattr(request, 'key', '')}".encode(), self.trace
-        )
+        key = getattr(request, "key", "")
+        self.trace = zlib.crc32(key.encode(), self.trace ^ (self._number & 0xFFFFFFFF))
         if self._verbose and type(request) in (Create, Delete):
-            what = answer if type(request) is Create else ""
-            print(f"{self.now:10.4f}    {store.name} {type(request).__name__} {request.key if type(request) is Create else request.keys} {what}")
+            print(f"{self.now:10.4f}    {store.name} {type(request).__name__} {key or ' '.join(request.keys)} {answer}")
         for watch in self.watchers:
             watch(store, request, answer)
         return answer
