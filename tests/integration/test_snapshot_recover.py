@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,10 +18,11 @@ from psycopg.conninfo import make_conninfo
 from tests.pg import cluster, folder
 from tests.recovering import CLOCK, COUNT, KEYRING, FolderStore, Notes, fill, log_of, recovered, snapshot, three
 
-from threefold.kernel.errors import BadInput, Damaged, NotThere, Refused
+from threefold.kernel.errors import BadInput, Damaged, NotThere, Refused, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Silent
-from threefold.postgres.replication import ReplicationLink
+from threefold.postgres.messages import ArchiveData
+from threefold.postgres.replication import BackupEvent, ReplicationLink
 from threefold.protect.snapshot import take_snapshot
 from threefold.recover.prove import verify_recovered
 from threefold.recover.targets import Immediate, Latest, Position, RestorePoint, Time
@@ -31,9 +33,7 @@ from threefold.vault.chunk_store import Vault
 @pytest.mark.parametrize("major", [pytest.param(15, marks=pytest.mark.postgres15), 18])
 async def test_everything_that_a_cluster_holds_comes_back(major: int) -> None:
     stores = three()
-    async with cluster(
-        major, wal_segment_size=64 * 2**20, settings={"archive_mode": "on", "archive_command": "false"}
-    ) as primary:
+    async with cluster(major, wal_segment_size=64 * 2**20) as primary:
         for space in ("one", "two"):
             place = primary.folder / space
             place.mkdir()
@@ -43,6 +43,8 @@ async def test_everything_that_a_cluster_holds_comes_back(major: int) -> None:
         await primary.sql("CREATE TABLE in_one TABLESPACE one AS SELECT * FROM customer")
         await primary.sql("CREATE DATABASE other TABLESPACE two")
         await primary.sql("CREATE TABLE t AS SELECT 42 AS x", dbname="other")
+        for name, value in (("archive_mode", "on"), ("archive_command", "true"), ("synchronous_standby_names", "x")):
+            await primary.sql(f"ALTER SYSTEM SET {name} = '{value}'")  # in the file only: it would hang us
         await primary.sql("CREATE UNLOGGED TABLE cache AS SELECT * FROM customer")
         ((oid,),) = await primary.sql("SELECT lo_from_bytea(0, decode(repeat('ab', 300000), 'hex'))")
         info = await snapshot(primary, stores)
@@ -65,6 +67,7 @@ async def test_everything_that_a_cluster_holds_comes_back(major: int) -> None:
             assert await sql(f"SELECT length(lo_get({oid}))") == [(300000,)]
             assert await sql("SELECT pg_is_in_recovery()") == [(False,)]
             assert await sql("SHOW archive_mode") == [("off",)]
+            assert await sql("SHOW synchronous_standby_names") == [("",)]
             places = {
                 place
                 for (place,) in await sql(
@@ -208,23 +211,58 @@ async def test_a_store_that_is_down_or_slow_holds_no_snapshot_back(fault: str) -
                 pass
 
 
-async def test_two_stores_down_is_no_snapshot() -> None:
+async def test_without_its_packs_on_two_stores_or_its_wal_there_is_no_snapshot() -> None:
     stores = three()
     async with cluster(18) as primary:
 
-        async def dies(lsn: Lsn) -> None:
+        async def take(settled: Callable[[Lsn], Awaitable[None]]) -> None:
+            vault = Vault(stores, KEYRING, CLOCK)
+            async with await ReplicationLink.connect(primary.dsn(), application_name="snapshot") as link:
+                await take_snapshot(link, vault, settled=settled, clock=CLOCK, progress=Silent())
+
+        async def too_early(lsn: Lsn) -> None:
             raise AssertionError("the WAL is waited for after the packs")
 
-        for name in ("S2", "S3"):
-            stores[name].down = True
+        async def never(lsn: Lsn) -> None:
+            raise Unavailable(f"the log stops before {lsn}")
+
+        stores["S2"].down = stores["S3"].down = True
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(take(too_early), 4)
+        stores["S2"].down = False
+        with pytest.raises(Unavailable, match="the log stops"):
+            await take(never)
+        assert any(key.startswith("packs/") for key in stores["S2"].objects)
+        assert not any(key.startswith("snapshots/") for store in stores.values() for key in store.objects)
+
+
+class Flipping(ReplicationLink):
+    """One bit differs from what the primary sent."""
+
+    async def base_backup(self, *, label: str, fast: bool = True) -> AsyncIterator[BackupEvent]:
+        flipped = False
+        async for event in super().base_backup(label=label, fast=fast):
+            if isinstance(event, ArchiveData) and not flipped and b"customer" in event.data:
+                flipped = True
+                at = event.data.index(b"customer")
+                yield ArchiveData(event.data[:at] + b"Customer" + event.data[at + 8 :])
+            else:
+                yield event
+
+
+async def test_what_did_not_arrive_as_it_was_sent_is_no_snapshot() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 10)
         vault = Vault(stores, KEYRING, CLOCK)
-        link = await ReplicationLink.connect(primary.dsn(), application_name="snapshot")
-        async with link:
-            taking = asyncio.create_task(take_snapshot(link, vault, settled=dies, clock=CLOCK, progress=Silent()))
-            done, _ = await asyncio.wait([taking], timeout=4)
-            assert not done
-            taking.cancel()
-        assert not any(key.startswith("snapshots/") for key in stores["S1"].objects)
+
+        async def settled(lsn: Lsn) -> None:
+            return
+
+        async with await Flipping.connect(primary.dsn(), application_name="snapshot") as link:
+            with pytest.raises(Damaged, match="did not arrive as the primary sent it"):
+                await take_snapshot(link, vault, settled=settled, clock=CLOCK, progress=Silent())
+        assert not any(key.startswith("snapshots/") for store in stores.values() for key in store.objects)
 
 
 async def test_a_store_dies_in_the_middle_of_the_restore_and_another_lags() -> None:
@@ -249,21 +287,19 @@ async def test_damaged_copies_are_said_and_others_used_and_if_there_is_none_the_
     stores = three()
     async with cluster(18) as primary:
         await fill(primary, 30000)
-        await snapshot(primary, stores)
+        info = await snapshot(primary, stores)
         log = await log_of(primary)
-        pack = max(
-            (key for key in stores["S1"].objects if key.startswith("packs/")),
-            key=lambda key: len(stores["S1"].objects[key]),
-        )
+        manifest = await Vault(stores, KEYRING, CLOCK).manifest(info.summary.id)
+        first, second = sorted(manifest.places, key=lambda place: (place.pack, place.offset))[3:5]
+        pack = f"packs/{first.pack}"
 
         def damage(name: str, at: int) -> None:
             body = bytearray(stores[name].objects[pack])
             body[at] ^= 1
             stores[name].objects[pack] = bytes(body)
 
-        middle = len(stores["S1"].objects[pack]) // 2
-        damage("S1", 9)
-        damage("S2", middle)
+        damage("S1", first.offset + 9)
+        damage("S2", second.offset + 9)
         notes = Notes()
         async with recovered(stores, log, Latest(), progress=notes) as (_, sql):
             assert await sql(COUNT) == await primary.sql(COUNT)
@@ -276,7 +312,7 @@ async def test_damaged_copies_are_said_and_others_used_and_if_there_is_none_the_
         assert {(problem.store, problem.key) for problem in report.problems} == {("S1", pack), ("S2", pack)}
         assert report.wal_bytes_read > 0
         for name in ("S2", "S3"):
-            damage(name, 9)
+            damage(name, first.offset + 9)
         with pytest.raises(Damaged, match=f"{pack} is damaged on S1, S2, S3"):
             async with recovered(stores, log, Latest()):
                 pass

@@ -121,7 +121,7 @@ class Destination:
     def _unfinished(self) -> bool:
         try:
             record = json.loads((self.into / MARKER).read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
         except ValueError:
             record = {}  # ours is replaced as a whole: this one is somebody else's

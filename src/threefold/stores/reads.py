@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Final, TypeVar
 
 from threefold.kernel.clock import Clock
@@ -90,19 +91,25 @@ class Reader:
     ) -> tuple[T] | None:
         waiting = sorted(self._stores, key=lambda name: self._rate(name) * (1 + self._under_way[name]))
         asked: dict[asyncio.Task[tuple[T] | Gone | Unknown | Damaged], str] = {}
+        order: list[str] = []
         hedge = self._hedge_seconds(size)
         try:
             while waiting or asked:
                 if waiting:
                     name = waiting.pop(0)
-                    asked[asyncio.create_task(self._ask(name, key, accept, start, length, size))] = name
+                    task = asyncio.create_task(self._ask(name, key, accept, start, length, size))
+                    asked[task] = name
+                    order.append(name)
+                    self._under_way[name] += 1
+                    task.add_done_callback(partial(self._no_longer_under_way, name))
                 done, _ = await asyncio.wait(
                     asked, timeout=hedge if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
                 for task in done:
                     name, answer = asked.pop(task), task.result()
                     if isinstance(answer, tuple):
-                        self._overtaken(asked.values(), size, hedge)
+                        before = order[: order.index(name)]
+                        self._overtaken([slow for slow in asked.values() if slow in before], size, hedge)
                         return answer
                     answers[name] = answer
             return None
@@ -121,22 +128,21 @@ class Reader:
         size: int,
     ) -> tuple[T] | Gone | Unknown | Damaged:
         began = self._clock.monotonic()
-        self._under_way[name] += 1
+        answer = await self._stores[name].read(key, start=start, length=length)
+        if isinstance(answer, Unknown):
+            self._measured_rate[name] = 4 * self._rate(name)
+        if not isinstance(answer, bytes):
+            return answer
+        self._measured(name, (self._clock.monotonic() - began) / size)
         try:
-            answer = await self._stores[name].read(key, start=start, length=length)
-            if isinstance(answer, Unknown):
-                self._measured_rate[name] = 4 * self._rate(name)
-            if not isinstance(answer, bytes):
-                return answer
-            self._measured(name, (self._clock.monotonic() - began) / size)
-            try:
-                accepted = await accept(answer)
-            except Damaged as damaged:
-                return damaged
-            self.bytes_from[name] += len(answer)
-            return (accepted,)
-        finally:
-            self._under_way[name] -= 1
+            accepted = await accept(answer)
+        except Damaged as damaged:
+            return damaged
+        self.bytes_from[name] += len(answer)
+        return (accepted,)
+
+    def _no_longer_under_way(self, name: str, _: object) -> None:
+        self._under_way[name] -= 1
 
     def _measured(self, name: str, seconds_a_byte: float) -> None:
         before = self._measured_rate.get(name, seconds_a_byte)

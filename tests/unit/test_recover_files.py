@@ -1,0 +1,113 @@
+"""Where a recovery may write, and how the log becomes segment files."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from threefold.kernel.errors import BadInput, Damaged, Refused, Unavailable
+from threefold.kernel.lsn import Lsn
+from threefold.recover.destination import MARKER, Destination, disk_errors
+from threefold.recover.wal_files import WalFiles
+from threefold.vault.manifest import Tablespace
+
+MB = 2**20
+SPACES = (Tablespace(16400, "/srv/fast"), Tablespace(16401, "pg_tblspc/16401"))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_paths_go_where_they_belong(tmp_path: Path) -> None:
+    there = Destination.of(tmp_path / "data", SPACES, {})
+    assert there.path("base/1/2") == tmp_path / "data/base/1/2"
+    assert there.path("pg_tblspc/16400/PG_18/1/2") == tmp_path / "data-tablespaces/16400/PG_18/1/2"
+    assert there.path("pg_tblspc/16401/PG_18/1/2") == tmp_path / "data/pg_tblspc/16401/PG_18/1/2"  # in place
+    assert there.path("tablespace_map") is None
+    assert there.path(MARKER) is None
+    mapped = Destination.of(tmp_path / "data", SPACES, {16400: tmp_path / "fast"})
+    assert mapped.path("pg_tblspc/16400/PG_18/1/2") == tmp_path / "fast/PG_18/1/2"
+    with pytest.raises(BadInput, match="no tablespace 5"):
+        Destination.of(tmp_path / "data", SPACES, {5: tmp_path / "fast"})
+
+
+def test_only_empty_folders_or_our_own_unfinished_ones_are_taken(tmp_path: Path) -> None:
+    there = Destination.of(tmp_path / "data", SPACES, {})
+    assert there.claim({"snapshot": "s"}) is False
+    assert there.claim({"snapshot": "s"}) is True
+    mapped = Destination.of(tmp_path / "data", SPACES, {16400: tmp_path / "fast"})
+    (tmp_path / "fast").mkdir()
+    (tmp_path / "fast" / "precious").write_text("mine")
+    with pytest.raises(Refused, match="not empty"):  # not ours, though the data folder is
+        mapped.claim({})
+    assert names(tmp_path / "fast") == ["precious"]
+    there.mark({"finished": True})
+    with pytest.raises(Refused, match="not empty"):
+        there.claim({})
+    (tmp_path / "data" / MARKER).write_text("{}")
+    with pytest.raises(Refused, match="not empty"):
+        there.claim({})
+    (tmp_path / "data" / MARKER).write_text("not json")
+    with pytest.raises(Refused, match="not empty"):
+        there.claim({})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(Refused, match="not a folder"):
+        Destination.of(tmp_path / "file", (), {}).claim({})
+
+
+def test_a_folder_in_which_a_server_runs_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = Destination.of(tmp_path / "data", (), {})
+    there.claim({})
+    monkeypatch.chdir(tmp_path / "data")  # as a postmaster's working directory is its data folder
+    (tmp_path / "data" / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    with pytest.raises(Refused, match="PostgreSQL is running"):
+        there.claim({})
+
+
+def test_too_little_room_is_said_before_anything_is_fetched(tmp_path: Path) -> None:
+    there = Destination.of(tmp_path / "data", SPACES, {})
+    there.claim({})
+    there.check_room({tmp_path / "data": 1000})
+    with pytest.raises(BadInput, match="bytes free"):
+        there.check_room({tmp_path / "data": 2**60})
+    assert json.loads((tmp_path / "data" / MARKER).read_text())["finished"] is False
+    with (
+        pytest.raises(Unavailable, match="is full"),
+        disk_errors(tmp_path),
+        Path("/dev/full").open("wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+
+
+def test_segments_are_whole_and_named_after_their_newest_timeline(tmp_path: Path) -> None:
+    files = WalFiles(tmp_path, MB, Lsn(3 * MB))
+    log = bytes(range(256)) * (3 * MB // 256)
+    files.write(1, Lsn(3 * MB), log[: MB + 1000])
+    files.write(2, Lsn(4 * MB + 1000), log[MB + 1000 : 2 * MB + 300])
+    files.finish(Lsn(5 * MB + 300))
+    assert names(tmp_path) == [f"{'00000001'}{0:08X}{3:08X}", f"{2:08X}{0:08X}{4:08X}", f"{2:08X}{0:08X}{5:08X}"]
+    one, two, three = (path.read_bytes() for path in sorted(tmp_path.iterdir()))
+    assert one + two == log[: 2 * MB]
+    assert three == log[2 * MB : 2 * MB + 300] + bytes(MB - 300)
+
+
+def test_an_end_on_a_boundary_makes_no_empty_segment(tmp_path: Path) -> None:
+    files = WalFiles(tmp_path, MB, Lsn(3 * MB))
+    files.write(1, Lsn(3 * MB), b"x" * MB)
+    files.finish(Lsn(4 * MB))
+    assert len(names(tmp_path)) == 1
+
+
+def test_a_gap_or_a_short_log_is_not_passed_on(tmp_path: Path) -> None:
+    with pytest.raises(Damaged, match="no segment's start"):
+        WalFiles(tmp_path, MB, Lsn(3 * MB + 8))
+    files = WalFiles(tmp_path, MB, Lsn(3 * MB))
+    files.write(1, Lsn(3 * MB), b"x" * 10)
+    with pytest.raises(Damaged, match="no bytes from 0/30000A"):
+        files.write(1, Lsn(3 * MB + 20), b"x")
+    with pytest.raises(Damaged, match="stop at 0/30000A"):
+        files.finish(Lsn(3 * MB + 20))
