@@ -71,6 +71,13 @@ class Failure:
         return self.status == 416
 
 
+def of_status(status: int, text: str) -> Failure:
+    """An answer that is not 2xx; ``text`` is its body."""
+    code = _CODE.search(text)
+    word = code[1] if code is not None else ""
+    return Failure(f"answered {status} {word}".rstrip(), status, word)
+
+
 def understand(error: Exception) -> Failure:
     """Read what ``error`` says for certain."""
     if isinstance(error, TimeoutError):
@@ -78,9 +85,7 @@ def understand(error: Exception) -> Failure:
     text, _, debug = str(error).partition("\n\nDebug source:")
     status = _STATUS.search(text)
     if status is not None:
-        code = _CODE.search(text, status.end())
-        word = code[1] if code is not None else ""
-        return Failure(f"answered {status[1]} {word}".rstrip(), int(status[1]), word)
+        return of_status(int(status[1]), text[status.end() :])
     one_of_many = _ONE_OF_MANY.search(text)
     if one_of_many is not None:
         if one_of_many.groups() == ("The specified blob does not exist.", "404"):

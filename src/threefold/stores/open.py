@@ -17,18 +17,22 @@ from __future__ import annotations
 
 import ipaddress
 import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies
 
 from obstore.exceptions import BaseError
 from obstore.store import AzureStore, GCSStore, S3Store
 
+from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import BadInput
 from threefold.stores.remote import RemoteStore
+from threefold.stores.s3_create import S3Creates
 from threefold.stores.store import ObjectStore
 
 _URL_HINT = "a store's url reads like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
@@ -106,6 +110,33 @@ def open_store(config: StoreConfig) -> ObjectStore:
         prefix=place.prefix,
         log_timeout=config.log_timeout,
         bulk_timeout=config.bulk_timeout,
+        creates=_creates(config, place),
+    )
+
+
+def _creates(config: StoreConfig, place: Place) -> S3Creates | None:
+    """The short way for small creates, where it can be gone: S3, fixed keys, nothing between us and the server."""
+    if place.scheme != "s3" or not config.access_key_id or config.secret_access_key is None or config.headers:
+        return None
+    endpoint = _endpoint(config)
+    url = urlsplit(endpoint)
+    if url.path.strip("/") or url.scheme not in _PORTS or getproxies().get(url.scheme):
+        return None
+    tls = None
+    if url.scheme == "https":
+        tls = ssl.create_default_context()
+        if config.ca_file is not None:
+            tls.load_verify_locations(config.ca_file)
+    elif not _may_speak_http(config):
+        return None
+    return S3Creates(
+        endpoint,
+        place.bucket,
+        region=_region(config),
+        access_key_id=config.access_key_id,
+        secret_access_key=config.secret_access_key,
+        tls=tls,
+        clock=SystemClock(),
     )
 
 
@@ -115,10 +146,9 @@ def _s3(config: StoreConfig, place: Place) -> S3Store:
             f"store {config.name} has neither endpoint nor region",
             hint='region = "eu-central-1" for AWS; endpoint = "https://..." for any other server',
         )
-    region = config.region or "us-east-1"  # what servers other than AWS expect to be signed
     settings: dict[str, Any] = {
-        "region": region,
-        "endpoint": config.endpoint or f"https://s3.{region}.amazonaws.com",
+        "region": _region(config),
+        "endpoint": _endpoint(config),
         "skip_signature": False,
     }
     if config.secret_access_key is not None:
@@ -130,6 +160,14 @@ def _s3(config: StoreConfig, place: Place) -> S3Store:
             "expires_at": None,
         }
     return S3Store(place.bucket, **settings, **_options(config))
+
+
+def _region(config: StoreConfig) -> str:
+    return config.region or "us-east-1"  # what servers other than AWS expect to be signed
+
+
+def _endpoint(config: StoreConfig) -> str:
+    return config.endpoint or f"https://s3.{_region(config)}.amazonaws.com"
 
 
 def _gs(config: StoreConfig, place: Place) -> GCSStore:

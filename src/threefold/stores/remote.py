@@ -26,6 +26,7 @@ import obstore
 from obstore.store import AzureStore, GCSStore, S3Store
 
 from threefold.stores.answers import Failure, understand
+from threefold.stores.s3_create import S3Creates
 from threefold.stores.store import ABSENT, Gone, Listed, Made, Page, Unknown
 
 SMALL = 1 << 20  # bytes; what a connection of 2 Mbit/s moves within the default log_timeout
@@ -33,7 +34,7 @@ T = TypeVar("T")
 
 
 class RemoteStore:
-    """An ObjectStore over ``client``; ``prefix`` is put before every key."""
+    """An ObjectStore over ``client``; ``prefix`` is put before every key. Small creates go through ``creates``."""
 
     def __init__(
         self,
@@ -43,7 +44,9 @@ class RemoteStore:
         prefix: str,
         log_timeout: float,
         bulk_timeout: float,
+        creates: S3Creates | None = None,
     ) -> None:
+        self._creates = creates
         self._name = name
         self._client = client
         self._root = f"{prefix}/" if prefix else ""
@@ -55,7 +58,12 @@ class RemoteStore:
         return self._name
 
     async def create(self, key: str, body: bytes) -> Made | Unknown:
-        failure = await self._put(key, body, "create")
+        if self._creates is not None and len(body) <= SMALL:
+            failure = await self._creates.create(f"{self._root}{key}", body, self._log_timeout)
+            if failure is not None and 300 <= failure.status < 400:
+                self._creates = None  # the bucket is served elsewhere: obstore follows from now on
+        else:
+            failure = await self._put(key, body, "create")
         if failure is None:
             return Made.CREATED
         return Made.EXISTS if failure.exists else self._unknown(failure)
@@ -99,7 +107,9 @@ class RemoteStore:
         return None
 
     async def close(self) -> None:
-        """Connections close with the client, when nothing refers to it any more."""
+        """obstore's connections close with the client, when nothing refers to it any more."""
+        if self._creates is not None:
+            await self._creates.close()
 
     async def _put(self, key: str, body: bytes, mode: Any) -> Failure | None:
         put = obstore.put_async(self._client, f"{self._root}{key}", body, mode=mode)  # "create" is always one request

@@ -1,0 +1,181 @@
+"""Small creates at S3, which is what every commit of the CRM waits for, without the way through another runtime.
+
+obstore serves everything else. For an entry of a few kB its two thread hand-overs and its connection pool cost more
+than the request itself: measured turn by turn, docs/explanation/performance.md. So this one request is spoken here:
+HTTP/1.1 on a socket, one request at a time on a connection, Signature Version 4 (AWS General Reference) with a key
+that is derived once a day.
+
+Invariant 7 as in remote.py: only an answer that was read to its end says anything, and no request is sent twice. A
+request that is given up takes its connection with it, so that a late answer is never taken for the next one's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import ssl
+from datetime import datetime
+from hashlib import sha256
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+import httptools
+
+from threefold.kernel.clock import Clock
+from threefold.stores.answers import Failure, of_status
+
+_SIGNED: Final = "host;if-none-match;x-amz-content-sha256;x-amz-date"
+_IDLE_MAX: Final = 8  # connections kept for the next request
+_SAID_MAX: Final = 4096  # bytes of an error that are kept, to find its code in
+
+
+class S3Creates:
+    """``PUT`` with ``If-None-Match: *`` into one bucket, path style."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        bucket: str,
+        *,
+        region: str,
+        access_key_id: str,
+        secret_access_key: str,
+        tls: ssl.SSLContext | None,
+        clock: Clock,
+    ) -> None:
+        """``endpoint``: scheme, host and port alone. ``tls``: for https."""
+        url = urlsplit(endpoint)
+        self._host, self._tls, self._clock = url.netloc, tls, clock
+        self._address = (url.hostname or "", url.port or (443 if tls else 80))
+        self._path = f"/{bucket}/"
+        self._region, self._access_key_id, self._secret = region, access_key_id, secret_access_key
+        self._second = 0
+        self._date = self._day = self._scope = ""
+        self._key = b""
+        self._idle: list[_Connection] = []
+
+    async def create(self, key: str, body: bytes, seconds: float) -> Failure | None:
+        """None: created, and durable. Takes ``seconds`` at the most, connecting included."""
+        loop = asyncio.get_running_loop()
+        until = loop.time() + seconds
+        connection = self._idle.pop() if self._idle else await self._connect(seconds)
+        if isinstance(connection, Failure):
+            return connection
+        answer = connection.send(self._head(key, body), body)
+        timer = loop.call_at(until, connection.give_up)
+        try:
+            return await answer
+        finally:
+            timer.cancel()
+            if not connection.reusable:
+                connection.close()
+            elif len(self._idle) < _IDLE_MAX:
+                self._idle.append(connection)
+
+    async def close(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
+
+    async def _connect(self, seconds: float) -> _Connection | Failure:
+        loop = asyncio.get_running_loop()
+        host, port = self._address
+        try:
+            async with asyncio.timeout(seconds):
+                _, connection = await loop.create_connection(lambda: _Connection(self._idle), host, port, ssl=self._tls)
+        except (OSError, TimeoutError, ssl.SSLError):
+            return Failure("cannot be reached")
+        return connection
+
+    def _head(self, key: str, body: bytes) -> bytes:
+        path = self._path + quote(key, safe="/-._~")
+        digest = sha256(body).hexdigest()
+        now = self._clock.now()
+        if now.timestamp() // 1 != self._second:
+            self._stamp(now)
+        request = (
+            f"PUT\n{path}\n\nhost:{self._host}\nif-none-match:*\nx-amz-content-sha256:{digest}\n"
+            f"x-amz-date:{self._date}\n\n{_SIGNED}\n{digest}"
+        )
+        text = f"AWS4-HMAC-SHA256\n{self._date}\n{self._scope}\n{sha256(request.encode()).hexdigest()}"
+        signature = hmac.digest(self._key, text.encode(), "sha256").hex()
+        credential = f"{self._access_key_id}/{self._scope}"
+        return (
+            f"PUT {path} HTTP/1.1\r\nhost: {self._host}\r\nif-none-match: *\r\nx-amz-content-sha256: {digest}\r\n"
+            f"x-amz-date: {self._date}\r\ncontent-length: {len(body)}\r\nauthorization: AWS4-HMAC-SHA256 "
+            f"Credential={credential}, SignedHeaders={_SIGNED}, Signature={signature}\r\n\r\n"
+        ).encode()
+
+    def _stamp(self, now: datetime) -> None:
+        self._second = int(now.timestamp())
+        self._date = f"{now:%Y%m%dT%H%M%SZ}"
+        if self._date[:8] != self._day:
+            self._day = self._date[:8]
+            self._scope = f"{self._day}/{self._region}/s3/aws4_request"
+            key = f"AWS4{self._secret}".encode()
+            for part in self._scope.split("/"):
+                key = hmac.digest(key, part.encode(), "sha256")
+            self._key = key
+
+
+class _Connection(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self, idle: list[_Connection]) -> None:
+        self.reusable = False
+        self._idle = idle
+        self._parser: Any = httptools.HttpResponseParser(self)
+        self._transport: asyncio.Transport | None = None
+        self._answer: asyncio.Future[Failure | None] | None = None
+        self._said = b""
+
+    def send(self, head: bytes, body: bytes) -> asyncio.Future[Failure | None]:
+        self.reusable = False
+        self._said = b""
+        self._answer = answer = asyncio.get_running_loop().create_future()
+        if self._transport is None:
+            self._settle(Failure("broke the connection off"))
+        else:
+            self._transport.write(head + body)
+        return answer
+
+    def give_up(self) -> None:
+        self._settle(Failure("did not answer in time"))
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _settle(self, outcome: Failure | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(outcome)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]  # create_connection hands out ones that read and write
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._settle(Failure("sent half an answer"))
+            self.close()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        self._transport = None
+        self._settle(Failure("broke the connection off"))
+        if self in self._idle:
+            self._idle.remove(self)
+
+    # httptools
+
+    def on_body(self, piece: bytes) -> None:
+        if len(self._said) < _SAID_MAX:
+            self._said += piece
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # interim: the answer follows (RFC 9110, 15.2)
+            return
+        self.reusable = self._parser.should_keep_alive()
+        self._settle(None if status < 300 else of_status(status, self._said.decode("latin-1")))
