@@ -42,7 +42,7 @@ def demo(
 async def _demo(output: Output, folder: Path | None, *, keep: bool, seed: int) -> None:
     place = folder or Path(tempfile.mkdtemp(prefix="threefold-demo-", dir="/tmp"))
     try:
-        with make_narrator(output) as narrator:
+        async with make_narrator(output) as narrator:
             world, outcome = await play(place, narrator, SystemClock(), seed=seed, keep=keep)
     finally:
         if folder is None and not keep:

@@ -6,9 +6,10 @@ stands or fell. Without a terminal the story is plain lines; with ``--json`` it 
 
 from __future__ import annotations
 
+import asyncio
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -38,8 +39,8 @@ _LOOKS = {
 }
 
 
-@contextmanager
-def make_narrator(output: Output) -> Iterator[Narrator]:
+@asynccontextmanager
+async def make_narrator(output: Output) -> AsyncIterator[Narrator]:
     """For whoever watches."""
     if output.as_json:
         yield JsonNarrator(output)
@@ -48,10 +49,14 @@ def make_narrator(output: Output) -> Iterator[Narrator]:
     if output.quiet or not console.is_terminal:
         yield PlainNarrator(output, SystemClock())
         return
-    stage = Stage(console)
+    stage = Stage(console, SystemClock())
     with stage.live:
-        yield stage
-        stage.end()
+        moving = asyncio.create_task(stage.move())
+        try:
+            yield stage
+        finally:
+            moving.cancel()
+            stage.end()
 
 
 class JsonNarrator:
@@ -101,15 +106,21 @@ class PlainNarrator:
 class Stage:
     """A terminal."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self, console: Console, clock: Clock) -> None:
         self._console = console
-        self._clock = SystemClock()
-        self._began = self._clock.monotonic()
+        self._clock = clock
+        self._began = clock.monotonic()
         self._picture = Picture()
         self._doing = ""
         self._spinner = Spinner("dots", style="cyan")
         self._over = False
-        self.live = Live(console=console, refresh_per_second=8, get_renderable=self._render, transient=True)
+        # Drawn by us alone: with a thread of its own it would race with what is printed above it.
+        self.live = Live(console=console, auto_refresh=False, get_renderable=self._render, transient=True)
+
+    async def move(self) -> None:
+        while True:
+            self.live.refresh()
+            await self._clock.sleep(1 / 8)
 
     def act(self, number: int, title: str, why: str) -> None:
         self._doing = ""
@@ -138,6 +149,7 @@ class Stage:
 
     def end(self) -> None:
         self._over = True
+        self.live.refresh()
 
     def _render(self) -> RenderableType:
         if self._over:

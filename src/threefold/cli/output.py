@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ class Output:
             console.print(part, soft_wrap=isinstance(part, str))
 
     def line(self, kind: str, facts: Mapping[str, Any]) -> None:
-        sys.stdout.write(json.dumps({"type": kind, **facts}, default=_plain) + "\n")
+        sys.stdout.write(json.dumps(_plain({"type": kind, **facts})) + "\n")
         sys.stdout.flush()
 
     def note(self, text: str) -> None:
@@ -99,18 +99,20 @@ class PlainNotes(Silent):
         self._output.note(text)
 
 
-def _plain(value: object) -> object:
-    """What json does not know."""
+def _plain(value: Any) -> Any:
+    """As JSON has it. An LSN is written as people write it: it is an int, which json would print as one."""
     match value:
+        case Mapping():
+            return {str(key): _plain(each) for key, each in value.items()}
         case Lsn() | Path():
             return str(value)
+        case str() | int() | float() | None:
+            return value
+        case Iterable() if not isinstance(value, bytes):
+            return [_plain(each) for each in value]
         case datetime():
             return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
         case Enum():
             return value.value
-        case bytes():
-            return value.hex()
         case _:
             raise TypeError(f"no JSON form for {type(value).__name__}")

@@ -29,8 +29,7 @@ async def disaster(world: World, watch: Watch) -> float:
     )
     if watch.leader is not None:
         world.outcome.puts = dict(watch.leader.puts_per_store)
-    await asyncio.to_thread(_blow, world)
-    blow = world.clock.monotonic()
+    blow = await asyncio.to_thread(_blow, world)
     narrator.say("the primary and S2 are gone")
     await world.team.gone_home()
     narrator.say(
@@ -40,12 +39,14 @@ async def disaster(world: World, watch: Watch) -> float:
     return blow
 
 
-def _blow(world: World) -> None:
+def _blow(world: World) -> float:
     world.gone |= {PRIMARY, "S2"}
     world.signal("S2", signal.SIGKILL)
     world.stack.primary.server.kill()
+    blow = world.clock.monotonic()
     for folder in (world.home.primary, world.home.storage("S2")):
         shutil.rmtree(folder)
+    return blow
 
 
 async def recovery(world: World, blow: float, port: int) -> None:

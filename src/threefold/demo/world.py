@@ -45,7 +45,8 @@ class World:
     def processes(self) -> dict[str, str]:
         """Each process's state, as the operating system has it."""
         pids = {name: child.pid for name, child in self.stack.children.items()}
-        pids[PRIMARY] = self.stack.primary.server.pid or 0
+        if self.home.pid_file(PRIMARY).exists():  # it was started
+            pids[PRIMARY] = self.stack.primary.server.pid or 0
         return {name: self._state(name, pid) for name, pid in pids.items()}
 
     def _state(self, name: str, pid: int) -> str:
