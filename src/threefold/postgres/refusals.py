@@ -33,6 +33,10 @@ _LATER: tuple[tuple[str, str], ...] = (
 )
 
 
+class SlotInUse(Unavailable):
+    """Another connection streams from the slot. It may belong to somebody who is gone (walsender.py)."""
+
+
 def of_connection(text: str) -> ThreefoldError:
     """A connection that did not come about; ``text`` is libpq's message, which never holds the password."""
     for pattern, hint in _CONNECT:
@@ -56,7 +60,7 @@ def of_command(doing: str, sqlstate: str, text: str) -> ThreefoldError:
         case "42501":  # insufficient_privilege
             return BadInput(said, hint=_GRANT)
         case "55006":  # object_in_use
-            return Unavailable(said, hint="another process streams from this slot; its connection may be lingering")
+            return SlotInUse(said, hint="another process streams from this slot; its connection may be lingering")
         case "42704" if "slot" in text:  # undefined_object
             return Refused(f"the replication slot is gone, and WAL with it; {said}", hint=NEW_SNAPSHOT)
         case "53400":  # configuration_limit_exceeded

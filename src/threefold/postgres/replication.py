@@ -201,13 +201,14 @@ class ReplicationLink:
 
     # --- streaming ---
 
-    async def start_streaming(self, *, slot: str, start: Lsn, timeline: int) -> None:
+    async def start_streaming(self, *, slot: str | None, start: Lsn, timeline: int) -> None:
         """Raises Refused where the primary no longer has ``start``, or is not one that went through it.
 
         It may find that out only when it begins to send: then `receive` raises it. A timeline that the primary has
-        left before ``start`` ends at once: `receive` says so, too.
+        left before ``start`` ends at once: `receive` says so, too. Without ``slot`` the primary keeps nothing for us.
         """
-        command = f'START_REPLICATION SLOT "{_slot_name(slot)}" PHYSICAL {start} TIMELINE {timeline:d}'
+        named = f'SLOT "{_slot_name(slot)}" ' if slot is not None else ""
+        command = f"START_REPLICATION {named}PHYSICAL {start} TIMELINE {timeline:d}"
         results = await self._run(command)
         if results[-1].status == pq.ExecStatus.FATAL_ERROR:
             raise _refusal(f"streaming from {start}", results[-1])

@@ -120,7 +120,10 @@ async def wait_for_silence(
     while True:
         leader = await read_leader(stores, keyring)
         if leader is None:
-            return None
+            if seen is None:
+                return None
+            await clock.sleep(PERIOD_S)  # no store answers us just now: that says nothing of the leader
+            continue
         if leader.state == "stopped":
             return leader
         if (leader.epoch, leader.beat) != seen:

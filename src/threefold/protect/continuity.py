@@ -2,7 +2,8 @@
 
 A primary continues the log when it is the same database system and has every whole record that the log has:
 
-- on the log's own timeline, with everything that the log holds flushed (it sends only what it has flushed);
+- on the log's own timeline, with everything that the log holds flushed (it sends only what it has flushed), and the
+  same bytes there: a copy of the system that went on by itself reaches the same LSNs;
 - or on a descendant of it, forked at the log's end, or beyond it, or before it with no whole record in between
   (a recovery forks at the end of the last whole record; the log may end in the middle of the next).
 
@@ -22,6 +23,9 @@ from threefold.postgres.timeline import History, fork_point
 _OTHER = "is this the right primary? To protect a new one, give it a [system] name of its own"
 
 
+WholeRecordFrom = Callable[[Lsn], Lsn | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Continuation:
     """Stream ``timeline`` from ``at`` on."""
@@ -36,13 +40,22 @@ def same_system(log: int, primary: int) -> None:
         raise Refused(f"the primary is database system {primary}, the log is that of {log}", hint=_OTHER)
 
 
+def same_bytes(log: bytes, primary: bytes, at: Lsn) -> None:
+    """Raises Refused where the primary's WAL from ``at`` on is not the log's."""
+    if log != primary:
+        raise Refused(
+            f"the primary holds other changes than the log behind {at}: it is a copy that went on by itself",
+            hint="recover from the stores (`threefold recover`) and protect the recovered database",
+        )
+
+
 def continuation(
     timeline: int,
     end: Lsn,
     *,
     flushed: Lsn,
     history: History,
-    whole_record_from: Callable[[Lsn], Lsn | None],
+    whole_record_from: WholeRecordFrom,
 ) -> Continuation:
     """How the primary (``history``, ``flushed``) goes on from a log that ends at ``end`` on ``timeline``.
 

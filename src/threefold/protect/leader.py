@@ -99,6 +99,16 @@ class Leader:
             group.create_task(self._fills())
             self.writer.pump()
 
+    async def look_for_newer(self) -> None:
+        """Raises Fenced where another leader's beacon tells of a higher epoch."""
+        newer = await beacon.read_leader(self._with.stores, self._with.keyring)
+        if newer is not None and newer.epoch > self._leadership.epoch:
+            raise Fenced(
+                f"epoch {newer.epoch} has begun on {newer.host}: this DRaaS server's epoch "
+                f"{self._leadership.epoch} is over",
+                hint="this one has stopped and acknowledges nothing more; the other one leads now",
+            )
+
     async def settle_all(self) -> None:
         """Wait until everything received is settled."""
         while self.appender.settled != self.appender.received:
@@ -124,13 +134,7 @@ class Leader:
     async def _beacons(self) -> None:
         waiting = False
         while True:
-            newer = await beacon.read_leader(self._with.stores, self._with.keyring)
-            if newer is not None and newer.epoch > self._leadership.epoch:
-                raise Fenced(
-                    f"epoch {newer.epoch} has begun on {newer.host}: this DRaaS server's epoch "
-                    f"{self._leadership.epoch} is over",
-                    hint="this one has stopped and acknowledges nothing more; the other one leads now",
-                )
+            await self.look_for_newer()
             status = self.status()
             if (status.state == "waiting-for-stores") != waiting:
                 waiting = not waiting

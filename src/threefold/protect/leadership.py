@@ -16,16 +16,18 @@ from threefold.kernel.errors import BadInput, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
-from threefold.postgres.replication import ReplicationLink
-from threefold.postgres.timeline import parse_history
-from threefold.postgres.wal import first_whole_record_after
-from threefold.protect.continuity import Continuation, continuation, same_system
+from threefold.postgres.messages import WalData
+from threefold.postgres.replication import ReplicationLink, StreamEnd
+from threefold.postgres.timeline import History, fork_point, parse_history
+from threefold.postgres.wal import first_whole_record_after, segment_no, segment_start
+from threefold.protect.continuity import Continuation, WholeRecordFrom, continuation, same_bytes, same_system
 from threefold.protect.founding import Log
 from threefold.quorum import keys
 from threefold.quorum.driver import Driver
 from threefold.quorum.history import History as Spans
 from threefold.quorum.lead import Resumed, fence, resume
 from threefold.quorum.majority import QUORUM
+from threefold.quorum.members import read_roll
 from threefold.quorum.objects import Codec, LogObject
 from threefold.quorum.reader import Extent, read_wal
 from threefold.quorum.reading import read_log
@@ -34,6 +36,12 @@ from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
 from threefold.stores.confirm import Stored, Taken, create_confirmed
 from threefold.stores.store import ObjectStore
+
+# Two histories that part anywhere before differ in their last bytes: every record names the one before it, its
+# transaction and, at commits, the microsecond.
+_COMPARED_BYTES = 256 * 1024
+# Read at once behind a fork: a record that never became whole is seldom longer.
+_BEHIND_FORK_BYTES = 32 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +66,16 @@ class Candidate:
         clock: Clock,
         report: Report,
         link: ReplicationLink,
-        new_log_at: Lsn,
+        dsn: str,
     ) -> None:
-        """``new_log_at``: where a log that holds nothing yet begins, a WAL segment's start."""
+        """``link`` asks the primary, ``dsn`` is for a second connection, which looks at its WAL."""
         self._stores = stores
         self._log = log
         self._keyring = keyring
         self._clock = clock
         self._report = report
         self._link = link
-        self._new_log_at = new_log_at
+        self._dsn = dsn
         self._driver = Driver(stores, clock)
         self._scope = Scope(
             log.members, Codec(keyring, log.format.log), clock.new_id(), QUORUM, log.format.segment_bytes
@@ -79,12 +87,25 @@ class Candidate:
 
     async def look(self) -> None:
         """See whether the primary continues the log, without touching anything. Raises Refused."""
-        await self._continuation(await self._driver.run(read_log(self._scope)))
+        identity = await self._link.identify()
+        same_system(self._log.format.log, identity.system_id)
+        found = await self._driver.run(read_log(self._scope))
+        if found is not None:
+            await self._continuation(found)
 
-    async def lead(self) -> Leadership:
-        """Claim, take over, check again, begin. Raises Fenced, Refused, Unavailable."""
+    async def lead(self, new_log_at: Lsn) -> Leadership:
+        """Claim, take over, check again, begin. Raises Fenced, Refused, Unavailable.
+
+        ``new_log_at``: where a log that holds nothing yet begins, a WAL segment's start.
+        """
         epoch, found = await self._driver.run(fence(self._scope))
-        going_on = await self._continuation(found)
+        await self._nobody_forgot()
+        if found is None:
+            identity = await self._link.identify()
+            same_system(self._log.format.log, identity.system_id)
+            going_on = Continuation(identity.timeline, new_log_at)
+        else:
+            going_on = await self._continuation(found)
         if found is not None and found.tail and going_on.timeline != found.timeline:
             # The tail belongs to the old timeline: this epoch only brings it to two stores, the next one switches.
             going_on = Continuation(found.timeline, found.end)
@@ -95,34 +116,71 @@ class Candidate:
         self._report("leading", epoch=epoch, timeline=begin.timeline, at=str(begin.end), writer=self.writer[:8])
         return Leadership(self._scope, epoch, first, begin.history, resumed)
 
-    async def _continuation(self, found: Found | None) -> Continuation:
+    async def _nobody_forgot(self) -> None:
+        """What a store said while we took over counts only if it had its memory then: so it has it now."""
+        roll = await self._driver.run(read_roll(self._log.members))
+        for name, known in self._log.incarnations.items():
+            member = roll.members.get(name)
+            if name in roll.strangers or (member is not None and member.incarnation != known):
+                raise Unavailable(f"{name} lost its memory while the log was taken over", hint="it is tried again")
+
+    async def _continuation(self, found: Found) -> Continuation:
         identity = await self._link.identify()
         same_system(self._log.format.log, identity.system_id)
-        if found is None:
-            return Continuation(identity.timeline, self._new_log_at)
         content = await self._link.timeline_history(identity.timeline)
         history = parse_history(identity.timeline, content)
         await self._same_history(found.timeline)
-        tail = await self._bytes_before_end(found)
-
-        def whole_record_from(at: Lsn) -> Lsn | None:
-            begin, data = tail
-            if at < begin:
-                return at  # more than a segment before the end: whole records lie between
-            size = self._log.format.wal_segment_bytes
-            return first_whole_record_after(data, start=begin, at=at, segment_size=size)
-
-        return continuation(
-            found.timeline, found.end, flushed=identity.flushed, history=history, whole_record_from=whole_record_from
+        going_on = continuation(
+            found.timeline,
+            found.end,
+            flushed=identity.flushed,
+            history=history,
+            whole_record_from=await self._behind_fork(found, history),
         )
+        await self._same_bytes(found, going_on.at)
+        return going_on
 
-    async def _bytes_before_end(self, found: Found) -> tuple[Lsn, bytes]:
-        """The log's last bytes, from the start of the WAL segment before the one that holds its end."""
+    async def _behind_fork(self, found: Found, history: History) -> WholeRecordFrom:
+        """Reads the log behind the primary's fork, where it forked before the log's end."""
+        fork, size = fork_point(history, found.timeline), self._log.format.wal_segment_bytes
+        if fork is None or not found.start <= fork < found.end:
+            return lambda at: at
+        begin = max(found.start, segment_start(segment_no(max(fork - 1, 0), size), size))
+        room = _BEHIND_FORK_BYTES
+        while True:
+            end = min(found.end, Lsn(fork + room))
+            data = await self._read(found, begin, end)
+            record = first_whole_record_after(data, start=begin, at=fork, segment_size=size)
+            if record is not None or end == found.end:
+                return lambda _: record
+            room *= 4  # in the middle of a very long record
+
+    async def _same_bytes(self, found: Found, at: Lsn) -> None:
+        """The primary's WAL before ``at`` must be the log's: a copy that went on by itself has the LSNs, not the bytes.
+
+        Raises Refused.
+        """
         size = self._log.format.wal_segment_bytes
-        begin = max(found.start, Lsn((found.end // size - 1) * size if found.end >= size else 0))
+        pieces = Extent(self._log.format, self._log.members, found, {}, ()).pieces()
+        piece = next((each for each in reversed(pieces) if each.start < at <= each.end), None)
+        if piece is None:
+            return  # the log holds nothing yet
+        # Not beyond the segment: the primary need not have the one before any more.
+        begin = max(piece.start, segment_start(segment_no(at - 1, size), size), Lsn(max(at - _COMPARED_BYTES, 0)))
+        ours = await self._read(found, begin, at)
+        theirs = bytearray()
+        link = await ReplicationLink.connect(self._dsn, application_name="threefold look", clock=self._clock)
+        async with link:
+            await link.start_streaming(slot=None, start=begin, timeline=piece.timeline)
+            while len(theirs) < len(ours) and not isinstance(got := await link.receive(), StreamEnd):
+                for message in got:
+                    theirs += message.data if isinstance(message, WalData) else b""
+        same_bytes(ours, bytes(theirs[: len(ours)]), begin)
+
+    async def _read(self, found: Found, begin: Lsn, end: Lsn) -> bytes:
         extent = Extent(self._log.format, self._log.members, found, {}, ())
-        parts = read_wal(self._stores, self._keyring, self._clock, extent, start=begin, end=found.end)
-        return begin, b"".join([data async for _, _, data in parts])
+        parts = read_wal(self._stores, self._keyring, self._clock, extent, start=begin, end=end)
+        return b"".join([data async for _, _, data in parts])
 
     async def _same_history(self, timeline: int) -> None:
         """The primary's idea of the log's timeline must be the log's own: two nodes may both make timeline 2."""

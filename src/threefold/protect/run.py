@@ -14,8 +14,10 @@ import psutil
 
 from threefold.kernel.errors import Fenced, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
+from threefold.postgres.refusals import SlotInUse
 from threefold.postgres.replication import ReplicationLink, StreamEnd
 from threefold.postgres.wal import parse_size, segment_no, segment_start
+from threefold.postgres.walsender import end_stream
 from threefold.protect import beacon
 from threefold.protect.continuity import same_system
 from threefold.protect.founding import Log, find_or_found
@@ -63,20 +65,22 @@ class _Server:
         self._wrapped_key = wrapped_key
 
     async def run(self, *, take_over: bool) -> None:
-        own: str | None = None
+        our_turn = take_over
         while True:
             link = await self._connect()
             try:
-                log, new_log_at = await self._log(link)
-                candidate = Candidate(
-                    self._with.stores, log, self._with.keyring, self._with.clock, self._with.report, link, new_log_at
-                )
+                log = await self._log(link)
+                stores, keyring, clock = self._with.stores, self._with.keyring, self._with.clock
+                candidate = Candidate(stores, log, keyring, clock, self._with.report, link, self._primary.dsn)
                 await candidate.look()
-                if own is None and not take_over:
-                    await self._wait_for_turn()
-                leadership = await candidate.lead()
-                own = candidate.writer
+                if not our_turn:
+                    our_turn = True
+                    if await self._waited_for_turn():
+                        continue  # stores may have lost their memory since: see again who votes
+                new_log_at = await self._slot(link, log.format.wal_segment_bytes)
+                leadership = await candidate.lead(new_log_at)
             except Unavailable as error:
+                our_turn = take_over
                 await self._later(error)
                 continue
             finally:
@@ -86,18 +90,19 @@ class _Server:
             except LeadAgainError:
                 continue
 
-    async def _wait_for_turn(self) -> None:
+    async def _waited_for_turn(self) -> bool:
+        """Whether there was a leader whose silence had to be waited for."""
         stores, keyring, clock = self._with.stores, self._with.keyring, self._with.clock
         leader = await beacon.read_leader(stores, keyring)
         if leader is None or leader.state == "stopped":
-            return
+            return False
         if leader.host == self._with.host and not psutil.pid_exists(leader.pid):
-            return  # it died here; waiting for its silence would only hold commits up
+            return False  # it died here; waiting for its silence would only hold commits up
         self._with.report("waiting: a leader may be alive", epoch=leader.epoch, host=leader.host, pid=leader.pid)
         await beacon.wait_for_silence(stores, keyring, clock)
+        return True
 
-    async def _log(self, link: ReplicationLink) -> tuple[Log, Lsn]:
-        """The log, and where it begins if it holds nothing yet: whole WAL segments, from the slot's first on."""
+    async def _log(self, link: ReplicationLink) -> Log:
         identity = await link.identify()
         wal_segment_bytes = parse_size(await link.show("wal_segment_size"))
         log = await find_or_found(
@@ -110,11 +115,18 @@ class _Server:
             wrapped_key=self._wrapped_key,
         )
         same_system(log.format.log, identity.system_id)
+        return log
+
+    async def _slot(self, link: ReplicationLink, wal_segment_bytes: int) -> Lsn:
+        """Our slot on a primary that continues the log; where a new log begins: the start of the slot's first segment.
+
+        Not made sooner: a slot on a primary that is refused would keep its WAL until the disk is full.
+        """
         slot = await link.ensure_slot(self._primary.slot)
         if slot.created:
             self._with.report("replication slot made on the primary", slot=slot.name)
-        begin = slot.restart if slot.restart is not None else identity.flushed
-        return log, segment_start(segment_no(begin, wal_segment_bytes), wal_segment_bytes)
+        begin = slot.restart if slot.restart is not None else (await link.identify()).flushed
+        return segment_start(segment_no(begin, wal_segment_bytes), wal_segment_bytes)
 
     async def _lead(self, leader: Leader) -> None:
         """Stream until the epoch is over. Raises what ended it; in good order what was received is settled first."""
@@ -133,6 +145,9 @@ class _Server:
             raise first from None
         except LeadAgainError:
             ended = "between-epochs"
+            raise
+        except Fenced:
+            fenced = True
             raise
         finally:
             await _cancelled(stream)
@@ -167,11 +182,24 @@ class _Server:
                 leader.reason = ""
                 end = await leader.stream.run(link)
                 await self._ended(leader, end)
+            except SlotInUse as error:
+                leader.reason = error.message
+                await self._end_other_stream(leader, error)
             except Unavailable as error:
                 leader.reason = error.message
                 await self._later(error)
             finally:
                 await link.close()
+
+    async def _end_other_stream(self, leader: Leader, error: SlotInUse) -> None:
+        """The slot is taken by whom we fenced; unless somebody has fenced us."""
+        await leader.look_for_newer()
+        try:
+            if await end_stream(self._primary.dsn, self._primary.slot):
+                self._with.report("ended the stream that another DRaaS server left behind", level="warning")
+        except ThreefoldError as refusal:
+            self._with.report("cannot end the stream of another DRaaS server", level="warning", reason=refusal.message)
+        await self._later(error)
 
     async def _ended(self, leader: Leader, end: StreamEnd) -> None:
         if end.next_timeline is not None:
