@@ -93,11 +93,12 @@ class System(Section):
     durability: Literal["sync", "async"] = Field(
         default="sync",
         description="sync: a commit is confirmed when it is on two of three stores, so nothing confirmed is ever "
-        "lost. async: commits do not wait, and a disaster may take what the last max_lag brought.",
+        "lost. async: a commit waits only until the DRaaS server has received it, and a disaster may take what the "
+        "last max_lag brought.",
     )
     max_lag: Duration = Field(
         default=timedelta(seconds=1),
-        description="Only for async: how far the stores may lie behind before it counts as an alarm. A duration.",
+        description="Only for async: the longest that a change may wait for two stores; then commits wait too. A duration.",
     )
 
 

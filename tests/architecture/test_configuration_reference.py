@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -22,7 +23,7 @@ SETTINGS = [
 @pytest.mark.parametrize(("section", "name", "field"), SETTINGS, ids=lambda value: str(value)[:20])
 def test_each_setting_is_described(section: str, name: str, field: object) -> None:
     assert field.description, f"{section}.{name}"  # type: ignore[attr-defined]
-    chapter = PAGE.split(f"[{section}]")[1].split("\n## ")[0]
+    chapter = re.split(rf"\n## \[+{section}\]+\n", PAGE)[1].split("\n## ")[0]
     line = next((line for line in chapter.splitlines() if line.startswith(f"| `{name}` |")), None)
     assert line is not None, f"{section}.{name} is not in the table"
     default = field.default  # type: ignore[attr-defined]

@@ -8,13 +8,12 @@
     secrets/                passwords and storage keys, a file each
     storage/S1 S2 S3        the disks of the three storage servers
     primary/                PostgreSQL
-    run/S1.json ...         process ids, for whoever wants to kill one
+    run/S1.pid ...          process ids, for whoever wants to kill one
     log/                    what PostgreSQL says
 """
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -89,8 +88,8 @@ class Home:
         return self.folder / "log" / f"{name}.log"
 
     def pid_file(self, name: str) -> Path:
-        return self.folder / "run" / f"{name}.json"
+        return self.folder / "run" / f"{name}.pid"
 
     def note_process(self, name: str, pid: int) -> None:
         """For people and scripts; nothing of ours rests on it."""
-        self.pid_file(name).write_text(json.dumps({"name": name, "pid": pid}) + "\n")
+        self.pid_file(name).write_text(f"{pid}\n")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -146,8 +145,8 @@ def answers(address: str) -> Callable[[], bool]:
 def alive(pid_file: Path) -> int | None:
     """The process id in a file, where that process still runs."""
     try:
-        pid = int(json.loads(pid_file.read_text())["pid"])
+        pid = int(pid_file.read_text())
         os.kill(pid, 0)
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError):
         return None
     return pid

@@ -138,7 +138,7 @@ class Stack:
         return child
 
     def _refuse_a_second(self) -> None:
-        for file in sorted(self.home.pid_file("x").parent.glob("*.json")):
+        for file in sorted(self.home.pid_file("x").parent.glob("*.pid")):
             pid = alive(file)
             if pid is not None and _is_ours(pid, self.home.folder):
                 raise Refused(
