@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LOG_ID = 7_000_000_000_000_000_001
 MEMBERS_EVERY_S = 2.0
-PATIENCE_S = 25.0
+PATIENCE_S = 40.0  # then a leader or a reader is started anew, and asks anew who the members are
 
 
 class MemoCodec(Codec):
@@ -95,7 +95,7 @@ class Leader(Client):
         self._trimming = False
         self._trimmed: tuple[int, int] | None = None
         self._poll_at = -1.0
-        self._progress = 0.0
+        self._progress = run.world.now
         self.go(self._become(), lambda _: None, self._stop)
 
     def _stop(self, error: Exception) -> None:
@@ -113,7 +113,7 @@ class Leader(Client):
             self.epoch, found = yield from lead.fence(scope)
             run.checker.claimed(self.epoch, self)
             self.world.note(f"{self.name} has epoch {self.epoch}, log ends {found and int(found.end)}")
-            if not self._continues(found):
+            if not self._still_continues(found):
                 raise Fenced("the log went on without this primary")
             begin, last = self._opening(found)
             run.checker.starts(self.epoch, begin.timeline, self)
@@ -134,10 +134,14 @@ class Leader(Client):
     def _continues(self, found: Found | None) -> bool:
         if found is None:
             return self.primary.timeline.number == 1
-        if run_check := self.primary.continues(self.run.checker.line_of(found), found.end):
-            return run_check
+        if self.primary.continues(self.run.checker.line_of(found), found.end):
+            return True
         self.primary.obsolete = True
         return False
+
+    def _still_continues(self, found: Found | None) -> bool:
+        """The check again, after the take-over: the log may have grown since it was looked at."""
+        return self._continues(found)
 
     def _opening(self, found: Found | None) -> tuple[start.Opening, bool]:
         """How this epoch begins, and whether it is the last before appending."""
@@ -145,6 +149,8 @@ class Leader(Client):
         if found is None or found.timeline == timeline.number:
             return start.opening(found, timeline.number, Lsn(ORIGIN)), True
         fork = timeline.leaves(self.run.checker.line_of(found))
+        if fork is None:
+            fork = timeline.fork  # only where nobody checked: see variants.py
         if found.tail or fork > found.placed:
             # First an epoch on the old timeline, which brings its last bytes to two stores.
             begin = start.opening(found, found.timeline, found.placed)
@@ -230,7 +236,7 @@ class Leader(Client):
     def stuck(self) -> bool:
         """Nothing is acknowledged for long, though there is something to acknowledge."""
         if self.appender is None:
-            return False
+            return self.world.now - self._progress > PATIENCE_S
         behind = self.primary.alive and self.primary.flushed > self.appender.settled
         return behind and self.world.now - self._progress > PATIENCE_S
 
@@ -250,6 +256,7 @@ class Reader(Client):
         self._empty = empty
         self._then = then
         self._stores = stores
+        self.later(PATIENCE_S, lambda: self.crash("is asked no longer"))
         self.go(self._read(), lambda _: self.crash("is done"), lambda error: self.crash(f"gives up: {error}"))
 
     def _read(self) -> Generator[Any, Any, None]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,9 +74,9 @@ def plan_of(world: World) -> Plan:
 class Run:
     """A seed's world, from nothing to the verdict."""
 
-    def __init__(self, seed: object, plan: Plan | None = None, *, verbose: bool = False) -> None:
+    def __init__(self, seed: object, plan: Callable[[World], Plan] = plan_of, *, verbose: bool = False) -> None:
         self.world = World(seed, verbose=verbose)
-        self.plan = plan if plan is not None else plan_of(self.world)
+        self.plan = plan(self.world)
         self.world.note(f"seed {seed}: {self.plan}")
         self.codec = MemoCodec()
         self.checker = Checker(self.world, self.codec)
@@ -349,6 +350,9 @@ class Run:
 
         def supervise() -> None:
             last = [p for p in self.primaries if isinstance(p, _Last)]
+            for leader in self._living():
+                if leader.stuck and not leader.stalled:
+                    leader.crash("is stuck, and is started anew")
             busy = [leader for leader in self._living() if leader.primary in last and not leader.stuck]
             if not busy and not any(r.alive for r in recovering):
                 standing = [p for p in last if not p.obsolete]
