@@ -37,8 +37,8 @@ class Blobs:
     def open(cls, data_dir: Path) -> Blobs:
         folder = data_dir / "objects"
         make_folder(folder)
-        for first in range(256):
-            (folder / f"{first:02x}").mkdir(mode=0o700, exist_ok=True)
+        for missing in {f"{first:02x}" for first in range(256)} - {path.name for path in folder.iterdir()}:
+            (folder / missing).mkdir(mode=0o700)
         sync_folder(folder)
         return cls(folder)
 

@@ -7,7 +7,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 KEY, SECRET = "AKIDTESTSERVER", "a-secret-of-the-test-server"
 BUCKET = "crm-dr"
@@ -16,13 +18,13 @@ BUCKET = "crm-dr"
 class StorageProcess:
     """A server on a free port. `kill` is kill -9; `start` again on the same folder and another port."""
 
-    def __init__(self, data_dir: Path, **options):
+    def __init__(self, data_dir: Path, **options: Any) -> None:
         self.data_dir = data_dir
         self.options = options
         self.process = None
         self.port = 0
 
-    def start(self, *, bucket=BUCKET):
+    def start(self, *, bucket: str = BUCKET) -> StorageProcess:
         options = dict(self.options)
         script = options.pop("script", __file__)
         spec = json.dumps({"data_dir": str(self.data_dir), "bucket": bucket} | options)
@@ -39,14 +41,14 @@ class StorageProcess:
         return self
 
     @property
-    def endpoint(self):
+    def endpoint(self) -> str:
         return f"{'https' if 'tls_cert' in self.options else 'http'}://127.0.0.1:{self.port}"
 
-    def kill(self):
+    def kill(self) -> None:
         self.process.send_signal(signal.SIGKILL)
         self.process.communicate()
 
-    def stop(self):
+    def stop(self) -> tuple[int, str]:
         """Its exit code, and what it wrote to stderr."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
@@ -54,7 +56,10 @@ class StorageProcess:
         return self.process.returncode, errors.decode()
 
 
-def main():
+Launch = Callable[..., StorageProcess]
+
+
+def main() -> None:
     from threefold.kernel.errors import ThreefoldError
     from threefold.storage_server.app import AppOptions
     from threefold.storage_server.engine import EngineOptions

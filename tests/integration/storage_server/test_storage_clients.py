@@ -1,5 +1,7 @@
 """obstore and boto3, unchanged and plainly configured, against the real process."""
 
+from __future__ import annotations
+
 import asyncio
 import http.client
 import os
@@ -8,6 +10,8 @@ import ssl
 import time
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
@@ -18,18 +22,18 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
-from storage_process import BUCKET
+from storage_process import BUCKET, Launch
 
 ODD_KEYS = ["a b/c+d", "ä/€/😀", "x%2Fy", "tilde~dots..", "q?a=b&c#d", "..."]
 SIZES = [0, 1, 8192, 64 << 10, (64 << 10) + 1, 3 << 20]
 
 
-def code(error):
+def code(error: Any) -> tuple[str, int]:
     return error.value.response["Error"]["Code"], error.value.response["ResponseMetadata"]["HTTPStatusCode"]
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_obstore_reads_back_what_it_put(launch, size):
+def test_obstore_reads_back_what_it_put(launch: Launch, size: int) -> None:
     store, body = open_obstore(launch()), os.urandom(size)
     obstore.put(store, "log/1", body, mode="create", use_multipart=False)
     with pytest.raises(AlreadyExistsError):
@@ -46,7 +50,7 @@ def test_obstore_reads_back_what_it_put(launch, size):
     obstore.put(store, "log/1", b"again", mode="create")
 
 
-def test_obstore_updates_only_what_it_knows(launch):
+def test_obstore_updates_only_what_it_knows(launch: Launch) -> None:
     store = open_obstore(launch())
     first = obstore.put(store, "k", b"1")
     obstore.put(store, "k", b"2", mode={"e_tag": first["e_tag"].strip('"')})
@@ -55,7 +59,7 @@ def test_obstore_updates_only_what_it_knows(launch):
     assert bytes(obstore.get(store, "k").bytes()) == b"2"
 
 
-def test_obstore_multipart(launch, tmp_path):
+def test_obstore_multipart(launch: Launch, tmp_path: Path) -> None:
     server = launch()
     store, body = open_obstore(server), os.urandom(12 << 20)
     obstore.put(store, "pack", body, use_multipart=True, chunk_size=5 << 20, max_concurrency=3)
@@ -67,7 +71,7 @@ def test_obstore_multipart(launch, tmp_path):
     assert not list((server.data_dir / "uploads").iterdir())
 
 
-def test_parts_out_of_order_and_replaced(launch):
+def test_parts_out_of_order_and_replaced(launch: Launch) -> None:
     s3 = open_boto(launch())
     upload = s3.create_multipart_upload(Bucket=BUCKET, Key="m", Metadata={"note": "kept"})["UploadId"]
     named = {}
@@ -89,7 +93,7 @@ def test_parts_out_of_order_and_replaced(launch):
     assert code(error) == ("NoSuchUpload", 404)
 
 
-def test_listings(launch):
+def test_listings(launch: Launch) -> None:
     server = launch()
     store, s3 = open_obstore(server), open_boto(server)
     keys = sorted(
@@ -111,7 +115,7 @@ def test_listings(launch):
     assert list(level["common_prefixes"]) == ["log/1", "log/2"]
 
 
-def test_boto3_buckets_metadata_conditions_and_deletes(launch):
+def test_boto3_buckets_metadata_conditions_and_deletes(launch: Launch) -> None:
     s3 = open_boto(launch())
     s3.create_bucket(Bucket="another", CreateBucketConfiguration={"LocationConstraint": "khi"})
     with pytest.raises(ClientError) as error:
@@ -138,7 +142,7 @@ def test_boto3_buckets_metadata_conditions_and_deletes(launch):
     assert code(error) == ("NoSuchKey", 404)
 
 
-def test_a_bucket_is_never_made_by_using_it(launch):
+def test_a_bucket_is_never_made_by_using_it(launch: Launch) -> None:
     s3 = open_boto(launch(bucket=""))
     for ask in (
         lambda: s3.put_object(Bucket=BUCKET, Key="k", Body=b"v"),
@@ -153,7 +157,7 @@ def test_a_bucket_is_never_made_by_using_it(launch):
         assert code(error) == ("NoSuchBucket", 404)
 
 
-def test_a_lock_holds_for_the_owner_too_and_over_a_restart(launch):
+def test_a_lock_holds_for_the_owner_too_and_over_a_restart(launch: Launch) -> None:
     server = launch()
     s3 = open_boto(server)
     until = datetime.now(UTC) + timedelta(seconds=6)
@@ -181,10 +185,10 @@ def test_a_lock_holds_for_the_owner_too_and_over_a_restart(launch):
     s3.put_object(Bucket=BUCKET, Key="small", Body=b"w")
 
 
-async def test_of_twenty_racing_creates_one_wins(launch):
+async def test_of_twenty_racing_creates_one_wins(launch: Launch) -> None:
     store = open_obstore(launch())
 
-    async def attempt(number, key):
+    async def attempt(number: int, key: str) -> tuple[bytes | None, bytes | None]:
         body = f"writer {number}".encode() * 500
         try:
             await obstore.put_async(store, key, body, mode="create")
@@ -200,7 +204,7 @@ async def test_of_twenty_racing_creates_one_wins(launch):
         assert all(seen == winners[0] for body, seen in answers if body is None)
 
 
-def test_a_wrong_secret_is_refused_and_slowed_down_but_the_owner_is_not(launch):
+def test_a_wrong_secret_is_refused_and_slowed_down_but_the_owner_is_not(launch: Launch) -> None:
     server = launch()
     stranger, owner = open_boto(server, aws_secret_access_key="guess"), open_boto(server)
     took = []
@@ -218,7 +222,7 @@ def test_a_wrong_secret_is_refused_and_slowed_down_but_the_owner_is_not(launch):
     assert time.monotonic() - began < 0.35
 
 
-def test_a_nearly_full_disk_refuses_puts_and_nothing_else(launch):
+def test_a_nearly_full_disk_refuses_puts_and_nothing_else(launch: Launch) -> None:
     server = launch()
     s3 = open_boto(server)
     s3.put_object(Bucket=BUCKET, Key="k", Body=b"v")
@@ -237,7 +241,7 @@ def test_a_nearly_full_disk_refuses_puts_and_nothing_else(launch):
     assert s3.list_objects_v2(Bucket=BUCKET)["KeyCount"] == 1
 
 
-def test_what_is_too_large_is_refused(launch):
+def test_what_is_too_large_is_refused(launch: Launch) -> None:
     s3 = open_boto(launch(object_bytes_max=200_000))
     s3.put_object(Bucket=BUCKET, Key="k", Body=b"v" * 200_000)
     with pytest.raises(ClientError) as error:
@@ -245,7 +249,7 @@ def test_what_is_too_large_is_refused(launch):
     assert code(error) == ("EntityTooLarge", 400)
 
 
-def test_too_many_bytes_at_once_are_told_to_come_again(launch):
+def test_too_many_bytes_at_once_are_told_to_come_again(launch: Launch) -> None:
     s3 = open_boto(launch(memory_bytes_max=10_000))
     s3.put_object(Bucket=BUCKET, Key="k", Body=b"v" * 10_000)
     with pytest.raises(ClientError) as error:
@@ -254,7 +258,7 @@ def test_too_many_bytes_at_once_are_told_to_come_again(launch):
 
 
 @pytest.mark.parametrize("path", ["/../etc/passwd", f"/{BUCKET}/../../etc/passwd", "//", "/%2e%2e/x", f"/{BUCKET}/%00"])
-def test_paths_lead_nowhere(launch, path):
+def test_paths_lead_nowhere(launch: Launch, path: str) -> None:
     from botocore.auth import S3SigV4Auth
     from botocore.awsrequest import AWSRequest
     from botocore.credentials import Credentials
@@ -286,7 +290,7 @@ def test_paths_lead_nowhere(launch, path):
         (b"GET /b/k HTTP/1.1\r\nhost: a\r\n\r\nGET /b/l HTTP/1.1\r\nhost: a\r\n\r\n", b"403"),
     ],
 )
-def test_what_is_no_request_is_turned_away(launch, sent, status):
+def test_what_is_no_request_is_turned_away(launch: Launch, sent: bytes, status: bytes) -> None:
     server = launch()
     with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
         client.sendall(sent)
@@ -294,20 +298,20 @@ def test_what_is_no_request_is_turned_away(launch, sent, status):
     open_boto(server).head_bucket(Bucket=BUCKET)
 
 
-def test_an_answer_before_the_body_is_read_still_arrives(launch):
+def test_an_answer_before_the_body_is_read_still_arrives(launch: Launch) -> None:
     """A client that is still sending must not lose the answer to a reset."""
     server = launch()
     store = open_obstore(server, secret="wrong-secret-of-a-stranger")
     for _ in range(3):
-        with pytest.raises(Exception, match="(?i)signature"):
+        with pytest.raises(Exception, match=r"(?i)signature"):
             obstore.put(store, "k", os.urandom(8 << 20), use_multipart=False)
 
 
-def certificates(folder):
+def certificates(folder: Path) -> None:
     """A CA, and a certificate for 127.0.0.1 that it signed."""
     now = datetime.now(UTC)
 
-    def make(name, issuer, public, signer, *extensions):
+    def make(name: str, issuer: Any, public: Any, signer: Any, *extensions: Any) -> bytes:
         builder = x509.CertificateBuilder().subject_name(name).issuer_name(issuer).public_key(public)
         builder = builder.serial_number(x509.random_serial_number())
         builder = builder.not_valid_before(now - timedelta(days=1)).not_valid_after(now + timedelta(days=1))
@@ -327,7 +331,7 @@ def certificates(folder):
     )
 
 
-def test_over_tls(launch, tmp_path):
+def test_over_tls(launch: Launch, tmp_path: Path) -> None:
     certificates(tmp_path)
     server = launch(tls_cert=str(tmp_path / "s1.pem"), tls_key=str(tmp_path / "s1.key"))
     s3 = open_boto(server, verify=str(tmp_path / "ca.pem"))
@@ -338,6 +342,6 @@ def test_over_tls(launch, tmp_path):
     store = open_obstore(server, client_options={"root_certificate": (tmp_path / "ca.pem").read_bytes()})
     obstore.put(store, "o", b"v" * 100_000, mode="create")
     assert bytes(obstore.get(store, "o").bytes()) == b"v" * 100_000
+    connection = http.client.HTTPSConnection("127.0.0.1", server.port)
     with pytest.raises(ssl.SSLError):
-        connection = http.client.HTTPSConnection("127.0.0.1", server.port)
         connection.request("GET", "/")

@@ -1,5 +1,7 @@
 """kill -9, emptied disks, failing disks: what was acknowledged stays, what cannot be known is an error."""
 
+from __future__ import annotations
+
 import asyncio
 import os
 import random
@@ -7,19 +9,22 @@ import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import obstore
 import pytest
 from conftest import open_boto, open_obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
-from storage_process import BUCKET
+from obstore.store import S3Store
+from storage_process import BUCKET, Launch
 
 
-async def load(store, turn, ledger, until_killed):
+async def load(store: S3Store, turn: int, ledger: dict[str, Any], until_killed: asyncio.Event) -> None:
     """Creates, overwrites and deletes; the ledger knows what was acknowledged, and what was only asked for."""
     numbers = iter(range(10**9))
 
-    async def worker(seed):
+    async def worker(seed: int) -> None:
         rng = random.Random(seed)
         while not until_killed.is_set():
             number = next(numbers)
@@ -45,13 +50,15 @@ async def load(store, turn, ledger, until_killed):
     await asyncio.gather(*(worker(seed) for seed in range(8)))
 
 
-async def test_kill_9_under_load_loses_nothing_that_was_acknowledged(launch):
-    server = launch(journal_file_bytes=256 << 10)
+async def test_kill_9_under_load_loses_nothing_that_was_acknowledged(launch: Launch) -> None:
+    server = launch(journal_file_bytes=128 << 10)
     ledger = {"asked": {}, "acked": {}, "beacons": {}, "deleted": set(), "refused": set()}
     for turn in range(3):
         store, killed = open_obstore(server), asyncio.Event()
         task = asyncio.create_task(load(store, turn, ledger, killed))
         await asyncio.sleep(1.2)
+        while len(ledger["asked"]) < 400 * (turn + 1):
+            await asyncio.sleep(0.02)
         await asyncio.to_thread(server.kill)
         killed.set()
         await task
@@ -73,7 +80,7 @@ async def test_kill_9_under_load_loses_nothing_that_was_acknowledged(launch):
 
 
 @pytest.mark.parametrize("how", ["contents", "folder", "journal only"])
-def test_an_emptied_disk_answers_neither_yes_nor_no(launch, how):
+def test_an_emptied_disk_answers_neither_yes_nor_no(launch: Launch, how: str) -> None:
     server = launch()
     store = open_obstore(server)
     obstore.put(store, "small", b"v", mode="create")
@@ -108,13 +115,13 @@ def test_an_emptied_disk_answers_neither_yes_nor_no(launch, how):
             obstore.put(open_obstore(server), "small", b"v", mode="create")
 
 
-def test_an_emptied_disk_ends_even_an_idle_server(launch):
+def test_an_emptied_disk_ends_even_an_idle_server(launch: Launch) -> None:
     server = launch()
     shutil.rmtree(server.data_dir / "journal")
     assert server.process.wait(10) == 1
 
 
-def test_one_server_owns_a_folder(launch):
+def test_one_server_owns_a_folder(launch: Launch) -> None:
     server = launch()
     from storage_process import StorageProcess
 
@@ -123,7 +130,7 @@ def test_one_server_owns_a_folder(launch):
     open_boto(server).head_bucket(Bucket=BUCKET)
 
 
-def test_sigterm_lets_requests_finish_and_kill_leaves_no_process(launch):
+def test_sigterm_lets_requests_finish_and_kill_leaves_no_process(launch: Launch) -> None:
     server = launch()
     store = open_obstore(server)
     obstore.put(store, "k", os.urandom(8000))
@@ -136,12 +143,12 @@ def test_sigterm_lets_requests_finish_and_kill_leaves_no_process(launch):
     assert len(bytes(obstore.get(open_obstore(server), "k").bytes())) == 8000
 
 
-def test_after_a_failed_fdatasync_nothing_is_acknowledged(launch, tmp_path):
+def test_after_a_failed_fdatasync_nothing_is_acknowledged(launch: Launch, tmp_path: Path) -> None:
     """The kernel may say "fine" the second time; the pages are gone all the same."""
     script = tmp_path / "failing.py"
     script.write_text(
         "import os, sys\n"
-        f"sys.path.insert(0, {os.path.dirname(__file__)!r})\n"
+        f"sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
         "import storage_process\n"
         "real = os.fdatasync\n"
         "def once(fd):\n"
@@ -169,7 +176,7 @@ def test_after_a_failed_fdatasync_nothing_is_acknowledged(launch, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="mounts a tmpfs")
-def test_a_disk_that_really_fills_up(launch, tmp_path):
+def test_a_disk_that_really_fills_up(launch: Launch, tmp_path: Path) -> None:
     disk = tmp_path / "data"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], check=False).returncode:
@@ -177,11 +184,15 @@ def test_a_disk_that_really_fills_up(launch, tmp_path):
     try:
         server = launch(min_free_bytes=3 << 20)
         store, kept = open_obstore(server), []
-        with pytest.raises(BaseError, match="507"):
+
+        def fill() -> None:
             for number in range(1000):
                 body = os.urandom(50_000 if number % 2 else 300_000)
                 obstore.put(store, f"k/{number}", body, mode="create", use_multipart=False)
                 kept.append((f"k/{number}", body))
+
+        with pytest.raises(BaseError, match="507"):
+            fill()
         assert len(kept) > 5
         for key, body in kept:
             assert bytes(obstore.get(store, key).bytes()) == body

@@ -1,9 +1,12 @@
 """Names, ranges, locks, XML, payloads, throttling: the parts that decide without acting."""
 
+from __future__ import annotations
+
 import zlib
 from base64 import b64encode
 from datetime import UTC, datetime
 from hashlib import sha256
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -20,7 +23,7 @@ PLACE = Place(1, 2, 3, 4, 5, 6, 7)
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
 
 
-def entry(**changes):
+def entry(**changes: Any) -> Entry:
     fields = {
         "size": 1,
         "modified_ms": 2,
@@ -50,35 +53,35 @@ def entry(**changes):
         ("lines=1-2", None),
     ],
 )
-def test_ranges(header, span):
+def test_ranges(header: str | None, span: tuple[int, int] | None) -> None:
     assert s3.parse_range(header, 10) == span
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=11-20", "bytes=-0"])
-def test_a_range_that_holds_nothing_is_416(header):
+def test_a_range_that_holds_nothing_is_416(header: str | None) -> None:
     with pytest.raises(S3Error) as error:
         s3.parse_range(header, 10)
     assert error.value.status == 416
 
 
 @pytest.mark.parametrize("name", ["", "a", "ab", "A.b", "..", "a..b", "-ab", "a/b", "a" * 64, "a b c", "../etc"])
-def test_bucket_names_that_are_none(name):
+def test_bucket_names_that_are_none(name: str) -> None:
     with pytest.raises(S3Error):
         s3.check_bucket(name)
 
 
 @pytest.mark.parametrize("key", ["", "a\nb", "\0", "a\x7f\x1f", "ä" * 513, "￾"])
-def test_keys_that_are_none(key):
+def test_keys_that_are_none(key: str) -> None:
     with pytest.raises(S3Error):
         s3.check_key(key)
 
 
 @pytest.mark.parametrize("key", ["../../etc/passwd", "/abs", "a//b", "ä€😀", "a b+c%", "."])
-def test_keys_are_only_letters(key):
+def test_keys_are_only_letters(key: str) -> None:
     assert s3.check_key(key) == key
 
 
-def test_a_lock_never_ends_early():
+def test_a_lock_never_ends_early() -> None:
     mode, until = s3.parse_lock(
         {"x-amz-object-lock-mode": "COMPLIANCE", "x-amz-object-lock-retain-until-date": "2026-11-23T00:00:00.0005Z"},
         NOW,
@@ -98,23 +101,23 @@ def test_a_lock_never_ends_early():
         ("GOVERNANCE", "2026-11-21T00:00:00Z"),
     ],
 )
-def test_half_a_lock_is_refused_not_dropped(mode, until):
+def test_half_a_lock_is_refused_not_dropped(mode: str, until: str) -> None:
     headers = {"x-amz-object-lock-mode": mode, "x-amz-object-lock-retain-until-date": until}
     with pytest.raises(S3Error):
         s3.parse_lock(headers, NOW)
 
 
-def test_meta_is_read_back():
+def test_meta_is_read_back() -> None:
     meta = encode_put("bucket", "kéy", entry())
     assert decode_put(meta, PLACE, damaged=False) == ("bucket", "kéy", entry())
 
 
-def test_xml_with_a_document_type_is_refused():
+def test_xml_with_a_document_type_is_refused() -> None:
     with pytest.raises(S3Error):
         s3.parse_delete(b'<!DOCTYPE x [<!ENTITY a "b">]><Delete><Object><Key>&a;</Key></Object></Delete>')
 
 
-def test_a_body_that_was_not_signed_is_refused():
+def test_a_body_that_was_not_signed_is_refused() -> None:
     payload = Payload(sha256(b"good").hexdigest(), {}, secure=False)
     payload.feed(b"evil")
     with pytest.raises(S3Error) as error:
@@ -122,31 +125,31 @@ def test_a_body_that_was_not_signed_is_refused():
     assert error.value.code == "XAmzContentSHA256Mismatch"
 
 
-def test_an_unsigned_body_needs_tls():
+def test_an_unsigned_body_needs_tls() -> None:
     Payload("UNSIGNED-PAYLOAD", {}, secure=True)
     with pytest.raises(S3Error):
         Payload("UNSIGNED-PAYLOAD", {}, secure=False)
 
 
-def frames(body, size, crc):
+def frames(body: bytes, size: int, crc: int) -> bytes:
     parts = [body[at : at + size] for at in range(0, len(body), size)]
     wire = b"".join(f"{len(part):x}\r\n".encode() + part + b"\r\n" for part in parts)
     return wire + b"0\r\nx-amz-checksum-crc32:" + b64encode(crc.to_bytes(4, "big")) + b"\r\n\r\n"
 
 
-def trailer_payload():
+def trailer_payload() -> Payload:
     return Payload("STREAMING-UNSIGNED-PAYLOAD-TRAILER", {"x-amz-trailer": "x-amz-checksum-crc32"}, secure=True)
 
 
 @given(st.binary(min_size=1, max_size=200), st.integers(1, 50), st.integers(1, 30))
-def test_framed_bodies_come_apart_however_they_arrive(body, size, step):
+def test_framed_bodies_come_apart_however_they_arrive(body: bytes, size: int, step: int) -> None:
     wire = frames(body, size, zlib.crc32(body))
     payload = trailer_payload()
     assert b"".join(payload.feed(wire[at : at + step]) for at in range(0, len(wire), step)) == body
     assert payload.finish() == sha256(body).digest()
 
 
-def test_framed_bodies_are_proved():
+def test_framed_bodies_are_proved() -> None:
     payload = trailer_payload()
     payload.feed(frames(b"body", 4, 123))
     with pytest.raises(S3Error) as error:
@@ -154,13 +157,12 @@ def test_framed_bodies_are_proved():
     assert error.value.code == "BadDigest"
 
 
-def test_a_framed_body_cut_short_is_refused():
+def test_a_framed_body_cut_short_is_refused() -> None:
     wire = frames(b"body" * 5, 4, zlib.crc32(b"body" * 5))
     for cut in range(len(wire) - 4):
         payload = trailer_payload()
         with pytest.raises(S3Error):
-            payload.feed(wire[:cut])
-            payload.finish()
+            _ = payload.feed(wire[:cut]), payload.finish()
 
 
 keys = st.text("ab/c", min_size=1, max_size=6)
@@ -172,7 +174,9 @@ keys = st.text("ab/c", min_size=1, max_size=6)
     st.sampled_from(["", "/"]),
     st.integers(1, 4),
 )
-def test_listings_page_through_all_and_only_what_is_there(operations, prefix, delimiter, limit):
+def test_listings_page_through_all_and_only_what_is_there(
+    operations: list[tuple[str, bool]], prefix: str, delimiter: str, limit: int
+) -> None:
     bucket, there = Bucket(PLACE), {}
     for key, put in operations:
         if put:
@@ -202,7 +206,7 @@ def test_listings_page_through_all_and_only_what_is_there(operations, prefix, de
     assert groups == sorted(expected_groups)
 
 
-def test_only_failures_wait_and_they_wait_longer():
+def test_only_failures_wait_and_they_wait_longer() -> None:
     throttle = Throttle()
     holds = [throttle.failed("1.2.3.4", 0.0) for _ in range(20)]
     assert holds[:FREE_FAILURES] == [0.0] * FREE_FAILURES
