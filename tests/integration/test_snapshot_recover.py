@@ -350,7 +350,7 @@ from tests.recovering import *
 from threefold.recover.prove import verify_recovered
 from threefold.recover.targets import Latest
 
-stores = {name: FolderStore(Path(sys.argv[1]) / name, delay=0.05) for name in ("S1", "S2", "S3")}
+stores = {name: FolderStore(Path(sys.argv[1]) / name, delay=0.1) for name in ("S1", "S2", "S3")}
 asyncio.run(recover(stores=stores, keyring=KEYRING, clock=CLOCK, progress=Silent(), target=Latest(),
                     into=Path(sys.argv[2]), open_log=FileLog(*eval(sys.argv[3])).opens()))
 """
@@ -365,12 +365,17 @@ async def test_a_recovery_that_is_killed_again_and_again_comes_to_its_end() -> N
             await snapshot(primary, stores)
             log = await log_of(primary)
             facts = f"((Path({str(log.folders[0])!r}),), {log.system_identifier}, 1, Lsn(0), Lsn({int(log.end)}))"
-            for seconds in (0.8, 1.0, 1.2, 1.5):
+            marker = home / "data" / "threefold-recovery.json"
+            for seconds in (0.0, 0.1, 0.2, 0.3):
+                marked = marker.stat().st_ino if marker.exists() else None
                 process = subprocess.Popen([sys.executable, "-c", KILLED, home, home / "data", facts])
+                async with asyncio.timeout(30):
+                    while not marker.exists() or marker.stat().st_ino == marked:  # it is replaced by each
+                        await asyncio.sleep(0.01)
                 await asyncio.sleep(seconds)
                 process.kill()
                 process.wait()
-            assert json.loads((home / "data" / "threefold-recovery.json").read_text())["finished"] is False
+            assert json.loads(marker.read_text())["finished"] is False
             async with recovered(stores, log, Latest(), into=home / "data") as (done, sql):
                 assert any("unfinished recovery" in note for note in done.notes)
                 assert await sql(COUNT) == await primary.sql(COUNT)
