@@ -1,23 +1,28 @@
 """Filling a store that was away, or is new, from the other two: what they list and it lacks is copied.
 
-Listings say what may be missing; what is copied was read back and opened first where it is of the log (invariant 6).
+Listings say what may be missing; what is copied was opened first (invariant 6).
 Everything is created once, so a copy can never undo anything. Entries are copied only where they count: they are part
 of an epoch that is over, or settled in ours; the rest of the log's slots are left alone, seals excepted.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from threefold.kernel.errors import Damaged
+from threefold.kernel.keys import Keyring
 from threefold.quorum import keys
 from threefold.quorum.history import History
 from threefold.quorum.objects import Codec, Kind
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import ObjectStore, Unknown
+from threefold.vault.check import check_object
 
 # Packs first needed least: claims and seals are small and matter most, packs are large and matter only to recovery.
+_VAULT = ("snapshots/", "packs/")
+_OPENED = (f"{keys.LOG}/", f"{keys.WAL}/")
 _PREFIXES = ("keys", keys.EPOCHS, keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
 
 
@@ -33,6 +38,7 @@ class Filled:
 async def fill(
     target: ObjectStore,
     sources: Sequence[ObjectStore],
+    keyring: Keyring,
     codec: Codec,
     counts: Callable[[int, int], bool],
     progress: Callable[[int], None] = lambda _: None,
@@ -51,7 +57,10 @@ async def fill(
                 continue
             for key in sorted(wanted - have):
                 body = await source.read(key)
-                if not isinstance(body, bytes) or not _may_be_copied(key, body, codec, counts):
+                # Opening a pack or a segment takes a while: the commit path must not wait for it.
+                if not isinstance(body, bytes) or not await asyncio.to_thread(
+                    _may_be_copied, key, body, keyring, codec, counts
+                ):
                     complete = complete and not isinstance(body, Unknown)
                     continue
                 answer = await create_confirmed(target, key, body)
@@ -74,17 +83,20 @@ def counting(spans: History, epoch: int, settled_slot: Callable[[], int]) -> Cal
     return counts
 
 
-def _may_be_copied(key: str, body: bytes, codec: Codec, counts: Callable[[int, int], bool]) -> bool:
-    if not key.startswith((f"{keys.LOG}/", f"{keys.WAL}/")):
-        return True
+def _may_be_copied(key: str, body: bytes, keyring: Keyring, codec: Codec, counts: Callable[[int, int], bool]) -> bool:
+    """Whether it opens, is what its key says, and counts. What is created once cannot be replaced by a better copy."""
     try:
-        found = codec.open(body)
+        if key.startswith(_VAULT):
+            check_object(key, body, keyring)
+        elif key.startswith(_OPENED):
+            header = codec.open(body).header
+            if header.kind is Kind.SEGMENT:
+                return key.startswith(f"{keys.wal_prefix(header.timeline)}/")
+            counted = header.kind is Kind.SEAL or counts(header.epoch, header.slot)
+            return counted and key == keys.slot_key(header.epoch, header.slot)
     except Damaged:
         return False
-    header = found.header
-    if header.kind is Kind.SEGMENT:
-        return True
-    return keys.slot_key(header.epoch, header.slot) == key and (found.is_seal or counts(header.epoch, header.slot))
+    return True
 
 
 async def _listing(store: ObjectStore, prefix: str) -> set[str] | None:

@@ -218,7 +218,8 @@ class Leader:
         counts = counting(leadership.spans, leadership.epoch, lambda: self.appender.settled_slot)
         self._filling = name
         try:
-            done = await fill(self._with.stores[name], sources, leadership.scope.codec.fork(), counts)
+            codec = leadership.scope.codec.fork()
+            done = await fill(self._with.stores[name], sources, self._with.keyring, codec, counts)
         finally:
             self._filling = ""
         if done.objects:
