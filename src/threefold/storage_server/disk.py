@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from threefold.kernel.errors import Refused, Unavailable
 
 _ZEROS = bytes(1 << 20)
+_LOCK_ATTEMPTS = 10
+_LOCK_RETRY_S = 0.05
 
 
 class Vanished(Unavailable):
@@ -60,14 +63,20 @@ class FolderLock:
 
     def __init__(self, folder: Path) -> None:
         self._fd = os.open(folder / "LOCK", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._fd)
-            raise Refused(
-                f"another process serves {folder}",
-                hint="one server owns a data folder: stop the other one, or give this one a folder of its own",
-            ) from None
+        for attempt in range(_LOCK_ATTEMPTS):
+            try:
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if attempt + 1 < _LOCK_ATTEMPTS:
+                    # A process that has just been killed, or whose descriptors somebody lists, lets go a moment late.
+                    time.sleep(_LOCK_RETRY_S)
+            else:
+                return
+        os.close(self._fd)
+        raise Refused(
+            f"another process serves {folder}",
+            hint="one server owns a data folder: stop the other one, or give this one a folder of its own",
+        )
 
     def release(self) -> None:
         os.close(self._fd)

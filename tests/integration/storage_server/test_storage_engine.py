@@ -184,6 +184,25 @@ async def test_a_tail_torn_at_every_byte_loses_only_what_was_not_acknowledged(tm
             await crash(engine)
 
 
+async def test_what_was_cut_off_never_comes_back(tmp_path: Path) -> None:
+    """The rest of a torn batch, whole in itself, must not line up behind the next record that is written."""
+    engine = await opened(tmp_path)
+    start = engine.journal._end
+    await asyncio.gather(put(engine, "aa", b"1" * 40), put(engine, "bb", b"2" * 40))
+    await crash(engine)
+    (file, *_) = journal_files(tmp_path)
+    data = bytearray(file.read_bytes())
+    data[start + 60] ^= 1
+    file.write_bytes(data)
+    engine = await opened(tmp_path)
+    assert await contents(engine) == {}
+    await put(engine, "cc", b"3" * 40)
+    await crash(engine)
+    engine = await opened(tmp_path)
+    assert await contents(engine) == {"cc": b"3" * 40}
+    await engine.close()
+
+
 async def filled(folder: Path) -> None:
     """Several files of journal, stopped in good order."""
     engine = await opened(folder)
