@@ -98,7 +98,7 @@ class System(Section):
     )
     max_lag: Duration = Field(
         default=timedelta(seconds=1),
-        description="Only for async: the longest that a change may wait for two stores; then commits wait too. A duration.",
+        description="Only for async: the longest a change may wait for two stores; then commits wait. A duration.",
     )
 
 
