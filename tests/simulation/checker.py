@@ -54,7 +54,7 @@ class Checker:
         world.watchers.append(self._watch)
         world.guards.append(self._guard)
 
-    # --- what the leaders tell ---------------------------------------------------------------------------------------
+    # --- what the leaders tell ---
 
     def claimed(self, epoch: int, leader: Leader) -> None:
         self._owners.setdefault(epoch, leader.name)
@@ -88,12 +88,13 @@ class Checker:
             self._fail(f"2 one history: epoch {epoch} is said to be on timeline {found.timeline}, and is on {line}")
         return line
 
-    # --- what the stores see -------------------------------------------------------------------------------------------
+    # --- what the stores see ---
 
     def _watch(self, store: SimStore, request: Request, answer: Any) -> None:
-        if type(request) is Create and answer is Made.CREATED and request.key.endswith("/000000000000"):
-            if len(request.body) > SEAL_BYTES and request.key.startswith(keys.LOG):
-                self._slot_zero(store.name, request.body)
+        if type(request) is not Create or answer is not Made.CREATED or len(request.body) <= SEAL_BYTES:
+            return
+        if request.key.startswith(keys.LOG) and keys.last_number(request.key) == 0:
+            self._slot_zero(store.name, request.body)
 
     def _slot_zero(self, store: str, body: bytes) -> None:
         entry = self.codec.open(body)
@@ -116,7 +117,7 @@ class Checker:
             if key.startswith(keys.LOG) and len(store.objects.get(key, b"-")) == SEAL_BYTES:
                 self._fail(f"5 clean: the seal {key} is deleted on {store.name}")
 
-    # --- reading ---------------------------------------------------------------------------------------------------------
+    # --- reading ---
 
     def promises(self) -> dict[Timeline, int]:
         """What has been acknowledged by now."""

@@ -14,7 +14,7 @@ from threefold.kernel.errors import Damaged, Fenced, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import lead, members, reading, start, trim
-from threefold.quorum.appender import Appender, Encode, Limits
+from threefold.quorum.appender import Appender, Encode
 from threefold.quorum.objects import Codec, Header, LogObject
 from threefold.quorum.requests import Pause
 from threefold.quorum.view import Scope
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 LOG_ID = 7_000_000_000_000_000_001
 MEMBERS_EVERY_S = 2.0
-PATIENCE_S = 40.0  # then a leader or a reader is started anew, and asks anew who the members are
+PATIENCE_S = 90.0  # then a leader or a reader is started anew, and asks anew who the members are
 
 
 class MemoCodec(Codec):

@@ -21,7 +21,7 @@ from threefold.quorum.objects import SEAL_BYTES
 from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
 
-LIVE_WITHIN_S = 300.0
+LIVE_WITHIN_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Run:
     def scope(self, stores: tuple[str, ...], writer: str) -> Scope:
         return Scope(stores, self.codec, writer, segment_bytes=self.plan.segment_bytes)
 
-    # --- the run -------------------------------------------------------------------------------------------------------
+    # --- the run ---
 
     def go(self) -> Run:
         """Run, heal, and judge. Raises Violation."""
@@ -141,7 +141,7 @@ class Run:
 
         self.world.at(self.world.rng.expovariate(1 / mean), happen)
 
-    # --- what the system does by itself ----------------------------------------------------------------------------------
+    # --- what the system does by itself ---
 
     def _name(self, kind: str) -> str:
         self._names += 1
@@ -198,7 +198,7 @@ class Run:
 
         Reader(self, self._name("recovery"), stores, promote)
 
-    # --- what befalls it ---------------------------------------------------------------------------------------------------
+    # --- what befalls it ---
 
     def _outage(self) -> None:
         rng = self.world.rng
@@ -322,7 +322,7 @@ class Run:
         store.damaged[key] = bytes(body)
         self.world.note(f"{store.name} damages {key}")
 
-    # --- the end -------------------------------------------------------------------------------------------------------------
+    # --- the end ---
 
     def _heal(self) -> None:
         self._over = True

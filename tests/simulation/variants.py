@@ -8,15 +8,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 from unittest.mock import patch
 
 from tests.simulation.leader import Client, Leader
 from tests.simulation.scenario import Plan, plan_of
 from tests.simulation.world import STORES, World
-from threefold.kernel.errors import Fenced, Unavailable
-from threefold.quorum import appender, claim, history, keys, lead, members, reading, segments, takeover, trim, view, walk
+from threefold.kernel.errors import Unavailable
+from threefold.quorum import (
+    appender,
+    claim,
+    history,
+    keys,
+    lead,
+    members,
+    reading,
+    segments,
+    takeover,
+    trim,
+    view,
+    walk,
+)
 from threefold.quorum.requests import Ask, Create, Delete, Pause, Read
 from threefold.quorum.start import opening
 from threefold.stores.store import Made, Unknown
@@ -253,7 +266,7 @@ def two_timelines_in_one_epoch() -> Iterator[None]:
         yield
 
 
-# --- the worlds in which they are looked for -----------------------------------------------------------------------------
+# --- the worlds in which they are looked for ---
 
 Bias = Callable[[World], Plan]
 
@@ -272,6 +285,11 @@ trimming = _with(segment_bytes=64, entry_bytes=6, write_every=0.08, stall_every=
 shaky = _with(outage_every=2.5, fault=0.06, damage_every=0.0, wipe_every=0.0)
 # Leaders that die early, sites that recover twice.
 contended = _with(contend_every=1.5, disaster_every=4.0, blind=0.9, crash_every=4.0, wipe_every=0.0, damage_every=0.0)
+# Lines that fail often, leaders that die in the middle of a segment.
+hasty = _with(
+    segment_bytes=64, entry_bytes=40, write_every=0.05, fault=0.15, crash_every=1.5, contend_every=1.5, stall_every=0.0,
+    outage_every=3.0, wipe_every=0.0, damage_every=0.0,
+)  # fmt: skip
 # Disks that are lost.
 forgetful = _with(wipe_every=4.0, damage_every=0.0, contend_every=2.0, outage_every=4.0)
 
@@ -280,6 +298,7 @@ WORLDS: dict[str, Bias] = {
     "trimming": trimming,
     "shaky": shaky,
     "contended": contended,
+    "hasty": hasty,
     "forgetful": forgetful,
 }
 
@@ -290,8 +309,7 @@ class Variant:
 
     broken: Broken
     world: str = "any"
-    seeds: int = 100
-    names: tuple[str, ...] = field(default=())
+    seeds: int = 60
 
 
 VARIANTS: dict[str, Variant] = {
@@ -305,7 +323,7 @@ VARIANTS: dict[str, Variant] = {
     "does not check the primary again": Variant(does_not_check_again, "contended"),
     "deletes seals": Variant(deletes_seals),
     "trusts a newest segment that is on one store": Variant(trusts_a_segment_on_one_store, "trimming"),
-    "writes the next segment before this one is on two stores": Variant(writes_segments_ahead, "trimming"),
+    "writes the next segment before this one is on two stores": Variant(writes_segments_ahead, "hasty"),
     "skips epoch numbers": Variant(skips_epoch_numbers, "contended"),
     "deletes claims": Variant(deletes_claims),
     "counts an amnesiac store": Variant(counts_an_amnesiac_store, "forgetful"),

@@ -1,0 +1,80 @@
+"""Runs seed after seed until stopped; says how fast, and how to reproduce the first seed that fails.
+
+python -m tests.simulation.soak                      until stopped, from a seed nobody tried yet
+python -m tests.simulation.soak --seed 2536 -v       one seed again, with all that happened
+python -m tests.simulation.soak --world contended    in worlds of one bias (variants.py, WORLDS)
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+import traceback
+
+from tests.simulation.checker import Violation
+from tests.simulation.scenario import Run
+from tests.simulation.variants import WORLDS
+from threefold.kernel.errors import ThreefoldError
+
+BATCH = 100
+
+
+def run_seed(world: str, seed: int, *, verbose: bool = False) -> Run:
+    """Raises Violation. The worlds of one bias have seeds of their own."""
+    name: object = seed if world == "any" else f"{world}-{seed}"
+    return Run(name, WORLDS[world], verbose=verbose).go()
+
+
+def command(world: str, seed: int) -> str:
+    """How to reproduce."""
+    bias = "" if world == "any" else f" --world {world}"
+    return f"python -m tests.simulation.soak{bias} --seed {seed} -v"
+
+
+def judge(task: tuple[str, int]) -> tuple[int, int, int, str]:
+    """Seed, acknowledgements, leaders, and what went wrong."""
+    world, seed = task
+    try:
+        run = run_seed(world, seed)
+    except (ThreefoldError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
+        return seed, 0, 0, f"{type(error).__name__}: {error}"
+    return seed, run.checker.acks, run.leads, ""
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    options.add_argument("--seed", type=int, help="run this one alone")
+    options.add_argument("-v", "--verbose", action="store_true", help="print all that happens (with --seed)")
+    options.add_argument("--world", choices=sorted(WORLDS), default="any")
+    options.add_argument("--from", dest="first", type=int, default=int(time.time()) % 1_000_000_000)
+    options.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    chosen = options.parse_args()
+    if chosen.seed is not None:
+        try:
+            run = run_seed(chosen.world, chosen.seed, verbose=chosen.verbose)
+        except Violation:
+            traceback.print_exc()
+            return 1
+        print(f"seed {chosen.seed}: {run.checker.acks} acknowledgements, {run.leads} leaders, no violation")
+        return 0
+    begun, seeds, acks, leads = time.monotonic(), 0, 0, 0
+    with multiprocessing.Pool(chosen.jobs) as pool:
+        try:
+            while True:
+                tasks = [(chosen.world, seed) for seed in range(chosen.first + seeds, chosen.first + seeds + BATCH)]
+                for seed, acked, led, wrong in pool.imap_unordered(judge, tasks):
+                    if wrong:
+                        print(f"seed {seed}: {wrong}\nreproduce: {command(chosen.world, seed)}")
+                        return 1
+                    seeds, acks, leads = seeds + 1, acks + acked, leads + led
+                rate = seeds / (time.monotonic() - begun)
+                print(f"{seeds} seeds, {acks} acknowledgements, {leads} leaders, {rate:.1f} seeds/s", flush=True)
+        except KeyboardInterrupt:
+            print(f"stopped after {seeds} seeds without a violation")
+            return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,104 @@
+"""What the simulation found, told once more by hand: a seed is lost when the world changes, this is not."""
+
+from __future__ import annotations
+
+from tests.simulation.leader import MemoCodec
+from tests.simulation.world import STORES, World, at_once
+from threefold.kernel.lsn import Lsn
+from threefold.quorum import keys
+from threefold.quorum.builder import SegmentBuilder
+from threefold.quorum.history import Span, encode_start
+from threefold.quorum.lead import resume
+from threefold.quorum.members import Format
+from threefold.quorum.objects import Header, Kind
+from threefold.quorum.reading import read_log
+from threefold.quorum.requests import Ask
+from threefold.quorum.segments import SegmentAt
+from threefold.quorum.view import Scope, look
+from threefold.quorum.walk import Found
+from threefold.stores.store import ABSENT
+
+WRITER = "0123456789abcdef" * 2
+
+
+def _scope(stores: tuple[str, ...] = STORES) -> Scope:
+    return Scope(stores, MemoCodec(), WRITER, segment_bytes=64)
+
+
+def test_a_fork_inside_a_segment_behind_a_tail_that_travelled() -> None:
+    """Timeline 2 forks at 1456; timeline 1 has a segment [1408, 1472), and its slot 0 carried [1216, 1512) along.
+
+    The first segment of timeline 2 must hold its own bytes from 1456 on; they were taken for known (seed 2536).
+    """
+    world, scope = World(1), _scope()
+    old, new = bytes([1]) * 296, bytes([2]) * 100
+    segment = scope.codec.encode(Header(Kind.SEGMENT, 4, 0, WRITER, 1, Lsn(1408), Lsn(1472)), old[:64])
+    for store in world.stores.values():
+        store.keep(keys.segment_key(1, 22), segment.body, 0.0)
+    before = Header(Kind.START, 4, 0, WRITER, 1, Lsn(1216), Lsn(1512))
+    fourth = scope.codec.encode(before, encode_start((), old))
+    spans = (Span(4, 0, 1, Lsn(1216), Lsn(1512)),)
+    found = Found(spans, 1, Lsn(1512), SegmentAt(1, 22, Lsn(1408), Lsn(1472), 4, 0), (fourth,), ())
+    first = scope.codec.encode(Header(Kind.START, 7, 0, WRITER, 2, Lsn(1456), Lsn(1456)), encode_start(spans, b""))
+
+    resumed = at_once(world, resume(scope, found, first), STORES)
+    builder = SegmentBuilder(resumed.begin, scope.segment_bytes)
+    for part in resumed.recent:
+        builder.feed(part.timeline, part.start, part.data, part.epoch, part.slot)
+    builder.feed(2, Lsn(1456), new, 7, 1)
+
+    whole = builder.whole[0]
+    assert (whole.timeline, int(whole.start), int(whole.end)) == (2, 1408, 1472)
+    assert whole.payload == old[:48] + new[:16]
+
+
+def test_damaged_bytes_do_not_end_the_wait_for_a_decision() -> None:
+    """The store with the whole copy is always the slowest: a reading must wait for it all the same."""
+    scope = _scope()
+    procedure = look(scope, 1, [3])
+    ask = next(procedure)
+    assert isinstance(ask, Ask)
+    assert not ask.enough({0: b"damaged", 1: ABSENT})
+    assert ask.enough({0: b"damaged", 1: ABSENT, 2: ABSENT})
+
+
+def test_a_reading_is_not_believed_when_an_epoch_began_meanwhile() -> None:
+    """Epoch 2, on timeline 2, begins and trims epoch 1 while a reader walks over it."""
+    world, scope = World(1), _scope()
+    stores = world.stores.values()
+    codec = scope.codec
+
+    def put(key: str, body: bytes) -> None:
+        for store in stores:
+            store.keep(key, body, 0.0)
+
+    first = codec.encode(Header(Kind.START, 1, 0, WRITER, 1, Lsn(1000), Lsn(1000)), encode_start((), b""))
+    entry = codec.encode(Header(Kind.ENTRY, 1, 1, WRITER, 1, Lsn(1000), Lsn(1024), first.digest), bytes(range(24)))
+    put(keys.FORMAT, Format(codec.log, "key", "0").encode())
+    put(keys.epoch_key(1), b"somebody")
+    put(keys.slot_key(1, 0), first.body)
+    put(keys.slot_key(1, 1), entry.body)
+    procedure = read_log(scope)
+    value, began = None, False
+    while True:
+        try:
+            step = procedure.send(value)
+        except StopIteration as done:
+            found = done.value
+            break
+        if isinstance(step, Ask) and not began and getattr(step.requests[0], "key", "") == keys.slot_key(1, 1):
+            began = True
+            span = Span(1, 1, 1, Lsn(1000), Lsn(1024))
+            second = codec.encode(Header(Kind.START, 2, 0, WRITER, 2, Lsn(1024), Lsn(1024)), encode_start((span,), b""))
+            segment = codec.encode(Header(Kind.SEGMENT, 2, 0, WRITER, 2, Lsn(1000), Lsn(1024)), bytes(range(24)))
+            put(keys.epoch_key(2), b"somebody else")
+            put(keys.slot_key(2, 0), second.body)
+            put(keys.segment_key(2, 15), segment.body)
+            for store in stores:
+                del store.objects[keys.slot_key(1, 1)]
+        value = None
+        if isinstance(step, Ask):
+            value = {n: world.stores[r.store].perform(r, 0.0, stale=False) for n, r in enumerate(step.requests)}
+    assert began
+    assert found.timeline == 2
+    assert found.end == 1024

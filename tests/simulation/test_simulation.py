@@ -1,0 +1,43 @@
+"""The quorum log in 2,000 simulated worlds, and the seeds that once failed."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.scenario import Run
+from tests.simulation.soak import command, judge
+
+CHUNK = 50
+SEEDS = 2000
+
+# Seeds that failed once. They hold as long as the world draws its chances in the same order; what they found is
+# told again, for good, in test_found.py.
+FAILED_ONCE = (
+    127,  # a slow taker, overtaken on a new timeline, cried "the log contradicts itself"
+    2536,  # a fork inside a segment, behind a tail that travelled in slot 0: the new timeline's bytes were skipped
+)
+
+
+def _must_hold(seed: int) -> int:
+    _, acks, _, wrong = judge(("any", seed))
+    if wrong:
+        pytest.fail(f"seed {seed}: {wrong}\nreproduce: {command('any', seed)}", pytrace=False)
+    return acks
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_what_must_hold(first: int) -> None:
+    assert sum(_must_hold(seed) for seed in range(first, first + CHUNK)) > 10 * CHUNK, "a world without work"
+
+
+@pytest.mark.parametrize("seed", FAILED_ONCE)
+def test_a_seed_that_failed_once(seed: int) -> None:
+    _must_hold(seed)
+
+
+def test_a_seed_reproduces_a_run_exactly() -> None:
+    for seed in (3, 17, 41):
+        first, again = Run(seed).go(), Run(seed).go()
+        assert first.world.trace == again.world.trace
+        assert first.world.requests == again.world.requests
+    assert Run(3).go().world.trace != Run(4).go().world.trace

@@ -1,0 +1,29 @@
+"""Each broken variant of the protocol is caught, and the protocol itself passes in the same worlds."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.soak import command, judge
+from tests.simulation.variants import VARIANTS, WORLDS
+
+CORRECT_SEEDS = 40
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_broken_variant_is_caught(name: str) -> None:
+    variant = VARIANTS[name]
+    for seed in range(variant.seeds):
+        with variant.broken():
+            *_, wrong = judge((variant.world, seed))
+        if wrong:
+            return
+    pytest.fail(f"not caught within {variant.seeds} seeds: {name}", pytrace=False)
+
+
+@pytest.mark.parametrize("world", [world for world in WORLDS if world != "any"])
+def test_the_protocol_passes_in_the_same_worlds(world: str) -> None:
+    for seed in range(CORRECT_SEEDS):
+        *_, wrong = judge((world, seed))
+        if wrong:
+            pytest.fail(f"{world} {seed}: {wrong}\nreproduce: {command(world, seed)}", pytrace=False)
