@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -22,7 +23,7 @@ from threefold.kernel.errors import Damaged, Refused
 from threefold.storage_server.compaction import compact_oldest
 from threefold.storage_server.engine import Engine, EngineOptions
 from threefold.storage_server.entries import INLINE
-from threefold.storage_server.records import PAGE, scan
+from threefold.storage_server.records import PAGE, Kind, scan
 from threefold.storage_server.s3 import Condition, S3Error
 
 OPTIONS = EngineOptions(journal_file_bytes=PAGE + 6000, inline_bytes_max=1000, min_free_bytes=0)
@@ -311,6 +312,19 @@ async def test_a_crash_at_every_step_of_compaction_changes_nothing(tmp_path: Pat
     assert steps > 5
 
 
+async def test_an_empty_bucket_outlives_the_file_that_named_it(tmp_path: Path) -> None:
+    engine = await opened(tmp_path)
+    await engine.make_bucket("empty")
+    for number in range(30):
+        await put(engine, "k", bytes([number]) * 500)
+    while len(engine.journal.files) > 1:
+        await compact_oldest(engine.journal, engine._catalog)
+    await engine.close()
+    engine = Engine(tmp_path, SystemClock(), OPTIONS)
+    assert await engine.buckets() == ["b-b", "empty"]
+    await engine.close()
+
+
 async def test_records_that_only_the_page_cache_had_are_written_again_before_they_are_served(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -330,6 +344,91 @@ async def test_records_that_only_the_page_cache_had_are_written_again_before_the
     monkeypatch.setattr(replay, "write_all", recording)
     engine = await opened(tmp_path)
     assert any(b"only in memory?" in data for data in written)
+    await engine.close()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+async def test_a_crash_between_two_files_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """The file after the next may have its name before the batch that ends this one is on the disk."""
+    engine = await opened(tmp_path)
+    while engine.journal.active_number == 1:
+        await put(engine, "k", b"v" * 900)
+    await put(engine, "k", b"newest")
+    await crash(engine)
+    first, *rest = journal_files(tmp_path)
+    data = bytearray(first.read_bytes())
+    found = scan(bytes(data), first_salt := bytes(data[20:28]), continued=True).records
+    assert (found[-1].kind, len(first_salt), len(rest)) == (Kind.END, 8, 2)
+    for path in rest:  # nothing of the batches after the end has reached the disk
+        path.write_bytes(path.read_bytes()[:PAGE].ljust(path.stat().st_size, b"\0"))
+    if not ended:
+        data[found[-1].position :] = bytes(len(data) - found[-1].position)
+    first.write_bytes(data)
+    written = []
+    from threefold.storage_server import replay
+
+    real = replay.write_all
+
+    def recording(fd: int, data: bytes, position: int) -> None:
+        written.append(data)
+        real(fd, data, position)
+
+    monkeypatch.setattr(replay, "write_all", recording)
+    for _ in range(2):
+        engine = await opened(tmp_path)
+        assert len(written.pop()) >= found[-1].end - found[-1].batch_start or not ended
+        assert engine.journal.active_number == (2 if ended else 1)
+        assert await get(engine, "k") == b"v" * 900
+        await crash(engine)
+    engine = await opened(tmp_path)
+    for number in range(30):
+        await put(engine, f"k{number}", b"w" * 900)
+    await engine.close()
+    engine = await opened(tmp_path)
+    assert len(await contents(engine)) == 31
+    await engine.close()
+
+
+async def test_a_large_object_is_safe_although_the_one_before_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await opened(tmp_path)
+    await put(engine, "large", b"v" * 5000)
+
+    async def failing(file_id: bytes) -> None:
+        raise OSError(errno.EIO, file_id.hex())
+
+    monkeypatch.setattr(engine.blobs, "remove", failing)
+    await put(engine, "large", b"w" * 5000)
+    assert await get(engine, "large") == b"w" * 5000
+    await engine.delete("b-b", "large")
+    await engine.close()
+    await (await opened(tmp_path)).close()
+    assert not list((tmp_path / "objects").glob("??/*"))
+
+
+@pytest.mark.parametrize("large", [True, False])
+async def test_what_lost_its_record_while_the_server_ran_is_written_again(tmp_path: Path, large: bool) -> None:
+    """Compaction must not drop a file with an object that it cannot find in it: 404 would be a lie for ever."""
+    engine = await opened(tmp_path)
+    body = b"v" * (5000 if large else 700)
+    await put(engine, "k", body)
+    position = (await engine.find("b-b", "k")).place.position
+    for number in range(12):
+        await put(engine, f"k{number}", bytes([number]) * 500)
+    (first, *_) = journal_files(tmp_path)
+    data = bytearray(first.read_bytes())
+    data[position + 20] ^= 1
+    first.write_bytes(data)
+    await compact_oldest(engine.journal, engine._catalog)
+    for _ in range(2):
+        assert not first.exists()
+        assert await get(engine, "k") == body
+        assert len(await contents(engine)) == 13
+        await engine.close()
+        engine = await opened(tmp_path)
     await engine.close()
 
 
