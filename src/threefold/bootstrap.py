@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from threefold.kernel.clock import Clock, SystemClock
-from threefold.kernel.errors import BadInput, NotThere, ThreefoldError
+from threefold.kernel.errors import BadInput, NotThere, ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.postgres.binaries import Binaries, find_binaries
 from threefold.postgres.conninfo import checked_conninfo
@@ -25,7 +25,7 @@ from threefold.stores.health import HealthBook, Operation
 from threefold.stores.observed import ObservedStore
 from threefold.stores.open import StoreConfig, open_store, same_place
 from threefold.stores.reads import Reader
-from threefold.stores.store import Page
+from threefold.stores.store import Page, Unknown
 
 _WRAPPED_KEYS = "keys"
 
@@ -134,6 +134,12 @@ async def unwrap_from_stores(stores: Mapping[str, ObservedStore], clock: Clock, 
     """The master key from the wrapped copy that lies in every store. Raises BadInput for a wrong passphrase."""
     pages = [await store.list(_WRAPPED_KEYS) for store in stores.values()]
     keys = {listed.key for page in pages if isinstance(page, Page) for listed in page.objects}
+    silent = {page.reason for page in pages if isinstance(page, Unknown)}
+    if not keys and silent:
+        raise Unavailable(
+            f"the stores that answer have no wrapped master key ({'; '.join(sorted(silent))})",
+            hint="wait for a store, or use the key file: [keys] master in threefold.toml",
+        )
     if not keys:
         raise NotThere("no store has a wrapped master key", hint="use the key file: [keys] master in threefold.toml")
     reader = Reader(stores, clock, lambda _: None)

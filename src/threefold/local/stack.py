@@ -40,6 +40,7 @@ class Stack:
         self.children: dict[str, Child] = {}
         self._clock = clock
         self._hear = hear
+        self._primary_is_ours = False
         self._logs_to_files = logs_to_files
 
     async def start_stores(self) -> None:
@@ -58,6 +59,7 @@ class Stack:
 
     async def start_primary(self) -> bool:
         """True where it was made just now."""
+        self._primary_is_ours = True
         new = await self.primary.start()
         if self.primary.server.pid is not None:
             self.home.note_process(PRIMARY, self.primary.server.pid)
@@ -113,8 +115,11 @@ class Stack:
                 task.cancel()
 
     async def stop(self) -> None:
-        """PostgreSQL first, while its last changes still find the DRaaS server; then that one; the stores last."""
-        if self.primary.server.pid is not None:
+        """PostgreSQL first, while its last changes still find the DRaaS server; then that one; the stores last.
+
+        Only what was started here: another `threefold up` of the same folder is left alone.
+        """
+        if self._primary_is_ours and self.primary.server.pid is not None:
             try:
                 await self.primary.server.stop("fast", timeout=20)
             except Unavailable:
@@ -122,7 +127,7 @@ class Stack:
         if PROTECT in self.children:
             await self.children[PROTECT].stop()
         await asyncio.gather(*(child.stop() for child in self.children.values()))
-        for name in [*self.children, PRIMARY]:
+        for name in [*self.children, *([PRIMARY] if self._primary_is_ours else [])]:
             self.home.pid_file(name).unlink(missing_ok=True)
 
     async def _start(self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> Child:
