@@ -3,7 +3,8 @@
 1. The newest unbroken range of file numbers counts. Older stragglers are leftovers of a finished compaction, or
    else a file is missing: then start is refused.
 2. Every file but the last with records ends with END, and nothing of it may be torn. The last one may end in a torn
-   batch, which is wiped (records.py says why that loses nothing).
+   batch, which is wiped (records.py says why that loses nothing). Up to two unused files follow it: the next one, and
+   the spare after that, which may have its name before this file's END is on the disk.
 3. Before anything is served, the last batch is **written once more** and synced, with zeros after it. It may have
    come from the page cache alone: after kill -9 (never synced), or after an fdatasync that failed, where the kernel
    keeps the pages, calls them clean, and a second fdatasync says nothing (fsyncgate).
@@ -33,6 +34,7 @@ from threefold.storage_server.records import (
     scan,
 )
 
+_UNUSED_MAX = 2
 _HINT = "this copy lost acknowledged records: set the folder aside, start on an empty one, and let repair fill it in"
 
 
@@ -82,9 +84,11 @@ def _replay(files: dict[int, JournalFile]) -> Replayed:
     damaged: dict[tuple[str, str], None] = {}
     first = max(file.header.first for file in files.values())
     newest = 0
-    last = max(files)
-    newest_scan = scan(files[last].path.read_bytes(), files[last].header.salt, continued=False)
-    written = last if newest_scan.records or newest_scan.torn or last - 1 not in files else last - 1
+    written = max(files)
+    while written - 1 in files and _unused(files[written]):
+        written -= 1
+    if max(files) - written > _UNUSED_MAX:
+        raise Damaged(f"journal file {files[written + 1].path} is empty, and others follow it", hint=_HINT)
     ended = False
     for number in range(min(files), written + 1):
         file = files[number]
@@ -103,7 +107,7 @@ def _replay(files: dict[int, JournalFile]) -> Replayed:
         if number == written:
             _settle_end(file, data, result)
     if ended and written + 1 not in files:
-        raise Damaged(f"journal file {path_of(files[last].path.parent, written + 1)} is missing", hint=_HINT)
+        raise Damaged(f"journal file {path_of(files[written].path.parent, written + 1)} is missing", hint=_HINT)
     active = written + 1 if ended else written
     state = JournalState(
         files={number: file for number, file in files.items() if number <= active},
@@ -115,9 +119,14 @@ def _replay(files: dict[int, JournalFile]) -> Replayed:
     return Replayed(catalog, state, list(damaged))
 
 
+def _unused(file: JournalFile) -> bool:
+    result = scan(file.path.read_bytes(), file.header.salt, continued=False)
+    return not result.records and not result.torn
+
+
 def _settle_end(file: JournalFile, data: bytes, result: Scan) -> None:
     start = result.records[-1].batch_start if result.records else PAGE
-    written = len(data.rstrip(b"\0"))
+    written = len(data.rstrip(b"\0")) if result.torn else result.end
     write_all(file.fd, data[start : result.end] + bytes(max(0, written - result.end)), start)
     os.fdatasync(file.fd)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import hashlib
 import os
 import shutil
@@ -223,6 +222,14 @@ async def test_a_missing_file_is_noticed(tmp_path: Path, which: int) -> None:
         await opened(tmp_path)
 
 
+async def test_files_that_were_wiped_are_not_taken_for_unused_ones(tmp_path: Path) -> None:
+    await filled(tmp_path)
+    for path in journal_files(tmp_path)[1:]:
+        path.write_bytes(path.read_bytes()[:PAGE].ljust(path.stat().st_size, b"\0"))
+    with pytest.raises(Damaged, match="is empty, and others follow it"):
+        await opened(tmp_path)
+
+
 @pytest.mark.parametrize("which", [0, -2])
 async def test_a_damaged_record_head_is_not_cut_but_refused(tmp_path: Path, which: int) -> None:
     await filled(tmp_path)
@@ -388,47 +395,6 @@ async def test_a_crash_between_two_files_loses_nothing(
     await engine.close()
     engine = await opened(tmp_path)
     assert len(await contents(engine)) == 31
-    await engine.close()
-
-
-async def test_a_large_object_is_safe_although_the_one_before_cannot_be_removed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    engine = await opened(tmp_path)
-    await put(engine, "large", b"v" * 5000)
-
-    async def failing(file_id: bytes) -> None:
-        raise OSError(errno.EIO, file_id.hex())
-
-    monkeypatch.setattr(engine.blobs, "remove", failing)
-    await put(engine, "large", b"w" * 5000)
-    assert await get(engine, "large") == b"w" * 5000
-    await engine.delete("b-b", "large")
-    await engine.close()
-    await (await opened(tmp_path)).close()
-    assert not list((tmp_path / "objects").glob("??/*"))
-
-
-@pytest.mark.parametrize("large", [True, False])
-async def test_what_lost_its_record_while_the_server_ran_is_written_again(tmp_path: Path, large: bool) -> None:
-    """Compaction must not drop a file with an object that it cannot find in it: 404 would be a lie for ever."""
-    engine = await opened(tmp_path)
-    body = b"v" * (5000 if large else 700)
-    await put(engine, "k", body)
-    position = (await engine.find("b-b", "k")).place.position
-    for number in range(12):
-        await put(engine, f"k{number}", bytes([number]) * 500)
-    (first, *_) = journal_files(tmp_path)
-    data = bytearray(first.read_bytes())
-    data[position + 20] ^= 1
-    first.write_bytes(data)
-    await compact_oldest(engine.journal, engine._catalog)
-    for _ in range(2):
-        assert not first.exists()
-        assert await get(engine, "k") == body
-        assert len(await contents(engine)) == 13
-        await engine.close()
-        engine = await opened(tmp_path)
     await engine.close()
 
 
