@@ -5,6 +5,9 @@ Log-Structured File System", SOSP 1991; FIFO cleaning). It runs only while more 
 each byte is rewritten about once; and because everything older is gone, a delete record can be dropped with its
 file instead of being carried on for ever.
 
+What lives in a file is what the catalog places there; the file only says which names to look up. Where it does not
+say so any more (damaged since the start), every name is looked up: an object must not vanish with its record.
+
 A crash is harmless at every point: a record that was written twice says the same thing twice; the file counts until
 FIRST is durable, and only then is it removed.
 """
@@ -15,10 +18,10 @@ import asyncio
 import logging
 
 from threefold.storage_server.catalog import Catalog
-from threefold.storage_server.entries import Entry, Place, decode_put
+from threefold.storage_server.entries import INLINE, Entry, Place, decode_put, encode_put
 from threefold.storage_server.journal import Journal
 from threefold.storage_server.journal_file import JournalFile
-from threefold.storage_server.records import Found, Kind, scan
+from threefold.storage_server.records import Kind, scan
 
 _log = logging.getLogger(__name__)
 _STEP_BYTES = 256 << 10  # rewritten between two waits, so that clients' batches stay small
@@ -34,10 +37,13 @@ async def compact_oldest(journal: Journal, catalog: Catalog) -> None:
     """Raises what ended the journal, or DiskFull; both leave everything as true as before."""
     number = min(journal.files)
     file = journal.files[number]
-    records = await asyncio.to_thread(_records, file)
+    names = await asyncio.to_thread(_names, file)
+    if names is None:
+        _log.error("journal file %s was damaged while the server ran: what lives in it is written again", file.path)
+        names = _names_by_memory(catalog, number)
     written = 0
-    for record in records:
-        written += _move(journal, catalog, file, record)
+    for bucket, key in names:
+        written += _move(journal, catalog, file, bucket, key)
         if written >= _STEP_BYTES:
             await journal.durable(journal.newest_batch)
             written = 0
@@ -45,29 +51,42 @@ async def compact_oldest(journal: Journal, catalog: Catalog) -> None:
     await journal.drop_before(number + 1)
 
 
-def _records(file: JournalFile) -> tuple[Found, ...]:
-    return scan(file.path.read_bytes(), file.header.salt, continued=True).records
+def _names(file: JournalFile) -> list[tuple[str, str]] | None:
+    """Bucket and key of all that was ever put into the file; no key: the bucket itself. None: some do not read."""
+    result = scan(file.path.read_bytes(), file.header.salt, continued=True)
+    if result.lost:
+        return None
+    names = []
+    for record in result.records:
+        if record.kind == Kind.BUCKET:
+            names.append((record.meta.decode(), ""))
+        elif record.kind in {Kind.PUT, Kind.PUT_FILE, Kind.PUT_DAMAGED}:
+            names.append(decode_put(record.meta, Place(0, 0, 0, 0, 0, 0, 0), damaged=False)[:2])
+    return names
 
 
-def _move(journal: Journal, catalog: Catalog, file: JournalFile, record: Found) -> int:
-    """Bytes written: none where the record is dead."""
+def _names_by_memory(catalog: Catalog, number: int) -> list[tuple[str, str]]:
+    """What lives in a file, by looking at everything there is."""
+    names = [(name, "") for name in catalog.buckets]
+    for name, bucket in catalog.buckets.items():
+        names += [(name, key) for key, entry in bucket.objects.items() if entry.place.file == number]
+    return names
+
+
+def _move(journal: Journal, catalog: Catalog, file: JournalFile, bucket: str, key: str) -> int:
+    """Bytes written: none where it does not live in this file."""
     number = file.header.number
-    if record.kind == Kind.BUCKET:
-        bucket = catalog.buckets[record.meta.decode()]
-        if (bucket.place.file, bucket.place.position) != (number, record.position):
+    if not key:
+        if catalog.buckets[bucket].place.file != number:
             return 0
-        catalog.make_bucket(record.meta.decode(), journal.append(Kind.BUCKET, record.meta))
-        return bucket.place.record_bytes
-    if record.kind not in {Kind.PUT, Kind.PUT_FILE, Kind.PUT_DAMAGED}:
+        place = journal.append(Kind.BUCKET, bucket.encode())
+        catalog.make_bucket(bucket, place)
+        return place.record_bytes
+    entry = catalog.entry(bucket, key)
+    if entry is None or entry.place.file != number:
         return 0
-    bucket_name, key, _ = decode_put(record.meta, Place(0, 0, 0, 0, 0, 0, 0), damaged=False)
-    entry = catalog.entry(bucket_name, key)
-    if entry is None or (entry.place.file, entry.place.position) != (number, record.position):
-        return 0
-    kind, body = record.kind, b""
-    if kind == Kind.PUT:
-        kind, body = _body(file, entry, bucket_name, key)
-    catalog.move(entry, journal.append(Kind(kind), record.meta, body))
+    kind, body = (Kind.PUT_FILE, b"") if entry.file_id != INLINE else _body(file, entry, bucket, key)
+    catalog.move(entry, journal.append(kind, encode_put(bucket, key, entry), body))
     return entry.place.record_bytes
 
 

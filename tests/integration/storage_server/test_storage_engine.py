@@ -398,6 +398,29 @@ async def test_a_crash_between_two_files_loses_nothing(
     await engine.close()
 
 
+@pytest.mark.parametrize("large", [True, False])
+async def test_what_lost_its_record_while_the_server_ran_is_written_again(tmp_path: Path, large: bool) -> None:
+    """Compaction must not drop a file with an object that it cannot find in it: 404 would be a lie for ever."""
+    engine = await opened(tmp_path)
+    body = b"v" * (5000 if large else 700)
+    await put(engine, "k", body)
+    position = (await engine.find("b-b", "k")).place.position
+    for number in range(12):
+        await put(engine, f"k{number}", bytes([number]) * 500)
+    (first, *_) = journal_files(tmp_path)
+    data = bytearray(first.read_bytes())
+    data[position + 20] ^= 1
+    first.write_bytes(data)
+    await compact_oldest(engine.journal, engine._catalog)
+    for _ in range(2):
+        assert not first.exists()
+        assert await get(engine, "k") == body
+        assert len(await contents(engine)) == 13
+        await engine.close()
+        engine = await opened(tmp_path)
+    await engine.close()
+
+
 async def test_an_answer_waits_for_what_it_rests_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lost create, a fresh object, a fresh delete: none is told while it could still vanish."""
     engine = await opened(tmp_path)
