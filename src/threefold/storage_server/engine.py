@@ -219,8 +219,13 @@ class Engine:
             await self._discard(before)
 
     async def _discard(self, before: Entry) -> None:
-        if before.file_id != INLINE:
+        """After the journal's word that it is gone. A file that stays is swept at the next start."""
+        if before.file_id == INLINE:
+            return
+        try:
             await self.blobs.remove(before.file_id)
+        except OSError as error:
+            _log.warning("a large object's file could not be removed: %s", error)
 
     def _entry(
         self, size: int, sha256: bytes, file_id: bytes, checksums: bytes, attributes: bytes, lock: tuple[str, int]

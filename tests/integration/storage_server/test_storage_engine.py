@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import os
 import shutil
@@ -396,6 +397,24 @@ async def test_a_crash_between_two_files_loses_nothing(
     engine = await opened(tmp_path)
     assert len(await contents(engine)) == 31
     await engine.close()
+
+
+async def test_a_large_object_is_safe_although_the_one_before_cannot_be_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await opened(tmp_path)
+    await put(engine, "large", b"v" * 5000)
+
+    async def failing(file_id: bytes) -> None:
+        raise OSError(errno.EIO, file_id.hex())
+
+    monkeypatch.setattr(engine.blobs, "remove", failing)
+    await put(engine, "large", b"w" * 5000)
+    assert await get(engine, "large") == b"w" * 5000
+    await engine.delete("b-b", "large")
+    await engine.close()
+    await (await opened(tmp_path)).close()
+    assert not list((tmp_path / "objects").glob("??/*"))
 
 
 @pytest.mark.parametrize("large", [True, False])
