@@ -86,6 +86,17 @@ def continuation(
     return Continuation(_next_after(history, timeline), fork)
 
 
+def still_sends(timeline: int, received: Lsn, *, flushed: Lsn, history: History) -> bool:
+    """Whether the primary goes on with ``timeline`` behind ``received``; otherwise this is for another epoch to judge.
+
+    A primary that was promoted may have more of the old timeline than the log has, and sends it up to its fork.
+    """
+    if timeline == history.timeline:
+        return flushed >= received
+    fork = fork_point(history, timeline)
+    return fork is not None and fork > received
+
+
 def _next_after(history: History, timeline: int) -> int:
     ancestors = [switch.timeline for switch in history.switches]
     following = [*ancestors[1:], history.timeline]

@@ -16,10 +16,11 @@ from threefold.kernel.errors import Fenced, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.refusals import SlotInUse
 from threefold.postgres.replication import ReplicationLink, StreamEnd
+from threefold.postgres.timeline import parse_history
 from threefold.postgres.wal import parse_size, segment_no, segment_start
 from threefold.postgres.walsender import end_stream
 from threefold.protect import beacon
-from threefold.protect.continuity import same_system
+from threefold.protect.continuity import same_system, still_sends
 from threefold.protect.founding import Log, find_or_found
 from threefold.protect.leader import Deployment, LeadAgainError, Leader
 from threefold.protect.leadership import Candidate
@@ -173,12 +174,12 @@ class _Server:
             try:
                 identity = await link.identify()
                 same_system(leader.system_identifier, identity.system_id)
-                if identity.timeline != leader.timeline or identity.flushed < leader.appender.received:
+                history = parse_history(identity.timeline, await link.timeline_history(identity.timeline))
+                received = leader.appender.received
+                if not still_sends(leader.timeline, received, flushed=identity.flushed, history=history):
                     raise LeadAgainError  # its checks say what this is
-                await link.start_streaming(
-                    slot=self._primary.slot, start=leader.appender.received, timeline=leader.timeline
-                )
-                self._with.report("streaming", at=str(leader.appender.received), timeline=leader.timeline)
+                await link.start_streaming(slot=self._primary.slot, start=received, timeline=leader.timeline)
+                self._with.report("streaming", at=str(received), timeline=leader.timeline)
                 leader.reason = ""
                 end = await leader.stream.run(link)
                 await self._ended(leader, end)
