@@ -4,7 +4,8 @@ One request at a time per connection; what a client pipelines waits. A handler s
 a request is authenticated before a byte of its body is kept. Bodies are handed on as they come: reading from the
 socket stops while the handler is behind, so a connection holds at most a few hundred kB.
 
-Bounds: size of the head, number of connections, time for a head, time without progress. A request that is answered
+Bounds: size of the head and of trailers, number of connections (a stranger's idle one makes room), time for a head,
+time without progress, answers that nobody takes. A request that is answered
 before its body was read ends the connection, once the rest of the body has come and was thrown away: closing at
 once would reset the connection, and the client would lose the answer.
 """
@@ -123,6 +124,18 @@ class Server:
             for connection in list(self.connections):
                 connection.end_if_slow(now)
 
+    def has_room(self) -> bool:
+        """For one more connection. Full: the longest idle one goes, those that never got a good answer first."""
+        if len(self.connections) < CONNECTIONS_MAX:
+            return True
+        idle = [connection for connection in self.connections if connection.idle]
+        if not idle:
+            return False
+        least = min(idle, key=lambda connection: connection.worth)
+        self.connections.discard(least)
+        least.abort()
+        return True
+
     async def close(self, *, within_s: float) -> None:
         """Let requests under way finish, then end all connections."""
         self.closing = True
@@ -152,8 +165,9 @@ class Connection(asyncio.Protocol):
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
-        self._head_bytes = 0
+        self._unbounded_bytes = 0  # since a head or a piece of a body was whole: of a head, or of trailers
         self._in_head = False
+        self._proved = False  # an answer was a good one: it is a client of ours
         self._reading = True
         self._continue_sent = False
         self._since = server.clock.monotonic()
@@ -164,7 +178,7 @@ class Connection(asyncio.Protocol):
         self._transport = transport  # type: ignore[assignment]  # create_server hands out transports that read and write
         peer = transport.get_extra_info("peername")
         self.address = str(peer[0]) if peer else ""
-        if self._server.closing or len(self._server.connections) >= CONNECTIONS_MAX:
+        if self._server.closing or not self._server.has_room():
             self.abort()
             return
         self._server.connections.add(self)
@@ -179,8 +193,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._arriving is None or self._arriving is self._serving:  # a head or a rest to discard has its time in all
             self._since = self._server.clock.monotonic()
-        if self._in_head or self._arriving is None:
-            self._head_bytes += len(data)
+        self._unbounded_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserUpgrade:
@@ -188,7 +201,7 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, ValueError, UnicodeDecodeError):
             self._refuse(400)
         else:
-            if self._in_head and self._head_bytes > HEAD_BYTES_MAX:
+            if self._arriving is not None and self._unbounded_bytes > HEAD_BYTES_MAX:
                 self._refuse(431)
 
     def eof_received(self) -> bool:
@@ -214,7 +227,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         request = self._arriving
-        if request is None:
+        if request is None or not self._in_head:  # a trailer: nobody asked for it, and no signature covers it
             return
         key, text = name.decode("ascii").lower(), value.decode("latin-1")
         if key in request.headers:
@@ -226,7 +239,7 @@ class Connection(asyncio.Protocol):
         if request is None:
             return
         self._in_head = False
-        self._head_bytes = 0
+        self._unbounded_bytes = 0
         target = self._url.decode("latin-1")
         if not target.startswith("/"):
             raise ValueError("not an origin-form target")
@@ -241,9 +254,8 @@ class Connection(asyncio.Protocol):
 
     def on_body(self, piece: bytes) -> None:
         request = self._arriving
-        if request is None:
-            return
-        if request.discarded:
+        self._unbounded_bytes = 0
+        if request is None or request.discarded:
             return
         request.pieces.append(piece)
         request.buffered += len(piece)
@@ -258,6 +270,7 @@ class Connection(asyncio.Protocol):
             return
         request.whole = True
         self._arriving = None
+        self._unbounded_bytes = 0
         if request.discarded and self._transport is not None:
             self._transport.close()
         elif request is self._serving:
@@ -307,6 +320,7 @@ class Connection(asyncio.Protocol):
         transport = self._transport
         if transport is None:
             raise Disconnected
+        self._proved = self._proved or reply.status < HTTPStatus.BAD_REQUEST
         last = not request.keep_alive or not request.whole or self._server.closing
         streamed = not isinstance(reply.body, bytes)
         length = len(reply.body) if isinstance(reply.body, bytes) and reply.length is None else reply.length
@@ -327,6 +341,8 @@ class Connection(asyncio.Protocol):
                 self._since = self._server.clock.monotonic()
                 if self._drained is not None:
                     await self._drained
+        if self._drained is not None:  # who asks on and on and never reads is not answered on and on
+            await self._drained
         if streamed and self._transport is None:
             raise Disconnected
         self._finished(request, close=last)
@@ -371,6 +387,15 @@ class Connection(asyncio.Protocol):
             self._wake.set_result(None)
 
     # ending
+
+    @property
+    def idle(self) -> bool:
+        return self._serving is None
+
+    @property
+    def worth(self) -> tuple[bool, float]:
+        """What is lost with it where room is needed for another one."""
+        return self._proved, self._since
 
     def end_if_slow(self, now: float) -> None:
         quiet = now - self._since

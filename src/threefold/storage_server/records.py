@@ -150,7 +150,7 @@ def _walk(data: bytes, salt: bytes) -> Iterator[Found | Gap]:
             yield found
             position = found.end
             continue
-        if not data[position : position + PAGE].strip(b"\0") and not data[position:].strip(b"\0"):
+        if data[position:] == bytes(len(data) - position):
             return
         after = data.find(salt, position + 1)
         while after >= 0 and decode_at(data, salt, after) is None:

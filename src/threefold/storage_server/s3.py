@@ -233,11 +233,12 @@ def parse_complete(body: bytes) -> list[tuple[int, str]]:
 
 
 def _parse(body: bytes) -> ET.Element:
-    if b"<!" in body:  # no document type: no entities to blow up or to fetch
-        raise bad_request("declarations have no place in this XML", "MalformedXML")
     try:
-        return ET.fromstring(body)  # noqa: S314 - without a DTD there is nothing to expand
-    except ET.ParseError:
+        text = body.decode()  # the parser would find out about UTF-16 by itself, and see a "<!" that we do not
+        if "<!" in text:  # no document type: no entities to blow up or to fetch
+            raise bad_request("declarations have no place in this XML", "MalformedXML")
+        return ET.fromstring(text)  # noqa: S314 - without a DTD there is nothing to expand
+    except (ET.ParseError, UnicodeDecodeError):
         raise bad_request("the body is not XML", "MalformedXML") from None
 
 

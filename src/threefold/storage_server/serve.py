@@ -26,7 +26,7 @@ from threefold.kernel.errors import BadInput
 from threefold.storage_server import credentials, s3
 from threefold.storage_server.app import App, AppOptions
 from threefold.storage_server.engine import Engine, EngineOptions
-from threefold.storage_server.http import Connection, Server
+from threefold.storage_server.http import HEAD_TIMEOUT_S, Connection, Server
 from threefold.storage_server.sigv4 import Credentials
 
 _DRAIN_S = 5.0
@@ -125,6 +125,7 @@ async def _serve(
                 config.host,
                 config.port,
                 ssl=tls,
+                ssl_handshake_timeout=HEAD_TIMEOUT_S if tls else None,
                 backlog=_BACKLOG,
                 reuse_address=True,
             )

@@ -112,7 +112,7 @@ class Verifier:
         earliest, latest = self._dates(now)
         if not earliest <= date <= latest:
             raise SignatureError("RequestTimeTooSkewed", "the request's time is more than 15 minutes off")
-        names = signed.split(";")
+        names = frozenset(signed.split(";"))
         if "host" not in names or any(name.startswith("x-amz-") and name not in names for name in headers):
             raise SignatureError("AccessDenied", "host and all x-amz- headers have to be signed")
         key = self._key(scope, date)

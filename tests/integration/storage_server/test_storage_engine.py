@@ -148,7 +148,7 @@ class AgainstDict(RuleBasedStateMachine):
 
 
 AgainstDict.TestCase.settings = settings(
-    max_examples=25, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=12, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
 )
 test_against_dict = AgainstDict.TestCase
 
