@@ -2,7 +2,7 @@
 
 Listings say what may be missing; what is copied was opened first (invariant 6).
 Everything is created once, so a copy can never undo anything. Entries are copied only where they count: they are part
-of an epoch that is over, or settled in ours; the rest of the log's slots are left alone, seals excepted.
+of an epoch that is over, or settled in ours. In the rest of the log's slots, and only there, seals are copied.
 """
 
 from __future__ import annotations
@@ -92,8 +92,9 @@ def _may_be_copied(key: str, body: bytes, keyring: Keyring, codec: Codec, counts
             header = codec.open(body).header
             if header.kind is Kind.SEGMENT:
                 return key.startswith(f"{keys.wal_prefix(header.timeline)}/")
-            counted = header.kind is Kind.SEAL or counts(header.epoch, header.slot)
-            return counted and key == keys.slot_key(header.epoch, header.slot)
+            # Where an entry counts, a seal would take the place of its second copy; elsewhere only seals may be.
+            fits = counts(header.epoch, header.slot) is not (header.kind is Kind.SEAL)
+            return fits and key == keys.slot_key(header.epoch, header.slot)
     except Damaged:
         return False
     return True
