@@ -39,16 +39,24 @@ class Driver:
                 return await store.delete(keys)
 
     async def run(self, procedure: Procedure[T], *, patience: float | None = None) -> T:
-        """Run to the end. ``patience``: seconds after which Unavailable is raised, naming what did not answer."""
+        """Run to the end, or raise Unavailable, naming what did not answer.
+
+        ``patience``: how many seconds nothing new may be read. A long log takes its time; who waits asks the same again.
+        """
         doubts: dict[str, str] = {}
+        read: set[str] = set()
         try:
-            async with asyncio.timeout(patience):
+            async with asyncio.timeout(patience) as limit:
                 step = next(procedure)
                 while True:
                     if isinstance(step, Pause):
                         await self._clock.sleep(step.seconds * (0.5 + self._clock.random()))
                         step = procedure.send(None)
                     else:
+                        further = {request.key for request in step.requests if isinstance(request, Read)} - read
+                        if patience is not None and further:
+                            limit.reschedule(asyncio.get_running_loop().time() + patience)
+                            read |= further
                         step = procedure.send(await self._ask(step, doubts))
         except StopIteration as done:
             result: T = done.value
