@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from tests.protect_process import site
+from tests.protect_process import Site, site, until
+
+from threefold.kernel.lsn import Lsn
+
+
+async def _settled_to_the_end(here: Site) -> None:
+    """The log ends at a WAL segment's start, and so does the primary's WAL."""
+
+    async def there() -> bool:
+        leader = await here.leader()
+        ((at,),) = await here.primary.sql("SELECT pg_current_wal_flush_lsn()::text")
+        return leader is not None and leader.settled == Lsn.parse(at)
+
+    await until(there, "log that ends where the primary's WAL does")
 
 
 async def test_a_promoted_primary_that_has_more_of_the_old_timeline_than_the_log() -> None:
@@ -23,3 +36,22 @@ async def test_a_promoted_primary_that_has_more_of_the_old_timeline_than_the_log
         assert leader.timeline == 2
         assert leader.epoch <= 4, again.said  # the rest of the old timeline, then the new one
         await here.same_as_primary()
+
+
+async def test_a_log_that_ends_at_a_wal_segments_start_needs_nothing_before_it_of_the_primary() -> None:
+    async with site(settings={"wal_keep_size": "0"}) as here:
+        protecting = await here.protect()
+        await here.primary.sql("CREATE TABLE seen AS SELECT 1 AS number")
+        await here.primary.sql("CHECKPOINT")
+        await here.primary.sql("SELECT pg_switch_wal()")
+        await _settled_to_the_end(here)
+        protecting.kill()
+        await here.primary.sql("SET synchronous_commit = local; INSERT INTO seen VALUES (2)")
+        await here.primary.sql("CHECKPOINT")
+        ((oldest, restart),) = await here.primary.sql(
+            "SELECT (SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'), pg_walfile_name(restart_lsn)"
+            " FROM pg_replication_slots"
+        )
+        assert oldest == restart  # the primary has dropped the segment before
+        await here.protect("--take-over")
+        await here.primary.sql("INSERT INTO seen VALUES (3)")

@@ -168,14 +168,24 @@ class Candidate:
         # Not beyond the segment: the primary need not have the one before any more.
         begin = max(piece.start, segment_start(segment_no(at - 1, size), size), Lsn(max(at - _COMPARED_BYTES, 0)))
         ours = await self._read(found, begin, at)
+        try:
+            theirs = await self._of_primary(begin, at, piece.timeline)
+        except Refused:
+            if at % size:
+                raise
+            return  # its slot keeps WAL from ``at`` on: the segment before may be gone
+        same_bytes(ours, theirs, begin)
+
+    async def _of_primary(self, begin: Lsn, end: Lsn, timeline: int) -> bytes:
+        """The primary's own WAL. Raises Refused where it no longer has it."""
         theirs = bytearray()
         link = await ReplicationLink.connect(self._dsn, application_name="threefold look", clock=self._clock)
         async with link:
-            await link.start_streaming(slot=None, start=begin, timeline=piece.timeline)
-            while len(theirs) < len(ours) and not isinstance(got := await link.receive(), StreamEnd):
+            await link.start_streaming(slot=None, start=begin, timeline=timeline)
+            while len(theirs) < end - begin and not isinstance(got := await link.receive(), StreamEnd):
                 for message in got:
                     theirs += message.data if isinstance(message, WalData) else b""
-        same_bytes(ours, bytes(theirs[: len(ours)]), begin)
+        return bytes(theirs[: end - begin])
 
     async def _read(self, found: Found, begin: Lsn, end: Lsn) -> bytes:
         extent = Extent(self._log.format, self._log.members, found, {}, ())
