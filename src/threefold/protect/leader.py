@@ -32,6 +32,7 @@ from threefold.quorum.lead import Resumed
 from threefold.quorum.members import Format
 from threefold.quorum.trim import trim
 from threefold.stores.health import HealthBook, Operation, StoreHealth
+from threefold.stores.probe import probe
 from threefold.stores.store import ABSENT, ObjectStore
 
 _FILL_PERIOD_S = 2.0
@@ -77,6 +78,7 @@ class Leader:
         self._filled_missing = dict.fromkeys(scope.stores, 0)
         self._filling = ""
         self._lost: dict[str, str] = {}
+        self._refused: set[str] = set()  # not asked again in this epoch
         self._process = psutil.Process(os.getpid())
 
     def _settled(self, lsn: Lsn) -> None:
@@ -197,20 +199,47 @@ class Leader:
                         self._filled_missing[name] = missing
 
     async def _admit(self, name: str) -> None:
+        """Count in a store that does not vote: it was silent when this epoch began, or is new, or was emptied."""
+        if name in self._refused:
+            return
         store = self._with.stores[name]
         answer = await store.read(keys.FORMAT)
         if isinstance(answer, bytes):
-            if name in self._lost or not await self._fill(name):
+            if name in self._lost or not self._is_ours(name, answer):
+                return
+            # It has its memory. Where commits wait for a second store, it is needed at once, however far behind it is.
+            if self.stream.oldest_waiting() <= _WAITING_S and not await self._fill(name):
                 return
         elif answer is not ABSENT or not await self._fill(name):
             return
         else:
+            proof = await probe(store, self._with.clock)
+            if not proof.passed:
+                if proof.findings[0].passed:  # it does answer
+                    self._refuse(name, proof.refusal)
+                return
             try:
                 await admit(store, self._log.format, self._with.clock)
             except Unavailable:
                 return
         self._with.report("store counted in again from the next epoch on", store=name)
         raise LeadAgainError
+
+    def _is_ours(self, name: str, body: bytes) -> bool:
+        try:
+            found = Format.decode(body)
+        except Damaged as damage:
+            self._refuse(name, damage.message)
+            return False
+        if (found.log, found.key_id) != (self._log.format.log, self._log.format.key_id):
+            self._refuse(name, f"it holds the log of another database system, {found.log}")
+            return False
+        return True
+
+    def _refuse(self, name: str, why: str) -> None:
+        self._refused.add(name)
+        self._lost[name] = why
+        self._with.report("store may not vote", level="error", store=name, reason=why)
 
     async def _fill(self, name: str) -> bool:
         leadership = self._leadership

@@ -1,0 +1,118 @@
+"""What a leader decides beside the stream: which stores may vote from the next epoch on."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from threefold.kernel.clock import SystemClock
+from threefold.kernel.keys import Keyring
+from threefold.kernel.lsn import Lsn
+from threefold.protect.founding import Log
+from threefold.protect.leader import Deployment, LeadAgainError, Leader
+from threefold.protect.leadership import Leadership
+from threefold.protect.stream import Durability
+from threefold.quorum import keys
+from threefold.quorum.history import encode_start
+from threefold.quorum.lead import Resumed
+from threefold.quorum.members import Format
+from threefold.quorum.objects import Codec, Header, Kind
+from threefold.quorum.view import Scope
+from threefold.stores.health import HealthBook
+from threefold.stores.memory import MemoryStore
+from threefold.stores.store import Gone, Made, Page, Unknown
+
+_KEYRING = Keyring(bytes(32))
+_FORMAT = Format(7, _KEYRING.key_id, "first")
+
+
+class _Store(MemoryStore):
+    """May fall silent, or create over what is there."""
+
+    silent = False
+    overwrites = False
+
+    async def create(self, key: str, body: bytes) -> Made | Unknown:
+        if self.overwrites:
+            self.objects.pop(key, None)
+        return Unknown("silent") if self.silent else await super().create(key, body)
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        return Unknown("silent") if self.silent else await super().read(key, start=start, length=length)
+
+    async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Page | Unknown:
+        return Unknown("silent") if self.silent else await super().list(prefix, after=after, limit=limit)
+
+
+class _Here:
+    """A leader over S1 and S2; S3 did not vote when its epoch began."""
+
+    def __init__(self) -> None:
+        self.stores = {name: _Store(name) for name in ("S1", "S2", "S3")}
+        for name in ("S1", "S2"):
+            self.stores[name].objects[keys.FORMAT] = _FORMAT.encode()
+        self.said: list[str] = []
+        clock, codec = SystemClock(), Codec(_KEYRING, 7)
+        scope = Scope(("S1", "S2"), codec, "0a" * 16)
+        first = codec.encode(Header(Kind.START, 1, 0, scope.writer, 1, Lsn(0), Lsn(0)), encode_start((), b""))
+        self.leader = Leader(
+            Deployment(
+                self.stores, HealthBook(self.stores), _KEYRING, clock, self._hear, "here", Durability(None), dict
+            ),
+            Log(_FORMAT, scope.stores, (), {"S3": "silent"}, dict.fromkeys(scope.stores, _FORMAT.incarnation)),
+            Leadership(scope, 1, first, (), Resumed(Lsn(0), ())),
+        )
+
+    def _hear(self, event: str, **_: Any) -> None:
+        self.said.append(event)
+
+    @property
+    def third(self) -> _Store:
+        return self.stores["S3"]
+
+
+async def test_a_store_that_comes_back_is_filled_and_counted_in() -> None:
+    here = _Here()
+    here.stores["S1"].objects[keys.epoch_key(1)] = b"a claim"
+    here.third.objects[keys.FORMAT] = _FORMAT.encode()
+    with pytest.raises(LeadAgainError):
+        await here.leader._admit("S3")
+    assert keys.epoch_key(1) in here.third.objects
+
+
+async def test_while_commits_wait_a_store_that_kept_its_memory_is_counted_in_unfilled() -> None:
+    here = _Here()
+    here.third.objects[keys.FORMAT] = _FORMAT.encode()
+    here.stores["S2"].silent = True
+    await here.leader._admit("S3")  # it may lack what only S2 has: no hurry
+    here.leader.stream._arrivals.append((Lsn(8), SystemClock().monotonic() - 10))
+    with pytest.raises(LeadAgainError):
+        await here.leader._admit("S3")
+
+
+@pytest.mark.parametrize("body", [b"damaged", replace(_FORMAT, log=8).encode()])
+async def test_a_store_whose_format_is_not_ours_is_left_alone_and_costs_no_epoch(body: bytes) -> None:
+    here = _Here()
+    here.stores["S1"].objects[keys.epoch_key(1)] = b"a claim"
+    here.third.objects[keys.FORMAT] = body
+    for _ in range(2):
+        await here.leader._admit("S3")
+    assert here.third.objects == {keys.FORMAT: body}
+    assert here.said == ["store may not vote"]
+
+
+async def test_a_new_store_that_creates_over_what_is_there_may_not_vote() -> None:
+    here = _Here()
+    here.third.overwrites = True
+    await here.leader._admit("S3")
+    assert keys.FORMAT not in here.third.objects
+    assert here.said == ["store may not vote"]
+
+
+async def test_a_new_store_that_keeps_its_promises_votes_from_the_next_epoch_on() -> None:
+    here = _Here()
+    with pytest.raises(LeadAgainError):
+        await here.leader._admit("S3")
+    assert Format.decode(here.third.objects[keys.FORMAT]).incarnation != _FORMAT.incarnation
