@@ -309,7 +309,7 @@ class Variant:
 
     broken: Broken
     world: str = "any"
-    seeds: int = 60
+    seeds: int = 150
 
 
 VARIANTS: dict[str, Variant] = {

@@ -278,14 +278,26 @@ class Running:
         answers: dict[int, Any] = {}
         wanted, enough, over = len(ask.requests), ask.enough, False
 
-        def take(place: int, answer: Any) -> None:
+        grace = getattr(ask, "grace", 0.0)  # how much longer to wait for the others, once there is enough
+
+        def go_on(heard: int) -> None:
             nonlocal over
+            if not over and len(answers) == heard:
+                over = True
+                self._resume(answers)
+
+        def take(place: int, answer: Any) -> None:
             if over:
                 return
             answers[place] = answer
-            if len(answers) == wanted or enough(answers):
-                over = True
-                self._resume(answers)
+            heard = len(answers)
+            if heard == wanted:
+                go_on(heard)
+            elif enough(answers):
+                if grace:
+                    self.process.later(grace, lambda: go_on(heard))
+                else:
+                    go_on(heard)
 
         if not wanted:
             self._resume({})
