@@ -234,8 +234,9 @@ def parse_complete(body: bytes) -> list[tuple[int, str]]:
 
 def _parse(body: bytes) -> ET.Element:
     try:
-        text = body.decode()  # the parser would find out about UTF-16 by itself, and see a "<!" that we do not
-        if "<!" in text:  # no document type: no entities to blow up or to fetch
+        text = body.decode()
+        # No document type: no entities to blow up or to fetch. The parser would find out about UTF-16 by itself.
+        if "<!" in text or "\0" in text:
             raise bad_request("declarations have no place in this XML", "MalformedXML")
         return ET.fromstring(text)  # noqa: S314 - without a DTD there is nothing to expand
     except (ET.ParseError, UnicodeDecodeError):

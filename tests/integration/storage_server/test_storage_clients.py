@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import http.client
 import os
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import obstore
+import psutil
 import pytest
 from botocore.exceptions import ClientError
 from conftest import open_boto, open_obstore
@@ -23,6 +25,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 from storage_process import BUCKET, Launch
+
+from threefold.storage_server.http import CONNECTIONS_MAX
 
 ODD_KEYS = ["a b/c+d", "ä/€/😀", "x%2Fy", "tilde~dots..", "q?a=b&c#d", "..."]
 SIZES = [0, 1, 8192, 64 << 10, (64 << 10) + 1, 3 << 20]
@@ -296,6 +300,50 @@ def test_what_is_no_request_is_turned_away(launch: Launch, sent: bytes, status: 
         client.sendall(sent)
         assert client.recv(1000).split(b" ")[1] == status
     open_boto(server).head_bucket(Bucket=BUCKET)
+
+
+def test_trailers_are_bounded_too(launch: Launch) -> None:
+    """They come after the answer to a stranger, and would be kept in memory for as long as he sends."""
+    server = launch()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(b"PUT /b/k HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n0\r\n")
+        time.sleep(0.3)
+        with pytest.raises(OSError):
+            client.sendall((b"x: " + b"y" * 5000 + b"\r\n") * 4000)
+
+
+def test_who_never_reads_is_not_answered_for_ever(launch: Launch) -> None:
+    from botocore.auth import S3SigV4Auth
+    from botocore.awsrequest import AWSRequest
+    from botocore.credentials import Credentials
+    from storage_process import KEY, SECRET
+
+    server = launch()
+    open_boto(server).put_object(Bucket=BUCKET, Key="k", Body=b"v" * 60_000)
+    request = AWSRequest("GET", f"{server.endpoint}/{BUCKET}/k")
+    S3SigV4Auth(Credentials(KEY, SECRET), "s3", "khi").add_auth(request)
+    headers = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
+    asked = f"GET /{BUCKET}/k HTTP/1.1\r\nhost: 127.0.0.1:{server.port}\r\n{headers}\r\n".encode()
+    before = psutil.Process(server.process.pid).memory_info().rss
+    with socket.socket() as client:
+        client.connect(("127.0.0.1", server.port))
+        client.settimeout(1)
+        with contextlib.suppress(TimeoutError):
+            for _ in range(2000):
+                client.sendall(asked)
+        assert client.recv(12) == b"HTTP/1.1 200"
+        assert psutil.Process(server.process.pid).memory_info().rss - before < 30 << 20
+
+
+def test_idle_strangers_do_not_keep_the_owner_out(launch: Launch) -> None:
+    server = launch()
+    with contextlib.ExitStack() as strangers:
+        for _ in range(CONNECTIONS_MAX + 20):
+            strangers.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+        owner = open_boto(server)
+        for _ in range(20):
+            strangers.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
+            owner.head_bucket(Bucket=BUCKET)  # on the connection that it has: that one is worth more than a stranger's
 
 
 def test_an_answer_before_the_body_is_read_still_arrives(launch: Launch) -> None:

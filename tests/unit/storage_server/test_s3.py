@@ -112,9 +112,11 @@ def test_meta_is_read_back() -> None:
     assert decode_put(meta, PLACE, damaged=False) == ("bucket", "kéy", entry())
 
 
-def test_xml_with_a_document_type_is_refused() -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le"])
+def test_xml_with_a_document_type_is_refused(encoding: str) -> None:
+    text = '<!DOCTYPE x [<!ENTITY a "b">]><Delete><Object><Key>&a;</Key></Object></Delete>'
     with pytest.raises(S3Error):
-        s3.parse_delete(b'<!DOCTYPE x [<!ENTITY a "b">]><Delete><Object><Key>&a;</Key></Object></Delete>')
+        s3.parse_delete(text.encode(encoding))
 
 
 def test_a_body_that_was_not_signed_is_refused() -> None:
