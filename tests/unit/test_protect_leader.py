@@ -1,4 +1,4 @@
-"""What a leader decides beside the stream: which stores may vote from the next epoch on."""
+"""What a leader decides beside the stream: which stores may vote, and whether it may end another one's stream."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import pytest
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
+from threefold.postgres.refusals import SlotInUse
+from threefold.protect import beacon, run
 from threefold.protect.founding import Log
 from threefold.protect.leader import Deployment, LeadAgainError, Leader
 from threefold.protect.leadership import Leadership
@@ -57,10 +59,11 @@ class _Here:
         clock, codec = SystemClock(), Codec(_KEYRING, 7)
         scope = Scope(("S1", "S2"), codec, "0a" * 16)
         first = codec.encode(Header(Kind.START, 1, 0, scope.writer, 1, Lsn(0), Lsn(0)), encode_start((), b""))
+        self.deployment = Deployment(
+            self.stores, HealthBook(self.stores), _KEYRING, clock, self._hear, "here", Durability(None), dict
+        )
         self.leader = Leader(
-            Deployment(
-                self.stores, HealthBook(self.stores), _KEYRING, clock, self._hear, "here", Durability(None), dict
-            ),
+            self.deployment,
             Log(_FORMAT, scope.stores, (), {"S3": "silent"}, dict.fromkeys(scope.stores, _FORMAT.incarnation)),
             Leadership(scope, 1, first, (), Resumed(Lsn(0), ())),
         )
@@ -116,3 +119,23 @@ async def test_a_new_store_that_keeps_its_promises_votes_from_the_next_epoch_on(
     with pytest.raises(LeadAgainError):
         await here.leader._admit("S3")
     assert Format.decode(here.third.objects[keys.FORMAT]).incarnation != _FORMAT.incarnation
+
+
+async def test_who_is_cut_off_from_the_stores_ends_nobodys_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    here, ended = _Here(), []
+
+    async def end_stream(_dsn: str, slot: str) -> bool:
+        ended.append(slot)
+        return True
+
+    monkeypatch.setattr(run, "end_stream", end_stream)
+    monkeypatch.setattr(run, "_RECONNECT_S", 0.0)
+    server = run._Server(here.deployment, run.Primary("dsn", "threefold"), None)
+    await beacon.write_leader(here.stores, here.leader.status(), _KEYRING, SystemClock())
+    for name in ("S2", "S3"):
+        here.stores[name].silent = True
+    await server._end_other_stream(here.leader, SlotInUse("taken"))
+    assert ended == []  # a newer leader may stand on the two that it does not see
+    here.third.silent = False
+    await server._end_other_stream(here.leader, SlotInUse("taken"))
+    assert ended == ["threefold"]

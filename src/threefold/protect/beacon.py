@@ -88,17 +88,20 @@ async def write_leader(stores: Mapping[str, ObjectStore], status: LeaderStatus, 
 
 async def read_leader(stores: Mapping[str, ObjectStore], keyring: Keyring) -> LeaderStatus | None:
     """The newest beacon that any store gives; None where none does."""
-    newest: LeaderStatus | None = None
+    return max(await read_leaders(stores, keyring), key=lambda each: (each.epoch, each.beat), default=None)
+
+
+async def read_leaders(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[LeaderStatus]:
+    """Each store's beacon, of those that give one soon."""
+    found: list[LeaderStatus] = []
     for answer in await _soon([store.read(LEADER) for store in stores.values()]):
         if not isinstance(answer, bytes):
             continue
         try:
-            status = decode(answer, keyring)
+            found.append(decode(answer, keyring))
         except Damaged:
             continue
-        if newest is None or (status.epoch, status.beat) > (newest.epoch, newest.beat):
-            newest = status
-    return newest
+    return found
 
 
 async def _soon(requests: Sequence[Coroutine[Any, Any, T]]) -> list[T]:

@@ -29,6 +29,7 @@ from threefold.quorum import keys
 from threefold.quorum.appender import Appender, Lane
 from threefold.quorum.driver import Driver, LogWriter
 from threefold.quorum.lead import Resumed
+from threefold.quorum.majority import QUORUM
 from threefold.quorum.members import Format
 from threefold.quorum.trim import trim
 from threefold.stores.health import HealthBook, Operation, StoreHealth
@@ -101,15 +102,17 @@ class Leader:
             group.create_task(self._fills())
             self.writer.pump()
 
-    async def look_for_newer(self) -> None:
-        """Raises Fenced where another leader's beacon tells of a higher epoch."""
-        newer = await beacon.read_leader(self._with.stores, self._with.keyring)
+    async def look_for_newer(self) -> bool:
+        """Whether two stores show our own beacon. Raises Fenced where any tells of a higher epoch."""
+        beacons = await beacon.read_leaders(self._with.stores, self._with.keyring)
+        newer = max(beacons, key=lambda each: each.epoch, default=None)
         if newer is not None and newer.epoch > self._leadership.epoch:
             raise Fenced(
                 f"epoch {newer.epoch} has begun on {newer.host}: this DRaaS server's epoch "
                 f"{self._leadership.epoch} is over",
                 hint="this one has stopped and acknowledges nothing more; the other one leads now",
             )
+        return sum(each.epoch == self._leadership.epoch for each in beacons) >= QUORUM
 
     async def settle_all(self) -> None:
         """Wait until everything received is settled."""

@@ -193,10 +193,14 @@ class _Server:
                 await link.close()
 
     async def _end_other_stream(self, leader: Leader, error: SlotInUse) -> None:
-        """The slot is taken by whom we fenced; unless somebody has fenced us."""
-        await leader.look_for_newer()
+        """The slot is taken by whom we fenced; unless somebody has fenced us.
+
+        Who cannot see two stores does not know, and lets the other one stream: cut off from the stores but not from
+        the primary, an old leader would end the new one's stream again and again.
+        """
+        ours = await leader.look_for_newer()
         try:
-            if await end_stream(self._primary.dsn, self._primary.slot):
+            if ours and await end_stream(self._primary.dsn, self._primary.slot):
                 self._with.report("ended the stream that another DRaaS server left behind", level="warning")
         except ThreefoldError as refusal:
             self._with.report("cannot end the stream of another DRaaS server", level="warning", reason=refusal.message)
