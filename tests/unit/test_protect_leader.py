@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from threefold.kernel.clock import SystemClock
+from threefold.kernel.errors import Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.refusals import SlotInUse
-from threefold.protect import beacon, run
+from threefold.postgres.replication import ReplicationLink
+from threefold.protect import beacon, leadership, run
 from threefold.protect.founding import Log
 from threefold.protect.leader import Deployment, LeadAgainError, Leader
-from threefold.protect.leadership import Leadership
+from threefold.protect.leadership import Candidate, Leadership
 from threefold.protect.stream import Durability
 from threefold.quorum import keys
 from threefold.quorum.history import encode_start
@@ -62,9 +65,10 @@ class _Here:
         self.deployment = Deployment(
             self.stores, HealthBook(self.stores), _KEYRING, clock, self._hear, "here", Durability(None), dict
         )
+        self.log = Log(_FORMAT, scope.stores, (), {"S3": "silent"}, dict.fromkeys(scope.stores, _FORMAT.incarnation))
         self.leader = Leader(
             self.deployment,
-            Log(_FORMAT, scope.stores, (), {"S3": "silent"}, dict.fromkeys(scope.stores, _FORMAT.incarnation)),
+            self.log,
             Leadership(scope, 1, first, (), Resumed(Lsn(0), ())),
         )
 
@@ -139,3 +143,17 @@ async def test_who_is_cut_off_from_the_stores_ends_nobodys_stream(monkeypatch: p
     here.third.silent = False
     await server._end_other_stream(here.leader, SlotInUse("taken"))
     assert ended == ["threefold"]
+
+
+async def test_a_take_over_that_waits_for_a_store_ends_so_that_the_members_are_looked_at_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """S3 was silent when the members were counted and is back; now S2 is silent, and two would be there."""
+    here = _Here()
+    here.stores["S2"].silent = True
+    monkeypatch.setattr(leadership, "PATIENCE_S", 0.5, raising=False)
+    nobody = cast("ReplicationLink", None)
+    candidate = Candidate(here.stores, here.log, _KEYRING, SystemClock(), here._hear, nobody, "dsn")
+    async with asyncio.timeout(5):
+        with pytest.raises(Unavailable, match="S2: silent"):
+            await candidate.lead(Lsn(0))

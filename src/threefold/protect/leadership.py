@@ -29,7 +29,7 @@ from threefold.quorum.lead import Resumed, fence, resume
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.members import read_roll
 from threefold.quorum.objects import Codec, LogObject
-from threefold.quorum.reader import Extent, read_wal
+from threefold.quorum.reader import PATIENCE_S, Extent, read_wal
 from threefold.quorum.reading import read_log
 from threefold.quorum.start import opening, start
 from threefold.quorum.view import Scope
@@ -56,7 +56,10 @@ class Leadership:
 
 
 class Candidate:
-    """Somebody who wants to lead this log for this primary."""
+    """Somebody who wants to lead this log for this primary.
+
+    Patience ends, because who votes was seen before: a store that was silent then may be the second one by now.
+    """
 
     def __init__(
         self,
@@ -89,7 +92,7 @@ class Candidate:
         """See whether the primary continues the log, without touching anything. Raises Refused."""
         identity = await self._link.identify()
         same_system(self._log.format.log, identity.system_id)
-        found = await self._driver.run(read_log(self._scope))
+        found = await self._driver.run(read_log(self._scope), patience=PATIENCE_S)
         if found is not None:
             await self._continuation(found)
 
@@ -98,7 +101,7 @@ class Candidate:
 
         ``new_log_at``: where a log that holds nothing yet begins, a WAL segment's start.
         """
-        epoch, found = await self._driver.run(fence(self._scope))
+        epoch, found = await self._driver.run(fence(self._scope), patience=PATIENCE_S)
         await self._nobody_forgot()
         if found is None:
             identity = await self._link.identify()
@@ -111,7 +114,7 @@ class Candidate:
             going_on = Continuation(found.timeline, found.end)
         await self._put_history(going_on.timeline)
         begin = opening(found, going_on.timeline, going_on.at)
-        first = await self._driver.run(start(self._scope, epoch, begin))
+        first = await self._driver.run(start(self._scope, epoch, begin), patience=PATIENCE_S)
         resumed = await self._driver.run(resume(self._scope, found, first))
         self._report("leading", epoch=epoch, timeline=begin.timeline, at=str(begin.end), writer=self.writer[:8])
         return Leadership(self._scope, epoch, first, begin.history, resumed)

@@ -41,7 +41,7 @@ class Driver:
     async def run(self, procedure: Procedure[T], *, patience: float | None = None) -> T:
         """Run to the end, or raise Unavailable, naming what did not answer.
 
-        ``patience``: how many seconds nothing new may be read. A long log takes its time; who waits asks the same again.
+        ``patience``: how many seconds nothing new may be read. A long log takes its time; who waits asks the same.
         """
         doubts: dict[str, str] = {}
         read: set[str] = set()
