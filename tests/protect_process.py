@@ -238,12 +238,12 @@ provider = "own-{name}"
 
     # --- processes ---
 
-    def run(self, *arguments: str | Path, log: str = "command", env: Mapping[str, str] | None = None) -> Process:
+    def run(self, *arguments: str | Path, log: str = "command", env: Mapping[str, str | None] | None = None) -> Process:
         """Any verb, with our configuration."""
         process = Process(
             ["-c", _VERB, *arguments, "--config", self.config],
             self.home / f"{log}-{len(self.processes)}.log",
-            {**self.environment(), **(env or {})},
+            {**self.environment(), **{name: value or "" for name, value in (env or {}).items()}},
         )
         self.processes.append(process)
         return process
@@ -257,9 +257,11 @@ provider = "own-{name}"
         lines = [json.loads(line) for line in process.said.splitlines() if line.startswith("{")]
         return next(line for line in reversed(lines) if line.get("type") == "result")
 
-    async def refused(self, *arguments: str | Path, within: float = 60) -> dict[str, Any]:
+    async def refused(
+        self, *arguments: str | Path, within: float = 60, env: Mapping[str, str | None] | None = None
+    ) -> dict[str, Any]:
         """A verb that ends with an error: kind, error, hint, exit_code."""
-        process = self.run(*arguments, "--json")
+        process = self.run(*arguments, "--json", env=env)
         code = await process.ended(within)
         lines = [json.loads(line) for line in process.said.splitlines() if line.startswith("{")]
         error = next((line for line in reversed(lines) if line.get("type") == "error"), None)
@@ -425,10 +427,10 @@ class Team:
 
     TABLE = "CREATE TABLE IF NOT EXISTS saved (who int, number int, what text, PRIMARY KEY (who, number))"
 
-    def __init__(self, site: Site, size: int = 4, *, level: str = "on", bytes_each: int = 200) -> None:
+    def __init__(self, site: Site, size: int = 4, *, level: str = "on", pause: float = 0.02) -> None:
         self._site = site
         self._level = level
-        self._bytes = bytes_each
+        self._pause = pause
         self.tried: set[tuple[int, int]] = set()
         self.acked: set[tuple[int, int]] = set()
         self.times: list[tuple[float, float]] = []  # (when it was acked, how long it took)
@@ -454,12 +456,13 @@ class Team:
                         self._busy[who] = True
                         began = loop.time()
                         await connection.execute(
-                            "INSERT INTO saved VALUES (%s, %s, %s)", (who, number, os.urandom(self._bytes // 2).hex())
+                            "INSERT INTO saved VALUES (%s, %s, %s)", (who, number, os.urandom(100).hex())
                         )
                         self._busy[who] = False
                         if not warned:
                             self.acked.add((who, number))
                             self.times.append((loop.time(), loop.time() - began))
+                        await asyncio.sleep(self._pause)
             self._busy[who] = False
             await asyncio.sleep(0.1)
 
@@ -481,6 +484,10 @@ class Team:
         )
 
     async def stop(self) -> None:
+        """Where it can be, between two commits."""
+        self.pause()
+        with suppress(Failed):
+            await until(lambda: not any(self._busy.values()), "quiet", 1)
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -83,7 +83,7 @@ def decode(body: bytes, keyring: Keyring) -> LeaderStatus:
 async def write_leader(stores: Mapping[str, ObjectStore], status: LeaderStatus, keyring: Keyring, clock: Clock) -> None:
     """To every store; one that does not take it soon is no matter."""
     body = encode(status, keyring, bytes.fromhex(clock.new_id())[:NONCE_BYTES])
-    await _soon([store.write(LEADER, body) for store in stores.values()])
+    await answers_soon({name: store.write(LEADER, body) for name, store in stores.items()})
 
 
 async def read_leader(stores: Mapping[str, ObjectStore], keyring: Keyring) -> LeaderStatus | None:
@@ -94,7 +94,8 @@ async def read_leader(stores: Mapping[str, ObjectStore], keyring: Keyring) -> Le
 async def read_leaders(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[LeaderStatus]:
     """Each store's beacon, of those that give one soon."""
     found: list[LeaderStatus] = []
-    for answer in await _soon([store.read(LEADER) for store in stores.values()]):
+    answers = await answers_soon({name: store.read(LEADER) for name, store in stores.items()})
+    for answer in answers.values():
         if not isinstance(answer, bytes):
             continue
         try:
@@ -104,14 +105,14 @@ async def read_leaders(stores: Mapping[str, ObjectStore], keyring: Keyring) -> l
     return found
 
 
-async def _soon(requests: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
-    """The answers that come within `_SOON_S`; a store that hangs must not silence the leader."""
-    tasks = [asyncio.create_task(request) for request in requests]
-    done, late = await asyncio.wait(tasks, timeout=_SOON_S)
+async def answers_soon(requests: Mapping[str, Coroutine[Any, Any, T]]) -> dict[str, T]:
+    """The answers that come within `_SOON_S`, by store; one that hangs must not silence the leader."""
+    tasks = {name: asyncio.create_task(request) for name, request in requests.items()}
+    done, late = await asyncio.wait(tasks.values(), timeout=_SOON_S)
     for task in late:
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
-    return [task.result() for task in tasks if task in done]
+    return {name: task.result() for name, task in tasks.items() if task in done}
 
 
 async def wait_for_silence(

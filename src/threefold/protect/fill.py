@@ -23,6 +23,8 @@ from threefold.vault.check import check_object
 # Packs first needed least: claims and seals are small and matter most, packs are large and matter only to recovery.
 _VAULT = ("snapshots/", "packs/")
 _OPENED = (f"{keys.LOG}/", f"{keys.WAL}/")
+_AT_ONCE = 8  # small objects on their way: one after the other, a far store would take hours
+_LARGE_AT_ONCE = 2  # segments and packs: so many are in memory
 _PREFIXES = ("keys", keys.EPOCHS, keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
 
 
@@ -44,33 +46,78 @@ async def fill(
     progress: Callable[[int], None] = lambda _: None,
 ) -> Filled:
     """Copy to ``target`` what the sources have and it lacks; ``counts(epoch, slot)`` says whether an entry counts."""
-    objects = size = 0
-    complete = True
+    pass_ = _Pass(target, keyring, codec, counts, progress)
+    answering = list(sources)
     for prefix in _PREFIXES:
         have = await _listing(target, prefix)
         if have is None:
-            return Filled(objects, size, complete=False)
-        for source in sources:
+            pass_.complete = False
+            break
+        for source in list(answering):
             wanted = await _listing(source, prefix)
             if wanted is None:
-                complete = False
+                pass_.complete = False
+                answering.remove(source)  # it would only hold the others up
                 continue
-            for key in sorted(wanted - have):
-                body = await source.read(key)
-                # Opening a pack or a segment takes a while: the commit path must not wait for it.
-                if not isinstance(body, bytes) or not await asyncio.to_thread(
-                    _may_be_copied, key, body, keyring, codec, counts
-                ):
-                    complete = complete and not isinstance(body, Unknown)
-                    continue
-                answer = await create_confirmed(target, key, body)
-                if isinstance(answer, Unknown):
-                    return Filled(objects, size, complete=False)
-                have.add(key)
-                if isinstance(answer, Stored):
-                    objects, size = objects + 1, size + len(body)
-                    progress(len(body))
-    return Filled(objects, size, complete)
+            have |= await pass_.copy(source, sorted(wanted - have), prefix)
+            if pass_.target_fails:
+                return Filled(pass_.objects, pass_.bytes, complete=False)
+    return Filled(pass_.objects, pass_.bytes, pass_.complete)
+
+
+class _Pass:
+    """Copies what one store lacks, a few objects at a time."""
+
+    def __init__(
+        self,
+        target: ObjectStore,
+        keyring: Keyring,
+        codec: Codec,
+        counts: Callable[[int, int], bool],
+        progress: Callable[[int], None],
+    ) -> None:
+        self._target = target
+        self._keyring = keyring
+        self._codec = codec
+        self._counts = counts
+        self._progress = progress
+        self.objects = 0
+        self.bytes = 0
+        self.complete = True
+        self.target_fails = False
+
+    async def copy(self, source: ObjectStore, wanted: Sequence[str], prefix: str) -> set[str]:
+        """What is there now."""
+        there: set[str] = set()
+        left = iter(wanted)
+
+        async def work() -> None:
+            for key in left:
+                if self.target_fails:
+                    return
+                if await self._copy(source, key):
+                    there.add(key)
+
+        small = prefix in {"keys", keys.EPOCHS, keys.LOG, keys.TIMELINES}
+        await asyncio.gather(*(work() for _ in range(_AT_ONCE if small else _LARGE_AT_ONCE)))
+        return there
+
+    async def _copy(self, source: ObjectStore, key: str) -> bool:
+        body = await source.read(key)
+        if not isinstance(body, bytes):
+            self.complete = self.complete and not isinstance(body, Unknown)
+            return False
+        # Opening a pack or a segment takes a while: the commit path must not wait for it. A codec is one thread's.
+        if not await asyncio.to_thread(_may_be_copied, key, body, self._keyring, self._codec.fork(), self._counts):
+            return False
+        answer = await create_confirmed(self._target, key, body)
+        if isinstance(answer, Unknown):
+            self.target_fails = True
+            return False
+        if isinstance(answer, Stored):
+            self.objects, self.bytes = self.objects + 1, self.bytes + len(body)
+            self._progress(len(body))
+        return True
 
 
 def counting(spans: History, epoch: int, settled_slot: Callable[[], int]) -> Callable[[int, int], bool]:

@@ -59,6 +59,12 @@ async def find_or_found(
 async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:
     """No store is silent, and none has ever seen a claim."""
     if roll.silent:
+        if not roll.members and roll.strangers:
+            silent = "; ".join(f"{name}: {why}" for name, why in roll.silent.items())
+            raise Unavailable(
+                f"{' and '.join(roll.strangers)} hold no log yet, and a new one needs all three stores ({silent})",
+                hint="check that store's url, bucket and keys: `threefold check`",
+            )
         return False
     for name, store in stores.items():
         page = await store.list(keys.EPOCHS, limit=1)

@@ -78,6 +78,8 @@ class Leader:
         self._beat = 0
         self._filled_missing = dict.fromkeys(scope.stores, 0)
         self._filling = ""
+        self._trimmed: tuple[int, int] | None = None
+        self._away: set[str] = set()  # did not answer for a while: may lack what others than we have written
         self._lost: dict[str, str] = {}
         self._refused: set[str] = set()  # not asked again in this epoch
         self._process = psutil.Process(os.getpid())
@@ -173,16 +175,17 @@ class Leader:
             await self._with.clock.sleep(_MEMORY_PERIOD_S)
 
     async def _trims(self) -> None:
-        spans = self._leadership.spans
-        done: tuple[int, int] | None = None
         while True:
             await self._with.clock.sleep(1.0)
             covered = self.appender.covered
-            if covered is None or covered == done:
+            if covered is None or covered == self._trimmed:
                 continue
+            spans = self._leadership.spans
+            if self._trimmed is not None:
+                # What lies below was trimmed for good; only the newest three still hold something to look at.
+                spans = spans[-3:]
+            self._trimmed = covered
             await self._driver.run(trim(self._leadership.scope, spans, self._leadership.epoch, covered))
-            # What lies below was trimmed for good; only the newest three still hold something to look at.
-            spans, done = spans[-3:], covered
 
     async def _fills(self) -> None:
         """Bring stores that were away up to date; let a new or emptied one vote from the next epoch on."""
@@ -194,12 +197,20 @@ class Leader:
                 lane = self.appender.lanes.get(name)
                 if lane is None:
                     await self._admit(name)
-                elif not lane.failures and (
-                    lane.missing > self._filled_missing[name] or rounds == 1 or rounds % _SWEEP_EVERY == 0
+                elif lane.failures:
+                    if lane.failures > 1:
+                        self._away.add(name)
+                elif (
+                    lane.missing > self._filled_missing[name]
+                    or name in self._away
+                    or rounds == 1
+                    or rounds % _SWEEP_EVERY == 0
                 ):
                     missing = lane.missing
                     if await self._fill(name):
                         self._filled_missing[name] = missing
+                        self._away.discard(name)
+                        self._trimmed = None  # what was trimmed meanwhile is still there
 
     async def _admit(self, name: str) -> None:
         """Count in a store that does not vote: it was silent when this epoch began, or is new, or was emptied."""
@@ -246,7 +257,8 @@ class Leader:
 
     async def _fill(self, name: str) -> bool:
         leadership = self._leadership
-        sources = [self._with.stores[other] for other in self.appender.lanes if other != name]
+        others = {other: lane for other, lane in self.appender.lanes.items() if other != name}
+        sources = [self._with.stores[other] for other, lane in others.items() if not lane.failures]
         counts = counting(leadership.spans, leadership.epoch, lambda: self.appender.settled_slot)
         self._filling = name
         try:
@@ -256,7 +268,8 @@ class Leader:
             self._filling = ""
         if done.objects:
             self._with.report("store filled", store=name, objects=done.objects, bytes=done.bytes)
-        return done.complete
+        # A source that was not asked may be the only one that has something.
+        return done.complete and len(sources) == len(others)
 
     # --- what is said of it ---
 
@@ -308,10 +321,10 @@ class Leader:
         )
 
     def _state_of(self, name: str, lane: Lane | None) -> str:
-        if name == self._filling:
-            return "filling"
         if lane is None:
-            return "lost" if name in self._lost else "not voting"
+            return "filling" if name == self._filling else "lost" if name in self._lost else "not voting"
         if lane.failures:
             return "silent"
-        return "behind" if lane.missing > self._filled_missing[name] else "voting"
+        if lane.missing <= self._filled_missing[name]:
+            return "voting"
+        return "filling" if name == self._filling else "behind"

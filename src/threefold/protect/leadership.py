@@ -20,6 +20,7 @@ from threefold.postgres.messages import WalData
 from threefold.postgres.replication import ReplicationLink, StreamEnd
 from threefold.postgres.timeline import History, fork_point, parse_history
 from threefold.postgres.wal import first_whole_record_after, segment_no, segment_start
+from threefold.protect.beacon import answers_soon
 from threefold.protect.continuity import Continuation, WholeRecordFrom, continuation, same_bytes, same_system
 from threefold.protect.founding import Log
 from threefold.quorum import keys
@@ -27,7 +28,7 @@ from threefold.quorum.driver import Driver
 from threefold.quorum.history import History as Spans
 from threefold.quorum.lead import Resumed, fence, resume
 from threefold.quorum.majority import QUORUM
-from threefold.quorum.members import read_roll
+from threefold.quorum.members import roll
 from threefold.quorum.objects import Codec, LogObject
 from threefold.quorum.reader import PATIENCE_S, Extent, read_wal
 from threefold.quorum.reading import read_log
@@ -121,10 +122,11 @@ class Candidate:
 
     async def _nobody_forgot(self) -> None:
         """What a store said while we took over counts only if it had its memory then: so it has it now."""
-        roll = await self._driver.run(read_roll(self._log.members))
+        answers = await answers_soon({name: self._stores[name].read(keys.FORMAT) for name in self._log.members})
+        now = roll(answers)
         for name, known in self._log.incarnations.items():
-            member = roll.members.get(name)
-            if name in roll.strangers or (member is not None and member.incarnation != known):
+            member = now.members.get(name)
+            if name in now.strangers or (member is not None and member.incarnation != known):
                 raise Unavailable(f"{name} lost its memory while the log was taken over", hint="it is tried again")
 
     async def _continuation(self, found: Found) -> Continuation:

@@ -64,6 +64,7 @@ class _Server:
         self._with = with_
         self._primary = primary
         self._wrapped_key = wrapped_key
+        self._told = ""
 
     async def run(self, *, take_over: bool) -> None:
         our_turn = take_over
@@ -180,7 +181,7 @@ class _Server:
                     raise LeadAgainError  # its checks say what this is
                 await link.start_streaming(slot=self._primary.slot, start=received, timeline=leader.timeline)
                 self._with.report("streaming", at=str(received), timeline=leader.timeline)
-                leader.reason = ""
+                leader.reason = self._told = ""
                 end = await leader.stream.run(link)
                 await self._ended(leader, end)
             except SlotInUse as error:
@@ -230,7 +231,9 @@ class _Server:
             await self._with.clock.sleep(_RECONNECT_S)
 
     async def _later(self, error: Unavailable) -> None:
-        self._with.report("trying again", level="warning", reason=error.message)
+        if error.message != self._told:  # once, not twice a second
+            self._told = error.message
+            self._with.report("trying again", level="warning", reason=error.message, hint=error.hint)
         await self._with.clock.sleep(_RECONNECT_S)
 
 

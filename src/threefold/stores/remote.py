@@ -122,7 +122,12 @@ class RemoteStore:
         stream = obstore.list(self._client, under, offset=f"{self._root}{after}" if after else None)
         found: list[Listed] = []
         in_order = True
-        async for batch in stream:
+        while True:
+            # Each answer is small: a store that hangs is found out as soon as by any other request.
+            async with asyncio.timeout(self._log_timeout):
+                batch = await anext(stream, None)
+            if batch is None:
+                break
             for meta in batch:
                 key = meta["path"][len(self._root) :]
                 if key > after:

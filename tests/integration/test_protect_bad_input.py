@@ -1,0 +1,225 @@
+"""What cannot be meant gets a sentence and a hint, and leaves nothing half-done: from protect to recover."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.conformance.servers import Missing, rclone
+from tests.pg import folder
+from tests.protect_process import MASTER, NAMES, PASSPHRASE, Site, site, team, until
+
+from threefold.kernel.keys import Keyring
+
+OTHER_KEY = bytes(range(1, 33))
+
+
+async def _stores(here: Site) -> list[dict[str, int]]:
+    return [await here.objects(name) for name in NAMES]
+
+
+async def test_what_protect_cannot_use_is_refused_before_anything_is_written() -> None:
+    async with site() as here:
+        ports = here.ports
+        url = 'url = "s3://crm-dr/threefold"\nendpoint = "http://127.0.0.1:{}"'
+        # Two stores at one place, in other words.
+        here.configure(stores={"S2": f'url = "s3://crm-dr/threefold/"\nendpoint = "http://127.0.0.1:{ports["S1"]}/"'})
+        error = await here.refused("protect")
+        assert error["exit_code"] == 2
+        assert "S1 and S2 are the same place" in error["error"]
+        # A bucket that is not there: nothing is founded on two stores, and the store is named, with what it said.
+        here.configure(stores={"S3": url.format(ports["S3"]).replace("crm-dr", "crm-other")})
+        protecting = here.begin_protecting()
+        await protecting.says("a new one needs all three stores (S3: S3 answered 404 NoSuchBucket)")
+        assert "check that store's url, bucket and keys" in protecting.said
+        protecting.kill()
+        error = await here.refused("check")
+        assert error["exit_code"] == 3
+        assert "S3" in error["error"]
+        # A wrong secret.
+        here.configure()
+        protecting = here.run("protect", env={"S2_SECRET": "not the secret of S2"})
+        await protecting.says("SignatureDoesNotMatch")
+        protecting.kill()
+        assert await _stores(here) == [{}, {}, {}]
+        assert await here.primary.sql("SELECT 1 FROM pg_replication_slots") == []
+        # A store that lets two writers win.
+        try:
+            with rclone() as liar:
+                lies = f'url = "s3://crm-dr/threefold"\nendpoint = "{liar.config.endpoint}"'
+                here.configure(stores={"S2": lies})
+                keys = {"S2_KEY": liar.config.access_key_id, "S2_SECRET": liar.config.secret_access_key}
+                error = await here.refused("protect", env=keys)
+                assert error["exit_code"] == 3
+                assert "S2 may not vote" in error["error"]
+                error = await here.refused("check", env=keys)
+                assert error["exit_code"] == 3
+                assert "store S2" in error["error"]
+        except Missing as missing:
+            pytest.skip(str(missing))
+        here.configure()
+        assert await _stores(here) == [{}, {}, {}]
+
+
+async def test_a_primary_that_would_hang_or_lose_commits_does_not_pass_the_check() -> None:
+    async with site() as here:
+        await here.primary.set(synchronous_commit="remote_apply", wal_level="minimal")
+        error = await here.refused("check")
+        assert error["exit_code"] == 3
+        assert "synchronous_commit" in error["error"]
+        said = here.processes[-1].said
+        assert "ALTER SYSTEM SET synchronous_commit = " in said
+        assert await here.primary.sql("SHOW synchronous_commit") == [("remote_apply",)]  # it never changes anything
+        assert await _stores(here) == [{}, {}, {}]
+
+
+async def test_wrong_keys_targets_folders_and_versions_and_a_damaged_object() -> None:
+    async with site() as here:
+        wrapped = Keyring(MASTER).wrap(PASSPHRASE, salt=b"0123456789abcdef")
+        (here.home / "wrapped.key").write_bytes(wrapped)
+        here.configure()
+        protecting = await here.protect()
+        async with team(here) as people:
+            await people.progress()
+            await here.done("snapshot")
+            await people.progress(50)
+            await here.primary.sql("SELECT pg_switch_wal()")
+            await people.progress(20)
+            people.pause()
+            await here.primary.sql("SELECT pg_switch_wal()")
+            await asyncio.sleep(1)
+            await here.same_as_primary()
+        protecting.kill()
+        here.destroy_primary()
+        before = await _stores(here)
+        into = folder("tf-bad-") / "data"
+        try:
+            # The key, and the passphrase.
+            here.configure(key=OTHER_KEY)
+            for verb in (["protect"], ["recover", "--into", into]):
+                if verb[0] == "recover":
+                    error = await here.refused(*verb)
+                    assert error["exit_code"] == 2
+                    assert "is not the one of the log" in error["error"]
+            here.configure()
+            (here.home / "pass").write_text("another passphrase\n")
+            error = await here.refused("recover", "--into", into, "--passphrase-file", here.home / "pass")
+            assert error["exit_code"] == 2
+            assert "passphrase does not open" in error["error"]
+            # Targets.
+            for target, words in (
+                ("0/1000028", "before the first recovery point"),
+                ("F/0", "after the last recovery point"),
+                ("2001-01-01T00:00:00Z", "before the first recovery point"),
+                ("yesterday", "yesterday"),
+            ):
+                error = await here.refused("recover", "--into", into, "--to", target)
+                assert error["exit_code"] == 2, error
+                assert words in error["error"], error
+            assert not into.exists() or not list(into.iterdir())
+            # A folder that is somebody's.
+            shutil.rmtree(into, ignore_errors=True)
+            into.mkdir(parents=True)
+            (into / "precious").write_text("mine")
+            error = await here.refused("recover", "--into", into)
+            assert error["exit_code"] == 3
+            assert [each.name for each in into.iterdir()] == ["precious"]
+            shutil.rmtree(into)
+            # Another major version than the snapshot's is all there is.
+            text = here.config.read_text()
+            here.config.write_text(text + '\n[recovery]\nbinaries = "/usr/lib/postgresql/15/bin"\n')
+            if Path("/usr/lib/postgresql/15/bin/postgres").exists():
+                error = await here.refused("recover", "--into", into, "--start", "--port", "1")
+                assert "18" in error["error"]
+                assert not into.exists() or not list(into.iterdir())
+            here.config.write_text(text)
+            assert await _stores(here) == before
+            # Too small a disk: said, and the same command goes on where there is room.
+            with _small_disk(12) as disk:
+                error = await here.refused("recover", "--into", disk / "data")
+                assert error["exit_code"] == 1
+                assert any(word in error["error"] for word in ("full", "space", "room"))
+            # A damaged segment and a damaged pack on S1: the others' are used, and it is said.
+            here.stores["S1"].kill()
+            damaged = _damage(here.stores["S1"].data)
+            assert damaged
+            here.stores["S1"].start()
+            await here.stores["S1"].ready()
+            await here.recover("--passphrase-file", _passphrase(here))
+            await people.judge()
+        finally:
+            shutil.rmtree(into.parent)
+
+
+def _passphrase(here: Site) -> Path:
+    path = here.home / "right"
+    path.write_text(f"{PASSPHRASE}\n")
+    return path
+
+
+def _damage(data: Path) -> list[Path]:
+    """Flip a byte in the middle of every large object of a store."""
+    large = [path for path in data.rglob("*") if path.is_file() and "journal" not in str(path).lower()]
+    changed = []
+    for path in large:
+        size = path.stat().st_size
+        if size < 10_000:
+            continue
+        with path.open("r+b") as file:
+            file.seek(size // 2)
+            byte = file.read(1)[0]
+            file.seek(size // 2)
+            file.write(bytes([byte ^ 0xFF]))
+        changed.append(path)
+    return changed
+
+
+@contextmanager
+def _small_disk(megabytes: int) -> Iterator[Path]:
+    """A file system of that size."""
+    place = folder("tf-small-")
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(place)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("a file system of a chosen size needs the right to mount")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+        place.rmdir()
+
+
+async def test_a_full_disk_on_one_store_costs_nothing_and_is_said() -> None:
+    with _small_disk(80) as disk:
+        async with site(start=False) as here:
+            full = here.stores["S2"]
+            full.data, full.min_free = disk / "S2", 8 * 2**20
+            for store in here.stores.values():
+                store.start()
+            for store in here.stores.values():
+                await store.ready()
+            protecting = await here.protect()
+            async with team(here) as people:
+                await people.progress()
+                free = shutil.disk_usage(disk).free
+                (disk / "somebody's film").write_bytes(bytes(free - 7 * 2**20))
+                await people.progress(100)
+
+                async def said() -> bool:
+                    leader = await here.leader()
+                    assert leader is not None
+                    line = next(line for line in leader.stores if line.name == "S2")
+                    return line.state == "silent" and "507" in line.reason and leader.state == "streaming"
+
+                await until(said, "the full disk's name on status")
+                await people.progress(50)
+                (disk / "somebody's film").unlink()
+                await here.whole()
+                people.pause()
+                here.stores["S1"].kill()  # what S2 missed is there
+                await here.same_as_primary()
+                assert protecting.code is None
