@@ -43,6 +43,14 @@ def recover(
         list[str] | None,
         typer.Option(help="Put the tablespace with this OID elsewhere. Repeat it for each.", metavar="OID=DIR"),
     ] = None,
+    setting: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="With --start: lay a setting over the primary's, where this machine lacks something. Repeat it.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
@@ -65,7 +73,10 @@ def recover(
     folder = into or (found.path(found.recovery.data_dir) if found.recovery.data_dir else None)
     if folder is None:
         raise BadInput("where to is not said", hint="--into DIR, or [recovery] data_dir in threefold.toml")
+    if setting and not start:
+        raise BadInput("--set changes how the server is started", hint="add --start")
     places = dict(_tablespace(each) for each in tablespace or [])
+    settings_over = dict(_setting(each) for each in setting or [])
     execute(
         _recover(
             found,
@@ -76,6 +87,7 @@ def recover(
             snapshot=snapshot,
             tablespaces=places,
             port=port if start else None,
+            settings_over=settings_over,
             passphrase=passphrase_from(passphrase_file),
         ),
         output,
@@ -92,6 +104,7 @@ async def _recover(
     snapshot: str | None,
     tablespaces: dict[int, Path],
     port: int | None,
+    settings_over: dict[str, str],
     passphrase: str | None,
 ) -> None:
     progress = output.progress()
@@ -107,7 +120,7 @@ async def _recover(
                 only=only,
                 snapshot=snapshot,
                 tablespaces=tablespaces,
-                start=Serving(parts.binaries, port) if port is not None else None,
+                start=Serving(parts.binaries, port, settings=settings_over) if port is not None else None,
             )
         finally:
             output.finish(progress)
@@ -160,3 +173,10 @@ def _tablespace(text: str) -> tuple[int, Path]:
     if not oid.isdecimal() or not folder:
         raise BadInput(f"not a tablespace: {text!r}", hint="it reads like 16390=/srv/fast")
     return int(oid), Path(folder)
+
+
+def _setting(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise BadInput(f"not a setting: {text!r}", hint="it reads like ssl=off")
+    return name, value
