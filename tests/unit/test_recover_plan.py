@@ -119,6 +119,10 @@ def test_postgresql_is_told_one_target_and_last() -> None:
     plan = choose([taken(10.25)], Extent(), Time(T0 + timedelta(hours=12)))
     assert list(plan.settings().items())[-1] == ("recovery_target_time", "2026-11-22 22:00:00+00:00")
     assert plan.settings()["recovery_target_timeline"] == "1"
+    # Left in the primary's files, these would stop one commit early, or replay hours late without a word.
+    assert plan.settings()["recovery_target_inclusive"] == "on"
+    assert plan.settings()["recovery_min_apply_delay"] == "0"
+    assert plan.settings().keys() <= {*overrides.TEMPORARY}
     named = choose([taken(10.25)], Extent(), RestorePoint("it's")).settings()
     assert list(named.items())[-1] == ("recovery_target_name", "it's")
     assert not any(choose([taken(10.25)], Extent(), Latest()).settings()[f"recovery_target{x}"] for x in ("", "_lsn"))

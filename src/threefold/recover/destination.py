@@ -27,8 +27,9 @@ from threefold.kernel.errors import BadInput, Refused, Unavailable
 from threefold.vault.manifest import Tablespace
 
 MARKER: Final = "threefold-recovery.json"
-# Written by PostgreSQL into every backup, and not wanted: the links are made here, where they lead is ours to say.
-_NOT_RESTORED: Final = frozenset({"tablespace_map", MARKER})
+# Not wanted: tablespace_map, which is in every backup (the links are made here, where they lead is ours to say), and
+# standby.signal, which a backup of a standby holds: it beats recovery.signal, and the server would follow for ever.
+_NOT_RESTORED: Final = frozenset({"tablespace_map", "standby.signal", MARKER})
 _MARGIN_BYTES: Final = 64 * 1024 * 1024
 
 

@@ -29,6 +29,8 @@ TEMPORARY: Final = (
     "restore_command",
     "recovery_target_timeline",
     "recovery_target_action",
+    "recovery_target_inclusive",
+    "recovery_min_apply_delay",
     "recovery_target",
     "recovery_target_lsn",
     "recovery_target_xid",

@@ -49,13 +49,15 @@ class Plan:
     def settings(self) -> dict[str, str]:
         """What PostgreSQL is told, in this order.
 
-        Other targets, which the primary's files may hold, are cleared before this one is set: PostgreSQL refuses even
-        an empty one after it.
+        Whatever the primary's files may hold from a recovery or a standby of their own is overruled; other targets are
+        cleared before this one is set: PostgreSQL refuses even an empty one after it.
         """
         settings = {
             "restore_command": "false",
             "recovery_target_timeline": str(self.timeline),
             "recovery_target_action": "promote",
+            "recovery_target_inclusive": "on",
+            "recovery_min_apply_delay": "0",
             **dict.fromkeys(_TARGETS, ""),
         }
         match self.target:
