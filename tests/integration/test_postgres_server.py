@@ -49,6 +49,7 @@ async def test_a_new_cluster_is_as_asked_for(major: int, home: Path) -> None:
             assert connection.execute("SELECT upper('ä'), 'a' < 'B' COLLATE \"default\"").fetchone() == ("Ä", False)
         with psycopg.connect(host=str(home / "s"), port=server.port, dbname="postgres", user="boss") as connection:
             assert connection.execute("SELECT 1").fetchone() == (1,)
+        assert server.log_file.stat().st_mode & 0o777 == 0o600  # people's data stands in it
     finally:
         await server.stop("immediate")
     assert server.status() is None

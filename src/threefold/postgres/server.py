@@ -157,6 +157,7 @@ class Server:
         if self.pid is not None:
             raise Refused(f"a server already runs on {self.data_dir}", hint=f"it is process {self.pid}")
         self.prepare_folders()
+        self.log_file.touch(mode=0o600)  # it shows people's data: keys in errors, whole statements
         with self.log_file.open("ab") as log:
             self._process = subprocess.Popen(
                 self.command(),
