@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
+import signal
+
+from tests.pg import Cluster
 from tests.protect_process import Site, site, until
 
 from threefold.kernel.lsn import Lsn
+from threefold.postgres.server import Server
 
 
 async def _settled_to_the_end(here: Site) -> None:
@@ -55,3 +60,30 @@ async def test_a_log_that_ends_at_a_wal_segments_start_needs_nothing_before_it_o
         assert oldest == restart  # the primary has dropped the segment before
         await here.protect("--take-over")
         await here.primary.sql("INSERT INTO seen VALUES (3)")
+
+
+async def test_a_copy_that_went_on_by_itself_is_not_taken_for_the_primary_that_comes_back() -> None:
+    async with site() as here:
+        protecting = await here.protect()
+        primary = here.primary
+        await primary.sql("CREATE TABLE seen AS SELECT 1 AS number")
+        await primary.server.stop("fast")
+        copy = primary.folder / "copy"
+        shutil.copytree(primary.server.data_dir, copy, symlinks=True)
+        await primary.server.start()
+        await here.sync()
+        await primary.sql("INSERT INTO seen VALUES (2)")
+        protecting.signal(signal.SIGSTOP)
+        primary.server.kill()
+        other = Server(primary.server.binaries, copy, primary.server.port, settings=primary.server.settings)
+        await other.start()
+        try:
+            await Cluster(other, copy.parent).sql(
+                "SET synchronous_commit = off; CREATE TABLE other AS SELECT generate_series(1, 100000)"
+            )
+            await Cluster(other, copy.parent).sql("CHECKPOINT")
+            protecting.signal(signal.SIGCONT)
+            assert await protecting.ended() == 3
+            assert "holds other changes" in protecting.said
+        finally:
+            other.kill()

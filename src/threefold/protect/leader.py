@@ -92,6 +92,10 @@ class Leader:
         return self._log.format.log
 
     @property
+    def wal_segment_bytes(self) -> int:
+        return self._log.format.wal_segment_bytes
+
+    @property
     def timeline(self) -> int:
         """The one that this epoch writes."""
         return self._leadership.first.header.timeline

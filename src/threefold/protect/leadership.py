@@ -174,23 +174,12 @@ class Candidate:
         begin = max(piece.start, segment_start(segment_no(at - 1, size), size), Lsn(max(at - _COMPARED_BYTES, 0)))
         ours = await self._read(found, begin, at)
         try:
-            theirs = await self._of_primary(begin, at, piece.timeline)
+            theirs = await wal_of_primary(self._dsn, self._clock, begin, at, piece.timeline)
         except Refused:
             if at % size:
                 raise
             return  # its slot keeps WAL from ``at`` on: the segment before may be gone
         same_bytes(ours, theirs, begin)
-
-    async def _of_primary(self, begin: Lsn, end: Lsn, timeline: int) -> bytes:
-        """The primary's own WAL. Raises Refused where it no longer has it."""
-        theirs = bytearray()
-        link = await ReplicationLink.connect(self._dsn, application_name="threefold look", clock=self._clock)
-        async with link:
-            await link.start_streaming(slot=None, start=begin, timeline=timeline)
-            while len(theirs) < end - begin and not isinstance(got := await link.receive(), StreamEnd):
-                for message in got:
-                    theirs += message.data if isinstance(message, WalData) else b""
-        return bytes(theirs[: end - begin])
 
     async def _read(self, found: Found, begin: Lsn, end: Lsn) -> bytes:
         extent = Extent(self._log.format, self._log.members, found, {}, ())
@@ -236,3 +225,14 @@ class Candidate:
             if sum(isinstance(answer, Stored) for answer in answers) >= QUORUM:
                 return
             await self._clock.sleep(1.0)
+
+
+async def wal_of_primary(dsn: str, clock: Clock, begin: Lsn, end: Lsn, timeline: int) -> bytes:
+    """The primary's own WAL. Raises Refused where it no longer has it."""
+    wal = bytearray()
+    async with await ReplicationLink.connect(dsn, application_name="threefold look", clock=clock) as link:
+        await link.start_streaming(slot=None, start=begin, timeline=timeline)
+        while len(wal) < end - begin and not isinstance(got := await link.receive(), StreamEnd):
+            for message in got:
+                wal += message.data if isinstance(message, WalData) else b""
+    return bytes(wal[: end - begin])

@@ -20,10 +20,10 @@ from threefold.postgres.timeline import parse_history
 from threefold.postgres.wal import parse_size, segment_no, segment_start
 from threefold.postgres.walsender import end_stream
 from threefold.protect import beacon
-from threefold.protect.continuity import same_system, still_sends
+from threefold.protect.continuity import same_bytes, same_system, still_sends
 from threefold.protect.founding import Log, find_or_found
 from threefold.protect.leader import Deployment, LeadAgainError, Leader
-from threefold.protect.leadership import Candidate
+from threefold.protect.leadership import Candidate, wal_of_primary
 
 APPLICATION_NAME = "threefold"
 _RECONNECT_S = 0.5
@@ -170,6 +170,7 @@ class _Server:
 
     async def _stream(self, leader: Leader) -> None:
         """Stream, over one connection after the other. Raises LeadAgainError where a new timeline begins."""
+        again = False
         while True:
             link = await self._connect()
             try:
@@ -179,9 +180,12 @@ class _Server:
                 received = leader.appender.received
                 if not still_sends(leader.timeline, received, flushed=identity.flushed, history=history):
                     raise LeadAgainError  # its checks say what this is
+                if again:
+                    await self._same_primary(leader)
                 await link.start_streaming(slot=self._primary.slot, start=received, timeline=leader.timeline)
                 self._with.report("streaming", at=str(received), timeline=leader.timeline)
                 leader.reason = self._told = ""
+                again = True
                 end = await leader.stream.run(link)
                 await self._ended(leader, end)
             except SlotInUse as error:
@@ -192,6 +196,20 @@ class _Server:
                 await self._later(error)
             finally:
                 await link.close()
+
+    async def _same_primary(self, leader: Leader) -> None:
+        """Who answers at the primary's address now must have what came from there last, not only its LSN.
+
+        Raises Refused for a copy that went on by itself, LeadAgainError where it takes the stores to tell.
+        """
+        received = leader.appender.received
+        room = received % leader.wal_segment_bytes  # its slot keeps nothing before the segment
+        last = leader.stream.last[-room:] if room else b""
+        if not last:
+            raise LeadAgainError
+        begin = Lsn(received - len(last))
+        theirs = await wal_of_primary(self._primary.dsn, self._with.clock, begin, received, leader.timeline)
+        same_bytes(last, theirs, begin)
 
     async def _end_other_stream(self, leader: Leader, error: SlotInUse) -> None:
         """The slot is taken by whom we fenced; unless somebody has fenced us.

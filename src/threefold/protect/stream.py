@@ -25,6 +25,8 @@ from threefold.quorum.driver import LogWriter
 # Beyond it nothing more is read from the primary: its slot keeps the rest.
 BUFFER_BYTES_MAX: Final = 8 * 1024 * 1024
 STATUS_PERIOD_S: Final = 5.0
+# By what a primary that comes back is known: two histories that parted before differ in their last few records.
+KNOWN_BY_BYTES: Final = 8192
 _NOWHERE: Final = Lsn(0)
 
 
@@ -42,6 +44,7 @@ class Stream:
         self._writer = writer
         self._clock = clock
         self._durability = durability
+        self.last = b""  # what came last in this epoch, KNOWN_BY_BYTES at the most
         self._link: ReplicationLink | None = None
         self._arrivals: deque[tuple[Lsn, float]] = deque()  # (end LSN, when it came), not settled yet
 
@@ -80,7 +83,9 @@ class Stream:
                     end = Lsn(end + len(message.data))
                 if parts:
                     self._arrivals.append((end, self._clock.monotonic()))
-                    self._writer.offer(b"".join(parts))
+                    data = b"".join(parts)
+                    self.last = (self.last + data[-KNOWN_BY_BYTES:])[-KNOWN_BY_BYTES:]
+                    self._writer.offer(data)
                 if asked or (parts and self._durability.max_lag is not None):
                     self.tell()
         finally:
