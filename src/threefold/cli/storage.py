@@ -38,6 +38,9 @@ def serve(
     bucket: Annotated[list[str] | None, typer.Option(help="Make this bucket first, where it is missing.")] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.", metavar="FILE")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.", metavar="FILE")] = None,
+    allow_http: Annotated[
+        bool, typer.Option("--allow-http", help="Serve other machines without TLS: where a proxy has it.")
+    ] = False,
     min_free: Annotated[
         int | None, typer.Option(help="Below that many free bytes writes are refused (507); reads go on.")
     ] = None,
@@ -69,6 +72,7 @@ def serve(
             credentials_file=credentials,
             tls_cert=tls_cert,
             tls_key=tls_key,
+            allow_http=allow_http,
             engine=engine,
         ),
         on_ready=ready,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import ipaddress
 import os
 import resource
 import signal
@@ -22,7 +23,7 @@ from pathlib import Path
 import uvloop
 
 from threefold.kernel.clock import Clock, SystemClock
-from threefold.kernel.errors import BadInput
+from threefold.kernel.errors import BadInput, Refused
 from threefold.storage_server import credentials, s3
 from threefold.storage_server.app import App, AppOptions
 from threefold.storage_server.engine import Engine, EngineOptions
@@ -43,7 +44,9 @@ class ServeConfig:
     ``data_dir``: made where it is missing; one process owns it. ``host``, ``port``: port 0 takes a free one.
     ``credentials_file``: a line per key, ``ACCESS_KEY_ID SECRET_ACCESS_KEY``, mode 0600; None: from
     THREEFOLD_STORAGE_ACCESS_KEY_ID and THREEFOLD_STORAGE_SECRET_ACCESS_KEY. ``tls_cert``, ``tls_key``: PEM files,
-    both or neither. ``engine.min_free_bytes``: below it puts get 507; reads and deletes go on.
+    both or neither; without them only this machine is served, unless ``allow_http``: somebody between could answer
+    "stored" in our place, which no signature of the client's shows. ``engine.min_free_bytes``: below it puts get 507;
+    reads and deletes go on.
     Any region is accepted: the signature covers the one that the client names.
     """
 
@@ -53,6 +56,7 @@ class ServeConfig:
     credentials_file: Path | None = None
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    allow_http: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
     app: AppOptions = field(default_factory=AppOptions)
 
@@ -67,9 +71,9 @@ def serve(
     """Serve until SIGTERM or SIGINT, then stop in good order and return.
 
     ``on_ready(host, port)`` is called once requests are answered, with the port that was taken.
-    Raises BadInput (credentials, TLS files, address), Refused (another process owns the folder), Damaged (the journal
-    lost acknowledged records), Unavailable (the disk failed or the folder was emptied while serving): tell the user
-    and exit with the error's code. Logs go to `logging` (never to stdout).
+    Raises BadInput (credentials, TLS files, address), Refused (another process owns the folder; no TLS), Damaged (the
+    journal lost acknowledged records), Unavailable (the disk failed or the folder was emptied while serving): tell the
+    user and exit with the error's code. Logs go to `logging` (never to stdout).
     """
     owners = (
         credentials.from_file(config.credentials_file)
@@ -150,6 +154,11 @@ async def _serve(
 
 def _tls(config: ServeConfig) -> ssl.SSLContext | None:
     if config.tls_cert is None and config.tls_key is None:
+        if not config.allow_http and not _is_loopback(config.host):
+            raise Refused(
+                f"without TLS nobody can tell who answers on {config.host}",
+                hint="give it a certificate (--tls-cert, --tls-key), or say --allow-http where TLS ends before it",
+            )
         return None
     if config.tls_cert is None or config.tls_key is None:
         raise BadInput("TLS needs a certificate and its key", hint="name both, or neither")
@@ -161,6 +170,13 @@ def _tls(config: ServeConfig) -> ssl.SSLContext | None:
     except (OSError, ssl.SSLError) as error:
         raise BadInput(f"the TLS certificate {config.tls_cert} or its key cannot be used: {error}") from None
     return context
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _raise_file_limit() -> None:

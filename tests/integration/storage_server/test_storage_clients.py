@@ -26,7 +26,10 @@ from cryptography.x509.oid import NameOID
 from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
 from storage_process import BUCKET, Launch
 
+from threefold.kernel.errors import Refused
+from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
 from threefold.storage_server.http import CONNECTIONS_MAX
+from threefold.storage_server.serve import ServeConfig, serve
 
 ODD_KEYS = ["a b/c+d", "ä/€/😀", "x%2Fy", "tilde~dots..", "q?a=b&c#d", "..."]
 SIZES = [0, 1, 8192, 64 << 10, (64 << 10) + 1, 3 << 20]
@@ -382,6 +385,14 @@ def certificates(folder: Path) -> None:
     (folder / "s1.key").write_bytes(
         key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "s1.example"])
+def test_other_machines_are_served_over_tls_alone(tmp_path: Path, host: str) -> None:
+    """Somebody between could answer "stored" in our place."""
+    with pytest.raises(Refused):
+        serve(ServeConfig(tmp_path, host, 0), environment={ENV_KEY: "k", ENV_SECRET: "s" * 20})
+    assert not list(tmp_path.iterdir())
 
 
 def test_over_tls(launch: Launch, tmp_path: Path) -> None:
