@@ -35,9 +35,10 @@ def sync_folder(folder: Path) -> None:
 
 def make_folder(folder: Path) -> None:
     """Durably, for the owner only; fine where it stands already."""
-    if not folder.is_dir():
-        folder.mkdir(mode=0o700, parents=True)
-        sync_folder(folder.parent)
+    missing = [each for each in (folder, *folder.parents) if not each.is_dir()]
+    for each in reversed(missing):
+        each.mkdir(mode=0o700 if each == folder else 0o755, exist_ok=True)
+        sync_folder(each.parent)
 
 
 def write_all(fd: int, data: bytes, position: int) -> None:

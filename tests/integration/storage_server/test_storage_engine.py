@@ -20,6 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Damaged, Refused
+from threefold.storage_server import disk
 from threefold.storage_server.compaction import compact_oldest
 from threefold.storage_server.engine import Engine, EngineOptions
 from threefold.storage_server.entries import INLINE
@@ -492,3 +493,14 @@ async def test_a_folder_has_one_owner(tmp_path: Path) -> None:
 
 def test_scan_is_quick_on_an_empty_file() -> None:
     assert scan(bytes(16 << 20), b"saltsalt", continued=False).records == ()
+
+
+def test_a_new_folder_is_durable_with_all_above_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr(disk, "sync_folder", synced.append)
+    folder = tmp_path / "a" / "b" / "c"
+    disk.make_folder(folder)
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    disk.make_folder(folder)
+    assert len(synced) == 3
