@@ -215,14 +215,18 @@ class ReplicationLink:
         self._stream = _Stream.FLOWING if results[-1].status == pq.ExecStatus.COPY_BOTH else _Stream.OVER
         self._end = _stream_end(results)
 
-    async def receive(self) -> list[WalData | Keepalive] | StreamEnd:
+    async def receive(self, *, gather: float = 0.0) -> list[WalData | Keepalive] | StreamEnd:
         """Wait for something, then all that is there (about `DRAIN_BYTES_MAX` at most), in order.
 
+        ``gather``: seconds to let more come before any of it is read.
         Raises Unavailable when the connection is lost. After StreamEnd the link takes other commands again.
         """
         if self._drained_full:  # never starve the loop, however fast the primary sends
             await self._turn()
             self._drained_full = False
+        elif gather and self._stream is _Stream.FLOWING:
+            await self._readable()
+            await self._clock.sleep(gather)
         got: list[WalData | Keepalive] = []
         size = 0
         try:

@@ -132,6 +132,11 @@ class Appender:
         return self._slot - 1 - len(self._unsettled)
 
     @property
+    def unsettled(self) -> int:
+        """Slots under way that are not settled."""
+        return len(self._unsettled)
+
+    @property
     def buffered(self) -> int:
         """Bytes offered that are in no slot yet."""
         return len(self._buffer)

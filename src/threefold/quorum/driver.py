@@ -75,8 +75,13 @@ class Driver:
         answers: dict[int, Answer] = {}
         waiting = set(tasks)
         try:
-            while waiting and not ask.enough(answers):
-                done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            while waiting:
+                grace = ask.grace if ask.enough(answers) else None
+                if grace == 0.0:
+                    break
+                done, waiting = await asyncio.wait(waiting, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
+                if not done:
+                    break
                 for task in done:
                     answer = answers[tasks[task]] = task.result()
                     store = ask.requests[tasks[task]].store
@@ -107,6 +112,7 @@ class LogWriter:
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
+        self._turn = asyncio.Event()
 
     def offer(self, data: bytes) -> None:
         self.appender.offer(data)
@@ -117,6 +123,20 @@ class LogWriter:
         while self.appender.buffered >= most and not self.fenced.is_set():
             self._room.clear()
             await self._room.wait()
+
+    async def turn(self, patience: float) -> None:
+        """Wait until no slot is under way, ``patience`` seconds at the most: what arrives meanwhile shares the next."""
+        if not self.appender.unsettled:
+            return
+        loop = asyncio.get_running_loop()
+        until = loop.time() + patience
+        timer = loop.call_at(until, self._turn.set)
+        try:
+            while self.appender.unsettled and loop.time() < until and not self.fenced.is_set():
+                self._turn.clear()
+                await self._turn.wait()
+        finally:
+            timer.cancel()
 
     def pump(self) -> None:
         """Start whatever the appender wants started."""
@@ -145,9 +165,11 @@ class LogWriter:
         if self.appender.fenced:
             self.fenced.set()
             self._room.set()
+            self._turn.set()
             return
         if self.appender.settled != self._told:
             self._told = self.appender.settled
+            self._turn.set()
             self._on_settled(self._told)
         self.pump()
         self._room.set()

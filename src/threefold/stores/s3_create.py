@@ -135,7 +135,7 @@ class _Connection(asyncio.Protocol):
         if self._transport is None:
             self._settle(Failure("broke the connection off"))
         else:
-            self._transport.write(head + body)
+            self._transport.writelines((head, body))
         return answer
 
     def give_up(self) -> None:
