@@ -9,9 +9,9 @@ from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span
-from threefold.kernel.errors import Unavailable
+from threefold.kernel.errors import Refused, Unavailable
 from threefold.kernel.lsn import Lsn
-from threefold.postgres.replication import ReplicationLink
+from threefold.postgres.replication import Identity, ReplicationLink
 from threefold.protect.beacon import SILENCE_S, read_leader
 from threefold.protect.snapshot import SnapshotInfo, take_snapshot
 from threefold.settings import Settings
@@ -43,11 +43,12 @@ async def _snapshot(found: Settings, output: Output) -> None:
         link = await ReplicationLink.connect(primary_conninfo(found), application_name="threefold snapshot")
         async with link:
             try:
+                identity = await link.identify()
                 vault = Vault(parts.stores, parts.keyring, parts.clock, note=progress.note)
                 taken = await take_snapshot(
                     link,
                     vault,
-                    settled=lambda lsn: _until_settled(parts, lsn),
+                    settled=lambda lsn: _until_settled(parts, identity, lsn),
                     clock=parts.clock,
                     progress=progress,
                 )
@@ -56,11 +57,23 @@ async def _snapshot(found: Settings, output: Output) -> None:
     output.result(facts(taken), table(taken))
 
 
-async def _until_settled(parts: Parts, lsn: Lsn) -> None:
-    """Wait for the leader's beacon to say so. Raises Unavailable where the beacon stands still."""
+async def _until_settled(parts: Parts, identity: Identity, lsn: Lsn) -> None:
+    """Wait for the leader's beacon to say so. Raises Unavailable where the beacon stands still.
+
+    Refused where it speaks of another log: the same LSN of another cluster or timeline is not the snapshot's WAL.
+    """
     beat, since = None, parts.clock.monotonic()
     while True:
         leader = await read_leader(parts.stores, parts.keyring)
+        if leader is not None and (leader.system_identifier, leader.timeline) != (
+            identity.system_id,
+            identity.timeline,
+        ):
+            raise Refused(
+                f"the log is of system {leader.system_identifier}, timeline {leader.timeline}, and this PostgreSQL "
+                f"of {identity.system_id}, {identity.timeline}: the snapshot would have no log",
+                hint="see that [system] dsn names the PostgreSQL that `threefold protect` protects, and try again",
+            )
         if leader is not None and leader.settled >= lsn:
             return
         if leader is not None and (leader.epoch, leader.beat) != beat:
