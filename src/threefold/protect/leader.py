@@ -30,7 +30,7 @@ from threefold.quorum.appender import Appender, Lane
 from threefold.quorum.driver import Driver, LogWriter
 from threefold.quorum.lead import Resumed
 from threefold.quorum.majority import QUORUM
-from threefold.quorum.members import Format
+from threefold.quorum.members import Format, read_roll
 from threefold.quorum.trim import trim
 from threefold.stores.health import HealthBook, Operation, StoreHealth
 from threefold.stores.probe import probe
@@ -220,15 +220,16 @@ class Leader:
         """Count in a store that does not vote: it was silent when this epoch began, or is new, or was emptied."""
         if name in self._refused:
             return
-        store = self._with.stores[name]
-        answer = await store.read(keys.FORMAT)
-        if isinstance(answer, bytes):
-            if name in self._lost or not self._is_ours(name, answer):
+        # Asked as the next epoch will ask, so that a store that is too slow for that does not cost one after the other.
+        seen = await self._driver.run(read_roll(tuple(self._with.stores)))
+        store, found = self._with.stores[name], seen.members.get(name)
+        if found is not None:
+            if name in self._lost or not self._is_ours(name, found):
                 return
             # It has its memory. Where commits wait for a second store, it is needed at once, however far behind it is.
             if self.stream.oldest_waiting() <= _WAITING_S and not await self._fill(name):
                 return
-        elif answer is not ABSENT or not await self._fill(name):
+        elif name not in seen.strangers or not await self._fill(name):
             return
         else:
             proof = await probe(store, self._with.clock)
@@ -243,16 +244,12 @@ class Leader:
         self._with.report("store counted in again from the next epoch on", store=name)
         raise LeadAgainError
 
-    def _is_ours(self, name: str, body: bytes) -> bool:
-        try:
-            found = Format.decode(body)
-        except Damaged as damage:
-            self._refuse(name, damage.message)
-            return False
-        if (found.log, found.key_id) != (self._log.format.log, self._log.format.key_id):
-            self._refuse(name, f"it holds the log of another database system, {found.log}")
-            return False
-        return True
+    def _is_ours(self, name: str, found: Format) -> bool:
+        ours = self._log.format
+        if (found.log, found.key_id) == (ours.log, ours.key_id):
+            return True
+        self._refuse(name, f"it holds the log of another database system, {found.log}")
+        return False
 
     def _refuse(self, name: str, why: str) -> None:
         self._refused.add(name)
