@@ -8,11 +8,13 @@ is never used, but counts as an epoch to take over. Claims are never deleted: a 
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from threefold.quorum import keys
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.requests import Answers, Ask, Create, List, Pause, Procedure, Read
-from threefold.quorum.view import Scope
+from threefold.quorum.segments import listed
+from threefold.quorum.view import GRACE_S, Scope
 from threefold.stores.store import ABSENT, Made, Page
 
 _TRY_AGAIN_S = 0.3
@@ -46,9 +48,13 @@ def highest_claim(scope: Scope, *, decisive: int) -> Procedure[int]:
     A listing says where to begin, existence by key says where it ends.
     """
     highest = yield from _listed(scope, decisive)
+
+    def definite(answers: Answers) -> bool:
+        return sum(answer is ABSENT or isinstance(answer, bytes) for answer in answers.values()) >= scope.decisive
+
     while True:
         key = keys.epoch_key(highest + 1)
-        answers: Answers = yield Ask(tuple(Read(store, key) for store in scope.stores))
+        answers: Answers = yield Ask(tuple(Read(store, key) for store in scope.stores), definite, GRACE_S)
         held = sum(isinstance(answer, bytes) for answer in answers.values())
         absent = sum(answer is ABSENT for answer in answers.values())
         if held >= decisive:
@@ -64,14 +70,15 @@ def _listed(scope: Scope, decisive: int) -> Procedure[int]:
     after = dict.fromkeys(scope.stores, "")
     while after:
         stores = tuple(after)
-        answers: Answers = yield Ask(tuple(List(store, keys.EPOCHS, after[store]) for store in stores))
+        asked = tuple(List(store, keys.EPOCHS, after[store]) for store in stores)
+        answers: Answers = yield Ask(asked, partial(listed, QUORUM), GRACE_S)
         for place, store in enumerate(stores):
             page = answers.get(place)
             if not isinstance(page, Page) or not page.objects:
                 del after[store]
                 continue
-            for listed in page.objects:
-                number = keys.last_number(listed.key)
+            for claimed in page.objects:
+                number = keys.last_number(claimed.key)
                 if number is not None:
                     seen.setdefault(number, set()).add(store)
             after[store] = page.objects[-1].key

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from threefold.kernel.errors import Damaged, Unavailable
 from threefold.kernel.lsn import Lsn
@@ -53,8 +54,8 @@ def resume(scope: Scope, found: Found | None, first: LogObject) -> Procedure[Res
     if at is None:
         return Resumed(found.start, line)
     yield from segment_on_two(scope, at.timeline, at.number)
-    fork = line[0].start
-    if fork >= at.end or line[0].timeline == at.timeline:
+    fork = next((part.start for part in line if part.timeline != at.timeline), at.end)
+    if fork >= at.end:
         return Resumed(at.end, line)
     # The new timeline begins inside what is in segments already: its first segment repeats the bytes before the fork.
     before = yield from segment_on_two(scope, at.timeline, segment_of(scope, fork))
@@ -64,26 +65,33 @@ def resume(scope: Scope, found: Found | None, first: LogObject) -> Procedure[Res
 
 
 def segment_on_two(scope: Scope, timeline: int, number: int) -> Procedure[LogObject]:
-    """Read a segment from any store, and see to it that it stands on two."""
+    """Read a segment from any store that has it whole, and see to it that it was put on two.
+
+    A copy that was damaged since then counts: what matters here is that its author did not die after the first one,
+    and nothing can be put in its place (mending it is for repair). Where it does not, a single rotten copy would keep
+    everybody from leading for as long as the third store is away.
+    """
     key = keys.segment_key(timeline, number)
-    segment: LogObject | None = None
     for _ in range(_ANCHOR_TRIES):
-        answers: Answers = yield Ask(tuple(Read(store, key) for store in scope.stores))
-        copies = set()
-        for place, store in enumerate(scope.stores):
-            copy = _open(scope, answers.get(place))
-            if copy is not None:
-                copies.add(store)
-                segment = segment or copy
+        reads = tuple(Read(store, key) for store in scope.stores)
+        answers: Answers = yield Ask(reads, partial(_two_have, scope))
+        there = {store for place, store in enumerate(scope.stores) if isinstance(answers.get(place), bytes)}
+        segment = next((copy for answer in answers.values() if (copy := _open(scope, answer))), None)
         if segment is not None:
-            lacking = [store for store in scope.stores if store not in copies]
-            if len(copies) < QUORUM:
+            lacking = [store for store in scope.stores if store not in there]
+            if len(there) < QUORUM:
                 answers = yield Ask(tuple(Create(store, key, segment.body) for store in lacking))
-                copies |= {store for place, store in enumerate(lacking) if answers.get(place) is Made.CREATED}
-            if len(copies) >= QUORUM:
+                there |= {store for place, store in enumerate(lacking) if answers.get(place) is Made.CREATED}
+            if len(there) >= QUORUM:
                 return segment
         yield Pause(ASK_AGAIN_S)
     raise Unavailable(f"{key} cannot be put on two stores", hint="wait until the stores answer again")
+
+
+def _two_have(scope: Scope, answers: Answers) -> bool:
+    """Two have it, and one of them whole. Opened only when two have answered: 16 MiB take a while."""
+    bodies = [answer for answer in answers.values() if isinstance(answer, bytes)]
+    return len(bodies) >= QUORUM and any(_open(scope, body) is not None for body in bodies)
 
 
 def _open(scope: Scope, answer: object) -> LogObject | None:

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 from threefold.kernel.errors import Damaged
 from threefold.quorum import keys
 from threefold.quorum.keys import SEGMENT_BYTES
+from threefold.quorum.majority import QUORUM
 from threefold.quorum.requests import Answer, Answers, Ask, Procedure, Read
 from threefold.stores.store import ABSENT, Unknown
 
 VERSION = 1
+_GRACE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +60,12 @@ class Roll:
 
 
 def read_roll(stores: tuple[str, ...]) -> Procedure[Roll]:
-    """Ask every store for its format, and wait for all of them (each answers in bounded time)."""
-    answers: Answers = yield Ask(tuple(Read(store, keys.FORMAT) for store in stores))
+    """Ask every store for its format; once two carry one, a third that hangs is taken for silent."""
+
+    def two(answers: Answers) -> bool:
+        return sum(isinstance(answer, bytes) for answer in answers.values()) >= QUORUM
+
+    answers: Answers = yield Ask(tuple(Read(store, keys.FORMAT) for store in stores), two, _GRACE_S)
     return roll({store: answers.get(place) for place, store in enumerate(stores)})
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 from threefold.quorum.claim import highest_claim
 from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S
-from threefold.quorum.view import Scope, View, look
+from threefold.quorum.view import Scope, View, look, look_at
 from threefold.quorum.walk import Found, SupersededError, walk
+
+_STARTS = 8
 
 
 def read_log(scope: Scope) -> Procedure[Found | None]:
@@ -45,9 +47,11 @@ def believe(scope: Scope, view: View) -> Procedure[None]:
 def _newest_start(scope: Scope) -> Procedure[tuple[int, View | None]]:
     """The highest claim, and slot 0 of the highest epoch that began."""
     highest = yield from highest_claim(scope, decisive=1)
-    for epoch in range(highest, 0, -1):
-        (view,) = yield from look(scope, epoch, [0])
-        yield from believe(scope, view)
-        if view.entry is not None:
-            return highest, view
+    # Claims that came to nothing lie above it, seldom many; slot 0s are read some at a time.
+    for top in range(highest, 0, -_STARTS):
+        views: list[View] = yield from look_at(scope, [(epoch, 0) for epoch in range(top, max(top - _STARTS, 0), -1)])
+        for view in views:
+            yield from believe(scope, view)
+            if view.entry is not None:
+                return highest, view
     return highest, None

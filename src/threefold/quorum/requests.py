@@ -68,12 +68,13 @@ def _all_answered(_: Answers) -> bool:
 class Ask:
     """Perform the requests side by side; come back when ``enough`` of the answers so far, or all are answered.
 
-    Each request answers in bounded time (its time-out is Unknown). Those still under way when ``enough`` was met
-    are left alone: they may land later or never.
+    Each request answers in bounded time (its time-out is Unknown). Those still under way ``grace`` seconds after
+    ``enough`` was met are left alone: they may land later or never.
     """
 
     requests: tuple[Request, ...]
     enough: Callable[[Answers], bool] = _all_answered
+    grace: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ only says where to begin (invariant 2).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import keys
 from threefold.quorum.objects import HEADER_BYTES, Header, Kind
 from threefold.quorum.requests import Answer, Answers, Ask, List, Pause, Procedure, Read
-from threefold.quorum.view import Scope
+from threefold.quorum.view import GRACE_S, Scope, opens
 from threefold.stores.store import ABSENT, Page
 
 ASK_AGAIN_S = 0.2
@@ -61,6 +62,9 @@ def newest_segment(
             return None
     while (following := (yield from _segment(scope, timeline, newest.number + 1))) is not None:
         newest = following
+    if not (yield from _usable(scope, newest)):
+        # Its author died after the first copy, and that one rotted: its entries were never trimmed.
+        newest = yield from _segment(scope, timeline, newest.number - 1)
     return newest
 
 
@@ -70,14 +74,7 @@ def _segment(scope: Scope, timeline: int, number: int) -> Procedure[SegmentAt | 
     requests = tuple(Read(store, key, HEADER_BYTES) for store in scope.stores)
 
     def header(answer: Answer) -> Header | None:
-        if not isinstance(answer, bytes):
-            return None
-        try:
-            found = scope.codec.open_header(answer)
-        except Damaged:
-            return None
-        fits = found.kind is Kind.SEGMENT and found.timeline == timeline and segment_of(scope, found.start) == number
-        return found if fits else None
+        return _header(scope, timeline, number, answer)
 
     def absent(answers: Answers) -> int:
         return sum(answer is ABSENT for answer in answers.values())
@@ -96,13 +93,50 @@ def _segment(scope: Scope, timeline: int, number: int) -> Procedure[SegmentAt | 
         yield Pause(ASK_AGAIN_S)
 
 
+def _usable(scope: Scope, at: SegmentAt) -> Procedure[bool]:
+    """Whether it stands on as many stores as decide, or whole on one: a header alone may be all that is left of it."""
+    key = keys.segment_key(at.timeline, at.number)
+
+    def headers(answers: Answers) -> bool:
+        found = sum(_header(scope, at.timeline, at.number, answer) is not None for answer in answers.values())
+        return found >= scope.decisive
+
+    answers: Answers = yield Ask(tuple(Read(store, key, HEADER_BYTES) for store in scope.stores), headers, GRACE_S)
+    while not headers(answers):
+        answers = yield Ask(tuple(Read(store, key) for store in scope.stores))
+        if any(isinstance(answer, bytes) and opens(scope.codec, answer) for answer in answers.values()):
+            return True
+        if all(answer is ABSENT or isinstance(answer, bytes) for answer in answers.values()):
+            return False
+        yield Pause(ASK_AGAIN_S)
+        answers = {}
+    return True
+
+
+def _header(scope: Scope, timeline: int, number: int, answer: Answer) -> Header | None:
+    if not isinstance(answer, bytes):
+        return None
+    try:
+        found = scope.codec.open_header(answer)
+    except Damaged:
+        return None
+    fits = found.kind is Kind.SEGMENT and found.timeline == timeline and segment_of(scope, found.start) == number
+    return found if fits else None
+
+
+def listed(decisive: int, answers: Answers) -> bool:
+    """Whether as many pages came as decide: enough for a hint, a silent store is not waited for."""
+    return sum(isinstance(answer, Page) for answer in answers.values()) >= decisive
+
+
 def _hints(scope: Scope, timeline: int) -> Procedure[list[int]]:
     """The newest number each store lists, highest first."""
     hints: set[int] = set()
     after = dict.fromkeys(scope.stores, "")
     while after:
         stores = tuple(after)
-        answers: Answers = yield Ask(tuple(List(s, keys.wal_prefix(timeline), after[s]) for s in stores))
+        asked = tuple(List(store, keys.wal_prefix(timeline), after[store]) for store in stores)
+        answers: Answers = yield Ask(asked, partial(listed, scope.decisive), GRACE_S)
         for place, store in enumerate(stores):
             page = answers.get(place)
             if not isinstance(page, Page) or not page.objects:

@@ -54,13 +54,16 @@ def start(scope: Scope, epoch: int, begin: Opening) -> Procedure[LogObject]:
     header = Header(Kind.START, epoch, 0, scope.writer, begin.timeline, begin.start, begin.end)
     ours = scope.codec.encode(header, encode_start(begin.history, begin.wal))
     view = View(epoch, 0)
+    again = False
     while len(view.copies) < QUORUM:
+        lacking = [store for store in scope.stores if store not in view.copies]
         try:
-            yield from put(scope, view, ours.body, [store for store in scope.stores if store not in view.copies])
+            yield from put(scope, view, ours.body, lacking, patiently=again)
         except Refused:
             raise Fenced(f"somebody else began epoch {epoch}") from None
         if view.seals or (view.entry is not None and view.entry.digest != ours.digest):
             raise Fenced(f"epoch {epoch} was ended before it began")
+        again = True
         if len(view.copies) < QUORUM:
             yield Pause(ASK_AGAIN_S)
     return ours

@@ -16,14 +16,16 @@ It may be stopped at any point and done again by anyone: it only adds seals, and
 
 from __future__ import annotations
 
+from functools import partial
+
 from threefold.kernel.errors import Damaged, Fenced, Refused
 from threefold.quorum import keys
 from threefold.quorum.claim import highest_claim
 from threefold.quorum.majority import QUORUM, WINDOW
 from threefold.quorum.objects import SEAL_BYTES, Header, Kind
 from threefold.quorum.requests import Answers, Ask, List, Pause, Procedure, Read
-from threefold.quorum.segments import ASK_AGAIN_S
-from threefold.quorum.view import Scope, View, look, put
+from threefold.quorum.segments import ASK_AGAIN_S, listed
+from threefold.quorum.view import GRACE_S, Scope, View, look, put
 from threefold.quorum.walk import Found, SupersededError, walk
 from threefold.stores.store import Page, Unknown
 
@@ -63,7 +65,7 @@ def seal_or_adopt(scope: Scope, view: View) -> Procedure[None]:
     while view.entry is None and len(view.seals) < QUORUM:
         if contested:
             yield Pause(ASK_AGAIN_S)
-        yield from put(scope, view, seal, [store for store in scope.stores if store not in view.seals])
+        yield from put(scope, view, seal, [s for s in scope.stores if s not in view.seals], patiently=contested)
         contested = True
     if view.entry is not None and contested and view.slot > 0:
         # Somebody is appending as we come. A seal further up stops it, so that the chase ends.
@@ -81,20 +83,21 @@ def _bring_to_two(scope: Scope, view: View, body: bytes) -> Procedure[None]:
             return
         if again:
             yield Pause(ASK_AGAIN_S)
-        yield from put(scope, view, body, lacking)
+        yield from put(scope, view, body, lacking, patiently=again > 0)
 
 
 def _nothing_beyond(scope: Scope, epoch: int, found: Found) -> Procedure[None]:
     """The safety net: a writer has at most WINDOW slots under way, so an entry further up contradicts this end."""
     last = max((e.header.slot for e in found.recent if e.header.epoch == epoch), default=0)
     after = keys.slot_key(epoch, last + WINDOW)
-    answers: Answers = yield Ask(tuple(List(store, keys.log_prefix(epoch), after) for store in scope.stores))
+    asked = tuple(List(store, keys.log_prefix(epoch), after) for store in scope.stores)
+    answers: Answers = yield Ask(asked, partial(listed, scope.decisive), GRACE_S)
     suspects = [
-        Read(store, listed.key)
+        Read(store, beyond.key)
         for place, store in enumerate(scope.stores)
         if isinstance(page := answers.get(place), Page)
-        for listed in page.objects
-        if listed.size > SEAL_BYTES
+        for beyond in page.objects
+        if beyond.size > SEAL_BYTES
     ]
     while suspects:
         answers = yield Ask(tuple(suspects))

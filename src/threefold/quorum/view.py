@@ -17,6 +17,9 @@ from threefold.quorum.objects import Codec, Kind, LogObject
 from threefold.quorum.requests import Answer, Answers, Ask, Create, Procedure, Read
 from threefold.stores.store import ABSENT, Made
 
+# How much longer a store may take than the others where its answer is welcome, but not needed.
+GRACE_S = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class Scope:
@@ -82,32 +85,38 @@ class View:
 
 
 def look(scope: Scope, epoch: int, slots: Sequence[int]) -> Procedure[list[View]]:
-    """Read slots side by side, waiting only for as many stores as decide."""
-    requests = tuple(Read(store, keys.slot_key(epoch, slot)) for slot in slots for store in scope.stores)
+    """Read slots of one epoch side by side, waiting only for as many stores as decide."""
+    return (yield from look_at(scope, [(epoch, slot) for slot in slots]))
+
+
+def look_at(scope: Scope, positions: Sequence[tuple[int, int]]) -> Procedure[list[View]]:
+    """Read slots, (epoch, slot) each, side by side, waiting only for as many stores as decide."""
+    requests = tuple(Read(store, keys.slot_key(*position)) for position in positions for store in scope.stores)
     width = len(scope.stores)
 
-    opens: dict[int, bool] = {}
+    judged: dict[int, bool] = {}
 
     def definite(place: int, answer: Answer) -> bool:
         # Damaged bytes decide nothing: counted, they would end the waiting before the store that knows has answered.
-        if place not in opens:
-            opens[place] = answer is ABSENT or (isinstance(answer, bytes) and _opens(scope.codec, answer))
-        return opens[place]
+        if place not in judged:
+            judged[place] = answer is ABSENT or (isinstance(answer, bytes) and opens(scope.codec, answer))
+        return judged[place]
 
     def enough(answers: Answers) -> bool:
-        decided = [0] * len(slots)
+        decided = [0] * len(positions)
         for place, answer in answers.items():
             decided[place // width] += definite(place, answer)
         return min(decided) >= scope.decisive
 
     answers: Answers = yield Ask(requests, enough)
-    views = [View(epoch, slot) for slot in slots]
+    views = [View(epoch, slot) for epoch, slot in positions]
     for place, answer in answers.items():
         views[place // width].learn(scope.codec, requests[place].store, answer)
     return views
 
 
-def _opens(codec: Codec, body: bytes) -> bool:
+def opens(codec: Codec, body: bytes) -> bool:
+    """Whether the bytes are an object of this log, whole."""
     try:
         codec.open(body)
     except Damaged:
@@ -115,17 +124,23 @@ def _opens(codec: Codec, body: bytes) -> bool:
     return True
 
 
-def put(scope: Scope, view: View, body: bytes, stores: Sequence[str]) -> Procedure[None]:
+def _any(answers: Answers) -> bool:
+    return any(isinstance(answer, bytes) for answer in answers.values())
+
+
+def put(scope: Scope, view: View, body: bytes, stores: Sequence[str], *, patiently: bool = False) -> Procedure[None]:
     """Create ``body`` in the slot on ``stores``; ``view`` learns what stands there afterwards.
 
-    An answer that is not CREATED says nothing by itself: it is read back.
+    An answer that is not CREATED says nothing by itself: it is read back. A store that hangs is not waited for once
+    as many as decide have answered definitely; ``patiently`` it is, where that did not get us further.
     """
     creates = tuple(Create(store, view.key, body) for store in stores)
 
     def enough(answers: Answers) -> bool:
-        return sum(answer is Made.CREATED for answer in answers.values()) >= scope.decisive
+        made = sum(isinstance(answer, Made) for answer in answers.values())
+        return not patiently and made >= min(scope.decisive, len(stores))
 
-    answers: Answers = yield Ask(creates, enough)
+    answers: Answers = yield Ask(creates, enough, GRACE_S)
     doubtful = []
     for place, store in enumerate(stores):
         if answers.get(place) is Made.CREATED:
@@ -134,6 +149,6 @@ def put(scope: Scope, view: View, body: bytes, stores: Sequence[str]) -> Procedu
             doubtful.append(store)
     if doubtful:
         reads = tuple(Read(store, view.key) for store in doubtful)
-        answers = yield Ask(reads)
+        answers = yield Ask(reads, _any, GRACE_S)
         for place, store in enumerate(doubtful):
             view.learn(scope.codec, store, answers.get(place))
