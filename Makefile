@@ -50,7 +50,7 @@ soak: $(STAMP)  ## the quorum log's simulation until stopped; prints the first f
 	@$(BIN)/python -m tests.simulation.soak $(ARGS)
 
 chaos: $(STAMP)  ## kill -9 at random moments on real processes, many rounds; the ledger judges
-	@$(BIN)/python -m pytest -m soak tests/integration $(PYTEST)
+	@$(BIN)/python -m tests.acceptance.chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 bench: $(STAMP)  ## measure against stock PostgreSQL tools, side by side on this machine
 	@$(BIN)/python -m bench $(ARGS)

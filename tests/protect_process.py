@@ -359,7 +359,7 @@ provider = "own-{name}"
         self.primary.server.kill()
         shutil.rmtree(self.primary.server.data_dir, ignore_errors=True)
 
-    async def recover(self, *options: str | Path, major: int = 18, kill_after: float | None = None) -> dict[str, Any]:
+    async def recover(self, *options: str | Path, kill_after: float | None = None) -> dict[str, Any]:
         """By the command line, to a running server in the primary's place (same port)."""
         into = folder("tf-recovered-") / "data"
         old = self.primary.server

@@ -28,7 +28,7 @@ async def test_what_was_saved_is_back_after_the_disaster(major: int) -> None:
             here.destroy_primary()
         for process in here.processes:
             process.kill()
-        await here.recover(major=major)
+        await here.recover()
         await people.judge()
 
 
