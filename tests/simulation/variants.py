@@ -140,7 +140,7 @@ def trusts_a_segment_on_one_store() -> Any:
         while True:
             answers = yield Ask(tuple(Read(store, keys.segment_key(timeline, number)) for store in scope.stores))
             for answer in answers.values():
-                if isinstance(answer, bytes) and (found := lead._open(scope, answer)) is not None:
+                if (found := view.opened(scope.codec, answer)) is not None:
                     return found
             yield Pause(0.2)
 

@@ -63,9 +63,9 @@ class _Here:
         scope = Scope(("S1", "S2"), codec, "0a" * 16)
         first = codec.encode(Header(Kind.START, 1, 0, scope.writer, 1, Lsn(0), Lsn(0)), encode_start((), b""))
         self.deployment = Deployment(
-            self.stores, HealthBook(self.stores), _KEYRING, clock, self._hear, "here", Durability(None), dict
+            self.stores, HealthBook(self.stores), _KEYRING, clock, self._hear, "here", "here", Durability(None), dict
         )
-        self.log = Log(_FORMAT, scope.stores, (), {"S3": "silent"}, dict.fromkeys(scope.stores, _FORMAT.incarnation))
+        self.log = Log(_FORMAT, scope.stores, {"S3": "silent"}, dict.fromkeys(scope.stores, _FORMAT.incarnation))
         self.leader = Leader(
             self.deployment,
             self.log,

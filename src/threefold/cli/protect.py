@@ -14,6 +14,7 @@ from threefold.bootstrap import open_parts, primary_of, puts_of, wrapped_key_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
+from threefold.kernel.machine import this_machine
 from threefold.protect.leader import Deployment
 from threefold.protect.run import protect as protect_until
 from threefold.protect.stream import Durability
@@ -55,6 +56,7 @@ async def _protect(found: Settings, output: Output, *, take_over: bool) -> None:
             clock=parts.clock,
             report=telemetry.report,
             host=socket.gethostname(),
+            machine=this_machine(),
             durability=Durability(max_lag=lag),
             puts=lambda: puts_of(parts),
         )

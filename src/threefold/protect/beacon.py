@@ -47,6 +47,7 @@ class LeaderStatus:
     epoch: int
     writer: str
     host: str
+    machine: str  # host, boot and process-number space: only there does ``pid`` mean anything
     pid: int
     beat: int
     at: str

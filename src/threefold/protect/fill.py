@@ -15,7 +15,9 @@ from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
 from threefold.quorum import keys
 from threefold.quorum.history import History
+from threefold.quorum.keys import SEGMENT_BYTES
 from threefold.quorum.objects import Codec, Kind
+from threefold.quorum.timelines import open_history
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.vault.check import check_object
@@ -135,10 +137,12 @@ def _may_be_copied(key: str, body: bytes, keyring: Keyring, codec: Codec, counts
     try:
         if key.startswith(_VAULT):
             check_object(key, body, keyring)
+        elif key.startswith(f"{keys.TIMELINES}/"):
+            open_history(keyring, keys.last_number(key) or 0, body)
         elif key.startswith(_OPENED):
             header = codec.open(body).header
             if header.kind is Kind.SEGMENT:
-                return key.startswith(f"{keys.wal_prefix(header.timeline)}/")
+                return key == keys.segment_key(header.timeline, header.start // SEGMENT_BYTES)
             # Where an entry counts, a seal would take the place of its second copy; elsewhere only seals may be.
             fits = counts(header.epoch, header.slot) is not (header.kind is Kind.SEAL)
             return fits and key == keys.slot_key(header.epoch, header.slot)

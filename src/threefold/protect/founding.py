@@ -26,11 +26,10 @@ from threefold.stores.store import ObjectStore, Page, Unknown
 
 @dataclass(frozen=True, slots=True)
 class Log:
-    """A log that exists: its format, the stores that vote, those to be filled first, and those that are silent."""
+    """A log that exists: its format, the stores that vote, and those that are silent."""
 
     format: Format
     members: tuple[str, ...]
-    learners: tuple[str, ...]
     silent: Mapping[str, str]
     incarnations: Mapping[str, str]  # of the members, as they were when we came
 
@@ -53,7 +52,7 @@ async def find_or_found(
         roll = await driver.run(read_roll(tuple(stores)))
     agreed = agreed_format(roll, keyring, QUORUM)
     incarnations = {name: each.incarnation for name, each in roll.members.items()}
-    return Log(agreed, tuple(roll.members), roll.strangers, roll.silent, incarnations)
+    return Log(agreed, tuple(roll.members), roll.silent, incarnations)
 
 
 async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:

@@ -57,6 +57,7 @@ class Deployment:
     clock: Clock
     report: Report
     host: str
+    machine: str
     durability: Durability
     puts: Callable[[], Mapping[str, int]]  # requests that create or overwrite, by store, since the start
 
@@ -290,6 +291,7 @@ class Leader:
             epoch=self._leadership.epoch,
             writer=self._leadership.scope.writer,
             host=self._with.host,
+            machine=self._with.machine,
             pid=os.getpid(),
             beat=self._beat,
             at=self._with.clock.now().isoformat(timespec="milliseconds"),

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import BadInput, Refused, Unavailable
+from threefold.kernel.errors import BadInput, Damaged, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
@@ -33,6 +34,7 @@ from threefold.quorum.objects import Codec, LogObject
 from threefold.quorum.reader import PATIENCE_S, Extent, read_wal
 from threefold.quorum.reading import read_log
 from threefold.quorum.start import opening, start
+from threefold.quorum.timelines import open_history, seal_history
 from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
 from threefold.stores.confirm import Stored, Taken, create_confirmed
@@ -198,10 +200,13 @@ class Candidate:
                 hint="a newer primary may be at work: protect that one, or recover from the stores",
             ) from error
         answers = await asyncio.gather(*(self._stores[m].read(keys.timeline_key(timeline)) for m in self._log.members))
-        kept = [answer for answer in answers if isinstance(answer, bytes)]
+        kept = set()
+        for answer in answers:
+            with suppress(Damaged):
+                kept |= {open_history(self._keyring, timeline, answer)} if isinstance(answer, bytes) else set()
         if not kept:
-            raise Unavailable(f"no store gives the history of timeline {timeline}")
-        if any(copy != ours for copy in kept):
+            raise Unavailable(f"no store gives the history of timeline {timeline} whole")
+        if kept != {ours}:
             raise Refused(
                 f"the primary's timeline {timeline} is not the log's: two nodes were promoted from the same point",
                 hint="recover from the stores, and protect the recovered database",
@@ -212,10 +217,10 @@ class Candidate:
         content = await self._link.timeline_history(timeline)
         if content is None:
             return
-        key = keys.timeline_key(timeline)
+        key, body = keys.timeline_key(timeline), seal_history(self._keyring, timeline, content)
         while True:
             answers = await asyncio.gather(
-                *(create_confirmed(self._stores[member], key, content) for member in self._log.members)
+                *(create_confirmed(self._stores[member], key, body) for member in self._log.members)
             )
             if any(isinstance(answer, Taken) for answer in answers):
                 raise Refused(

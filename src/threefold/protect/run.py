@@ -8,6 +8,7 @@ where it stopped. It ends when it is told to, when it is fenced, or when going o
 from __future__ import annotations
 
 import asyncio
+import os
 from dataclasses import dataclass
 
 import psutil
@@ -98,8 +99,9 @@ class _Server:
         leader = await beacon.read_leader(stores, keyring)
         if leader is None or leader.state == "stopped":
             return False
-        if leader.host == self._with.host and not psutil.pid_exists(leader.pid):
-            return False  # it died here; waiting for its silence would only hold commits up
+        here = leader.machine == self._with.machine
+        if here and (leader.pid == os.getpid() or not psutil.pid_exists(leader.pid)):
+            return False  # it died here, or was us; waiting for its silence would only hold commits up
         self._with.report("waiting: a leader may be alive", epoch=leader.epoch, host=leader.host, pid=leader.pid)
         await beacon.wait_for_silence(stores, keyring, clock)
         return True

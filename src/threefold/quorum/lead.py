@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from threefold.kernel.errors import Damaged, Unavailable
+from threefold.kernel.errors import Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import keys
 from threefold.quorum.builder import Settled, lineage
@@ -22,11 +22,11 @@ from threefold.quorum.objects import LogObject
 from threefold.quorum.requests import Answers, Ask, Create, Pause, Procedure, Read
 from threefold.quorum.segments import ASK_AGAIN_S, segment_of
 from threefold.quorum.takeover import take_over
-from threefold.quorum.view import Scope
+from threefold.quorum.view import Scope, opened
 from threefold.quorum.walk import Found
 from threefold.stores.store import Made
 
-_ANCHOR_TRIES = 20
+_TRIES = 20
 
 
 def fence(scope: Scope) -> Procedure[tuple[int, Found | None]]:
@@ -72,11 +72,11 @@ def segment_on_two(scope: Scope, timeline: int, number: int) -> Procedure[LogObj
     everybody from leading for as long as the third store is away.
     """
     key = keys.segment_key(timeline, number)
-    for _ in range(_ANCHOR_TRIES):
+    for _ in range(_TRIES):
         reads = tuple(Read(store, key) for store in scope.stores)
         answers: Answers = yield Ask(reads, partial(_two_have, scope))
         there = {store for place, store in enumerate(scope.stores) if isinstance(answers.get(place), bytes)}
-        segment = next((copy for answer in answers.values() if (copy := _open(scope, answer))), None)
+        segment = next((copy for answer in answers.values() if (copy := opened(scope.codec, answer))), None)
         if segment is not None:
             lacking = [store for store in scope.stores if store not in there]
             if len(there) < QUORUM:
@@ -91,13 +91,4 @@ def segment_on_two(scope: Scope, timeline: int, number: int) -> Procedure[LogObj
 def _two_have(scope: Scope, answers: Answers) -> bool:
     """Two have it, and one of them whole. Opened only when two have answered: 16 MiB take a while."""
     bodies = [answer for answer in answers.values() if isinstance(answer, bytes)]
-    return len(bodies) >= QUORUM and any(_open(scope, body) is not None for body in bodies)
-
-
-def _open(scope: Scope, answer: object) -> LogObject | None:
-    if not isinstance(answer, bytes):
-        return None
-    try:
-        return scope.codec.open(answer)
-    except Damaged:
-        return None
+    return len(bodies) >= QUORUM and any(opened(scope.codec, body) for body in bodies)

@@ -81,6 +81,11 @@ class LogObject:
     digest: bytes
 
     @property
+    def position(self) -> tuple[int, int]:
+        """Epoch and slot."""
+        return self.header.epoch, self.header.slot
+
+    @property
     def is_seal(self) -> bool:
         return self.header.kind is Kind.SEAL
 

@@ -25,6 +25,7 @@ from threefold.quorum.majority import QUORUM
 from threefold.quorum.members import Format, Roll, read_roll
 from threefold.quorum.objects import Codec, Kind
 from threefold.quorum.reading import read_log
+from threefold.quorum.timelines import open_history
 from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
 from threefold.stores.reads import Reader
@@ -109,7 +110,7 @@ async def read_extent(
     timelines = {span.timeline for span in found.spans} | {found.timeline}
     histories = {}
     for timeline in sorted(timelines - {1}):
-        histories[timeline] = await reader.read(keys.timeline_key(timeline), _as_it_is)
+        histories[timeline] = await _history(reader, keyring, timeline)
     return Extent(found_format, members, found, histories, tuple(notes))
 
 
@@ -250,5 +251,8 @@ def _slice(line: Sequence[Settled], start: Lsn, end: Lsn) -> bytes:
     return b"".join(parts)
 
 
-async def _as_it_is(body: bytes) -> bytes:
-    return body
+async def _history(reader: Reader, keyring: Keyring, timeline: int) -> bytes:
+    async def accept(body: bytes) -> bytes:
+        return open_history(keyring, timeline, body)
+
+    return await reader.read(keys.timeline_key(timeline), accept)

@@ -15,7 +15,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.quorum import keys
 from threefold.quorum.objects import HEADER_BYTES, Header, Kind
 from threefold.quorum.requests import Answer, Answers, Ask, List, Pause, Procedure, Read
-from threefold.quorum.view import GRACE_S, Scope, opens
+from threefold.quorum.view import GRACE_S, Scope, opened
 from threefold.stores.store import ABSENT, Page
 
 ASK_AGAIN_S = 0.2
@@ -104,7 +104,7 @@ def _usable(scope: Scope, at: SegmentAt) -> Procedure[bool]:
     answers: Answers = yield Ask(tuple(Read(store, key, HEADER_BYTES) for store in scope.stores), headers, GRACE_S)
     while not headers(answers):
         answers = yield Ask(tuple(Read(store, key) for store in scope.stores))
-        if any(isinstance(answer, bytes) and opens(scope.codec, answer) for answer in answers.values()):
+        if any(opened(scope.codec, answer) for answer in answers.values()):
             return True
         if all(answer is ABSENT or isinstance(answer, bytes) for answer in answers.values()):
             return False

@@ -18,14 +18,14 @@ from __future__ import annotations
 
 from functools import partial
 
-from threefold.kernel.errors import Damaged, Fenced, Refused
+from threefold.kernel.errors import Fenced, Refused
 from threefold.quorum import keys
 from threefold.quorum.claim import highest_claim
 from threefold.quorum.majority import QUORUM, WINDOW
 from threefold.quorum.objects import SEAL_BYTES, Header, Kind
 from threefold.quorum.requests import Answers, Ask, List, Pause, Procedure, Read
 from threefold.quorum.segments import ASK_AGAIN_S, listed
-from threefold.quorum.view import GRACE_S, Scope, View, look, put
+from threefold.quorum.view import GRACE_S, Scope, View, look, opened, put
 from threefold.quorum.walk import Found, SupersededError, walk
 from threefold.stores.store import Page, Unknown
 
@@ -102,8 +102,8 @@ def _nothing_beyond(scope: Scope, epoch: int, found: Found) -> Procedure[None]:
     while suspects:
         answers = yield Ask(tuple(suspects))
         for place, request in enumerate(suspects):
-            answer = answers.get(place)
-            if isinstance(answer, bytes) and _is_entry(scope, answer):
+            found_there = opened(scope.codec, answers.get(place))
+            if found_there is not None and not found_there.is_seal:
                 raise Refused(
                     f"{request.store} holds {request.key}, beyond the end of its epoch at slot {last}",
                     hint="nothing was truncated; keep all three stores as they are and report this",
@@ -111,10 +111,3 @@ def _nothing_beyond(scope: Scope, epoch: int, found: Found) -> Procedure[None]:
         suspects = [r for place, r in enumerate(suspects) if isinstance(answers.get(place), Unknown)]
         if suspects:
             yield Pause(ASK_AGAIN_S)
-
-
-def _is_entry(scope: Scope, body: bytes) -> bool:
-    try:
-        return not scope.codec.open(body).is_seal
-    except Damaged:
-        return False

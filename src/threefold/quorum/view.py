@@ -46,13 +46,11 @@ class View:
     copies: set[str] = field(default_factory=set)
     seals: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
+    damaged: set[str] = field(default_factory=set)
 
     @property
     def key(self) -> str:
         return keys.slot_key(self.epoch, self.slot)
-
-    def definite(self) -> int:
-        return len(self.copies) + len(self.seals) + len(self.absent)
 
     def vacant(self) -> int:
         """Stores that say there is no entry."""
@@ -65,13 +63,11 @@ class View:
             return
         if not isinstance(answer, bytes):
             return
-        try:
-            found = codec.open(answer)
-        except Damaged:
-            return
-        if (found.header.epoch, found.header.slot) != (self.epoch, self.slot) or found.header.kind is Kind.SEGMENT:
-            return  # a whole object in the wrong place is as good as damaged
         self.absent.discard(store)
+        found = opened(codec, answer)
+        if found is None or found.header.kind is Kind.SEGMENT or found.position != (self.epoch, self.slot):
+            self.damaged.add(store)  # a whole object in the wrong place is as good as damaged
+            return
         if found.is_seal:
             self.seals.add(store)
             return
@@ -99,7 +95,7 @@ def look_at(scope: Scope, positions: Sequence[tuple[int, int]]) -> Procedure[lis
     def definite(place: int, answer: Answer) -> bool:
         # Damaged bytes decide nothing: counted, they would end the waiting before the store that knows has answered.
         if place not in judged:
-            judged[place] = answer is ABSENT or (isinstance(answer, bytes) and opens(scope.codec, answer))
+            judged[place] = answer is ABSENT or opened(scope.codec, answer) is not None
         return judged[place]
 
     def enough(answers: Answers) -> bool:
@@ -115,13 +111,14 @@ def look_at(scope: Scope, positions: Sequence[tuple[int, int]]) -> Procedure[lis
     return views
 
 
-def opens(codec: Codec, body: bytes) -> bool:
-    """Whether the bytes are an object of this log, whole."""
+def opened(codec: Codec, answer: Answer) -> LogObject | None:
+    """The object that a read answered, whole; None for anything else."""
+    if not isinstance(answer, bytes):
+        return None
     try:
-        codec.open(body)
+        return codec.open(answer)
     except Damaged:
-        return False
-    return True
+        return None
 
 
 def _any(answers: Answers) -> bool:

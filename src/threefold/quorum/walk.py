@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-from threefold.kernel.errors import Refused
+from threefold.kernel.errors import Damaged, Refused
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.history import History, Span, decode_start, wal_of
 from threefold.quorum.objects import LogObject
@@ -65,7 +65,14 @@ class SupersededError(Exception):
 
 
 class _TrimmedError(Exception):
-    """A slot that must have been there is not: it was trimmed while we walked."""
+    """A slot that must have been there is not: it was trimmed while we walked.
+
+    ``damage`` says what was found instead, for the case that no newer segment explains it.
+    """
+
+    def __init__(self, damage: str = "") -> None:
+        super().__init__()
+        self.damage = damage
 
 
 @dataclass(slots=True)
@@ -98,7 +105,8 @@ class _Path:
 def walk(scope: Scope, head: View, judge: Judge) -> Procedure[Found]:
     """The whole log, given slot 0 of its newest epoch. Waits while too few stores answer.
 
-    Raises SupersededError where a segment tells of a still newer epoch, Refused where the log contradicts itself.
+    Raises SupersededError where a segment tells of a still newer epoch, Refused where the log contradicts itself,
+    Damaged where what must be there is whole on no store.
     """
     start = head.entry
     if start is None:
@@ -112,9 +120,9 @@ def walk(scope: Scope, head: View, judge: Judge) -> Procedure[Found]:
         try:
             yield from _promised(scope, history, head, segment, path)
             yield from _newest_epoch(scope, start, segment, path, judge)
-            whole = True
-        except _TrimmedError:
-            whole = False
+            whole, damage = True, ""
+        except _TrimmedError as trimmed:
+            whole, damage = False, trimmed.damage
         # Look again: what seems to be the end may have been settled, put into a segment and trimmed before we came.
         end = path.recent[-1].header.end if path.recent else start.header.start
         again = yield from _newest(scope, history, start, segment, end)
@@ -122,6 +130,8 @@ def walk(scope: Scope, head: View, judge: Judge) -> Procedure[Found]:
         if whole and (again is None or (reached is not None and again.position <= reached)):
             return _found(history, head, segment, path, scope.decisive)
         if again == segment:
+            if damage:
+                raise Damaged(damage, hint="bring the third store back; or recover to an earlier point (--to)")
             yield Pause(ASK_AGAIN_S)
         segment = again
 
@@ -162,6 +172,10 @@ def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Proce
             views[view.slot] = view
             if view.entry is None and view.vacant() >= scope.decisive:
                 raise _TrimmedError
+            if view.entry is None and view.damaged and len(view.damaged) + view.vacant() == len(scope.stores):
+                raise _TrimmedError(
+                    f"{view.key} is damaged on {', '.join(sorted(view.damaged))}, and nobody has it whole"
+                )
         waiting = [slot for slot in waiting if views[slot].entry is None]
         if waiting:
             yield Pause(ASK_AGAIN_S)
