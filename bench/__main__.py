@@ -1,0 +1,91 @@
+"""`python -m bench` (`make bench`): everything measured in one run, printed as ratios; ``--json`` for machines.
+
+Absolute figures are this machine's and this hour's. The ratios compare what ran in turn with each other: variants
+alternate within every round, and the median of the rounds counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from bench import backup, bulk, commit, faults, table
+from bench.rig import Rig
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m bench", description="Measure against stock PostgreSQL tools.")
+    parser.add_argument("--quick", action="store_true", help="a small version, for a look")
+    parser.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
+    parser.add_argument("--only", choices=["commit", "faults", "bulk", "backup"], action="append", help="some parts")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, help="how often the variants take turns")
+    parser.add_argument("--seconds", type=float, help="of each measurement")
+    parser.add_argument("--dir", type=Path, help="on the disk to measure; the system's folder for temporary files")
+    options = parser.parse_args()
+    rounds = options.rounds or (2 if options.quick else 5)
+    seconds = options.seconds or (4 if options.quick else 15)
+    megabytes = 100 if options.quick else 1000
+    parts = set(options.only or ["commit", "faults", "bulk", "backup"])
+    found: dict[str, Any] = {"machine": machine(), "rounds": rounds, "seconds": seconds}
+    with Rig(options.dir) as rig:
+        found["machine"]["postgresql"] = rig.binaries.version
+        if parts & {"commit", "faults"}:
+            commit.prepare(rig)
+            commit.measure(rig, 8, 5)
+        if "commit" in parts:
+            found["commit"] = {}
+            for clients in options.clients:
+                say(f"commits, {clients} clients")
+                found["commit"][clients] = commit.compare(rig, clients, rounds, seconds)
+        if "faults" in parts:
+            say("one store stopped")
+            found["faults"] = faults.compare(rig, 8, rounds, seconds)
+        if parts & {"bulk", "backup"}:
+            bulk.prepare(rig, megabytes)
+        if "bulk" in parts:
+            say(f"draining {megabytes} MB")
+            found["bulk"] = bulk.compare(rig, 1 if options.quick else 3)
+        if "backup" in parts:
+            say("snapshot and recovery")
+            rig.sql("CREATE TABLE bulk AS SELECT source.* FROM source, generate_series(1, 4)")
+            bulk.free(rig)
+            found["backup"] = backup.compare(rig)
+    found["ratios"] = table.ratios(found)
+    if options.json:
+        print(json.dumps(found))
+    else:
+        table.show(found)
+
+
+def machine() -> dict[str, Any]:
+    """What was measured on, when, and how busy it was with other things."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.partition(":")[2].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return {
+        "date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "memory_gb": round(psutil.virtual_memory().total / 1e9),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def say(what: str) -> None:
+    print(f"... {what}", file=sys.stderr, flush=True)
+
+
+main()

@@ -1,0 +1,254 @@
+"""One PostgreSQL, and the standbys that are measured on it: stock ones and ours, as processes of their own.
+
+All data lies in one folder, so on one disk. Only the standbys of the variant that is measured run at that time; the
+storage servers stay, and cost nothing while nobody asks them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Self
+
+import psutil
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from threefold.local.create import any_ports, create_home
+from threefold.local.home import REPLICATION_USER, SUPERUSER, Home
+from threefold.postgres.binaries import find_binaries
+from threefold.postgres.server import Server
+
+STORES = ("S1", "S2", "S3")
+RECEIVERS = ("receiver1", "receiver2", "receiver3")
+_SETTLE_S: Final = 4.0  # a new leader compares the stores once; that is not what is measured
+_SETTINGS = {
+    "fsync": "on",
+    "synchronous_commit": "on",
+    "shared_buffers": "256MB",
+    "max_wal_size": "16GB",  # no checkpoint falls into a measurement
+    "checkpoint_timeout": "1h",
+    "max_connections": "100",
+    "max_wal_senders": "10",
+    "autovacuum": "off",
+    "wal_level": "replica",
+    "log_checkpoints": "off",
+}
+
+
+class Rig:
+    """Use as a context manager; everything is stopped and removed at the end."""
+
+    def __init__(self, folder: Path | None = None) -> None:
+        # PostgreSQL runs as another user where we are root: the folder has to be passable.
+        self.base = Path(tempfile.mkdtemp(prefix="threefold-bench-", dir=folder))
+        self.base.chmod(0o755)
+        create_home(self.base / "home", ports=any_ports(), passphrase="only for a benchmark")
+        self.home = Home.at(self.base / "home")
+        self.binaries = find_binaries(18)
+        sockets = self.base / "sockets"
+        self.server = Server(
+            self.binaries, self.home.primary, self.home.primary_port, socket_dir=sockets, settings=_SETTINGS
+        )
+        self.conninfo = {"host": str(sockets), "port": str(self.home.primary_port), "user": SUPERUSER}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.retired_cpu: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        try:
+            asyncio.run(self.server.initdb(superuser=SUPERUSER, password=self.home.secret("postgres.password")))
+            with (self.home.primary / "pg_hba.conf").open("a") as hba:
+                hba.write("host replication all 127.0.0.1/32 scram-sha-256\n")
+            asyncio.run(self.server.start())
+            password = self.home.secret(f"{REPLICATION_USER}.password")
+            self.sql(f"CREATE ROLE {REPLICATION_USER} LOGIN REPLICATION PASSWORD '{password}'")
+            self.sql(f"GRANT pg_monitor TO {REPLICATION_USER}")
+            for name in STORES:
+                self.start_store(name)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for name in list(self.processes):
+            self.stop(name, hard=True)
+        with contextlib.suppress(Exception):
+            asyncio.run(self.server.stop("immediate", timeout=10))
+        shutil.rmtree(self.base, ignore_errors=True)
+
+    # --- PostgreSQL ---
+
+    def connect(self, dbname: str = "postgres") -> psycopg.Connection[tuple[object, ...]]:
+        return psycopg.connect(make_conninfo(dbname=dbname, **self.conninfo), autocommit=True)
+
+    def sql(self, command: str, dbname: str = "postgres") -> list[tuple[object, ...]]:
+        with self.connect(dbname) as connection:
+            cursor = connection.execute(command.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    def program(self, name: str) -> str:
+        return str(self.binaries.program(name))
+
+    def require(self, standbys: str) -> None:
+        """``synchronous_standby_names``."""
+        self.sql(f"ALTER SYSTEM SET synchronous_standby_names = '{standbys}'")
+        self.sql("SELECT pg_reload_conf()")
+
+    # --- processes ---
+
+    def start(self, name: str, *command: str, environment: dict[str, str] | None = None) -> None:
+        with (self.base / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+
+    def stop(self, name: str, *, hard: bool = False) -> None:
+        process = self.processes.pop(name)
+        with contextlib.suppress(psutil.Error):
+            self.retired_cpu[name] = self.retired_cpu.get(name, 0.0) + cpu_of(psutil.Process(process.pid))
+        process.send_signal(signal.SIGCONT)
+        process.send_signal(signal.SIGKILL if hard else signal.SIGTERM)
+        process.wait(timeout=30)
+
+    def threefold(self, *arguments: str) -> list[str]:
+        return [*_THREEFOLD, *arguments]
+
+    def json(self, *arguments: str) -> dict[str, Any]:
+        """What a verb of ours answers."""
+        command = self.threefold(*arguments, "--json", "--quiet", "--config", str(self.home.config))
+        done = subprocess.run(command, check=False, capture_output=True, text=True)
+        for line in reversed(done.stdout.splitlines()):
+            facts: dict[str, Any] = json.loads(line)
+            if facts["type"] == "result":
+                return facts
+        raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+
+    def start_store(self, name: str) -> None:
+        address = next(self.home.address(store) for store in self.home.settings.store if store.name == name)
+        command = ("storage", "serve", "--data", str(self.home.storage(name)), "--listen", address)
+        secrets = {
+            "THREEFOLD_STORAGE_ACCESS_KEY_ID": self.home.secret(f"{name}.key"),
+            "THREEFOLD_STORAGE_SECRET_ACCESS_KEY": self.home.secret(f"{name}.secret"),
+        }
+        self.start(name, *self.threefold(*command), environment=secrets)
+        host, _, port = address.rpartition(":")
+        self.until(lambda: _listens(host, int(port)), name)
+
+    # --- variants ---
+
+    @contextmanager
+    def no_standby(self) -> Iterator[None]:
+        self.require("")
+        yield
+
+    @contextmanager
+    def receivers(self, count: int = 3, quorum: int = 2) -> Iterator[None]:
+        """pg_receivewal --synchronous: each its own folder and slot."""
+        names = RECEIVERS[:count]
+        # A slot keeps all WAL since its standby was last here: what was written meanwhile is nobody's to send.
+        for name in names:
+            folder = self.base / name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            self._drop_slot(name)
+            self.sql(f"SELECT pg_create_physical_replication_slot('{name}')")
+            dsn = f"host=127.0.0.1 port={self.home.primary_port} user={REPLICATION_USER} application_name={name}"
+            command = ("-D", str(folder), "--synchronous", "--slot", name, "--no-loop", "--no-password", "-d", dsn)
+            password = {"PGPASSWORD": self.home.secret(f"{REPLICATION_USER}.password")}
+            self.start(name, self.program("pg_receivewal"), *command, environment=password)
+        try:
+            self.require(f"ANY {quorum} ({', '.join(names)})")
+            self.until_streaming(names)
+            yield
+        finally:
+            self.require("")
+            for name in names:
+                self.stop(name)
+                self._drop_slot(name)
+
+    @contextmanager
+    def ours(self) -> Iterator[None]:
+        self.start("protect", *self.threefold("protect", "--config", str(self.home.config)))
+        try:
+            self.require("ANY 1 (threefold)")
+            self.until_streaming(("threefold",))
+            time.sleep(_SETTLE_S)
+            yield
+        finally:
+            self.require("")
+            self.stop("protect")
+
+    def _drop_slot(self, name: str) -> None:
+        self.until(lambda: self._slot_is_free(name), f"slot {name}")
+        self.sql(f"SELECT pg_drop_replication_slot('{name}') FROM pg_replication_slots WHERE slot_name = '{name}'")
+
+    def _slot_is_free(self, name: str) -> bool:
+        return not self.sql(f"SELECT 1 FROM pg_replication_slots WHERE slot_name = '{name}' AND active")
+
+    def until_streaming(self, names: tuple[str, ...]) -> None:
+        """Until each of them has everything and counts for commits."""
+        quoted = ", ".join(f"'{name}'" for name in names)
+        query = (
+            "SELECT 1 FROM pg_stat_replication WHERE state = 'streaming' AND sync_state = 'quorum' "
+            f"AND flush_lsn >= pg_current_wal_flush_lsn() AND application_name IN ({quoted})"
+        )
+        self.until(lambda: len(self.sql(query)) == len(names), f"{names} stream", within=120)
+
+    def until(self, done: Callable[[], bool], what: str, within: float = 60) -> None:
+        end = time.monotonic() + within
+        while not done():
+            for name, process in self.processes.items():
+                if process.poll() is not None:
+                    said = (self.base / f"{name}.log").read_text(errors="replace")[-2000:]
+                    raise RuntimeError(f"{name} ended with {process.returncode}: {said}")
+            if time.monotonic() > end:
+                raise TimeoutError(f"{what}: not within {within:g} s")
+            time.sleep(0.05)
+
+    # --- processor time ---
+
+    def cpu(self) -> dict[str, float]:
+        """Seconds of processor time so far, by process; PostgreSQL with all its children is one."""
+        used = dict(self.retired_cpu)
+        for name, process in self.processes.items():
+            used[name] = used.get(name, 0.0) + cpu_of(psutil.Process(process.pid))
+        pid = self.server.pid
+        if pid is not None:
+            postmaster = psutil.Process(pid)
+            times = postmaster.cpu_times()
+            used["postgres"] = times.user + times.system + times.children_user + times.children_system
+            for child in postmaster.children():
+                with contextlib.suppress(psutil.Error):
+                    used["postgres"] += cpu_of(child)
+        return used
+
+
+_THREEFOLD = [sys.executable, "-m", "threefold"]
+
+
+def cpu_of(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return float(times.user + times.system)
+
+
+def _listens(host: str, port: int) -> bool:
+    return any(
+        line.laddr == (host, port) and line.status == psutil.CONN_LISTEN for line in psutil.net_connections("tcp")
+    )

@@ -1,0 +1,99 @@
+"""The figures as a table that can go into docs/explanation/performance.md as it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def ratios(found: dict[str, Any]) -> dict[str, float]:
+    """Ours against what stands beside it; above 1 is better, memory aside."""
+    answer: dict[str, float] = {}
+    for clients, variants in found.get("commit", {}).items():
+        answer[f"commit_tps_{clients}_clients"] = variants["ours"]["tps"] / variants["receivers"]["tps"]
+        answer[f"commit_p99_{clients}_clients"] = variants["receivers"]["p99_ms"] / variants["ours"]["p99_ms"]
+    if "faults" in found:
+        answer["one_store_stopped_tps"] = found["faults"]["stopped"]["tps"] / found["faults"]["healthy"]["tps"]
+    if "bulk" in found:
+        answer["drain_mb_per_s"] = found["bulk"]["ours"]["mb_per_s"] / found["bulk"]["receiver"]["mb_per_s"]
+        answer["peak_memory_mb"] = found["bulk"]["ours"]["peak_rss_mb"]
+    if "backup" in found:
+        backup = found["backup"]
+        answer["snapshot_mb_per_s"] = backup["snapshot"]["mb_per_s"] / backup["pg_basebackup"]["mb_per_s"]
+    return {name: round(value, 2) for name, value in answer.items()}
+
+
+def show(found: dict[str, Any]) -> None:
+    machine = found["machine"]
+    print(
+        f"{machine['date']}; {machine['cores']} x {machine['cpu']}, {machine['memory_gb']} GB, {machine['system']}, "
+        f"Python {machine['python']}, PostgreSQL {machine['postgresql']}; load before: {machine['load_before']}; "
+        f"median of {found['rounds']} rounds of {found['seconds']:g} s"
+    )
+    if "commit" in found:
+        _commit(found["commit"])
+    if "faults" in found:
+        _faults(found["faults"])
+    if "bulk" in found:
+        _bulk(found["bulk"])
+    if "backup" in found:
+        _backup(found["backup"])
+    print("\n| ratio | |\n|---|--:|")
+    for name, value in found["ratios"].items():
+        print(f"| {name.replace('_', ' ')} | {value} |")
+
+
+def _commit(found: dict[int, Any]) -> None:
+    print(
+        "\n| clients | variant | TPS | p50 ms | p99 ms | TPS against three pg_receivewal |\n|--:|---|--:|--:|--:|--:|"
+    )
+    names = {"none": "no standby", "receivers": "3 x pg_receivewal --synchronous, ANY 2", "ours": "threefold"}
+    for clients, variants in found.items():
+        base = variants["receivers"]["tps"]
+        for name, run in variants.items():
+            ratio = "" if name == "none" else f"{run['tps'] / base:.2f}"
+            print(f"| {clients} | {names[name]} | {run['tps']:.0f} | {_latency(run)} | {ratio} |")
+    print(
+        "\n| clients | processor time for each commit, µs: DRaaS server | a store | PostgreSQL | three pg_receivewal |"
+    )
+    print("|--:|--:|--:|--:|--:|")
+    for clients, variants in found.items():
+        ours, stock = variants["ours"]["cpu"], variants["receivers"]["cpu"]
+        stores = sum(ours.get(name, 0) for name in ("S1", "S2", "S3")) // 3
+        receivers = sum(used for name, used in stock.items() if name.startswith("receiver"))
+        print(f"| {clients} | {ours.get('protect', 0)} | {stores} | {ours.get('postgres', 0)} | {receivers} |")
+
+
+def _faults(found: dict[str, Any]) -> None:
+    print("\n| stores, 8 clients | TPS | p50 ms | p99 ms | TPS against healthy |\n|---|--:|--:|--:|--:|")
+    base = found["healthy"]["tps"]
+    for name, words in (("healthy", "all three"), ("stopped", "one stopped (SIGSTOP)")):
+        run = found[name]
+        print(f"| {words} | {run['tps']:.0f} | {_latency(run)} | {run['tps'] / base:.2f} |")
+
+
+def _bulk(found: dict[str, Any]) -> None:
+    print("\n| CREATE TABLE AS | WAL MB | seconds | MB/s | peak lag MB | peak memory of the process MB |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for name, words in (("receiver", "1 x pg_receivewal --synchronous"), ("ours", "threefold, two of three stores")):
+        run = found[name]
+        print(
+            f"| {words} | {run['wal_mb']:.0f} | {run['seconds']:.1f} | {run['mb_per_s']:.0f} | "
+            f"{run['peak_lag_mb']:.0f} | {run['peak_rss_mb']:.0f} |"
+        )
+    print(f"\nratio: {found['ours']['mb_per_s'] / found['receiver']['mb_per_s']:.2f}")
+
+
+def _backup(found: dict[str, Any]) -> None:
+    ours, stock, back = found["snapshot"], found["pg_basebackup"], found["recover"]
+    print(f"\n| {ours['mb']:.0f} MB database | seconds | MB/s |\n|---|--:|--:|")
+    print(f"| pg_basebackup to a folder | {stock['seconds']:.1f} | {stock['mb_per_s']:.0f} |")
+    print(f"| threefold snapshot to three stores | {ours['seconds']:.1f} | {ours['mb_per_s']:.0f} |")
+    print(
+        f"| threefold recover, until writable | {back['writable_after_s']:.1f} | {back['mb_per_s']:.0f} (restoring) |"
+    )
+    phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in back["phases"].items())
+    print(f"\nratio: {ours['mb_per_s'] / stock['mb_per_s']:.2f}; recovery: {phases}")
+
+
+def _latency(run: dict[str, Any]) -> str:
+    return f"{run['p50_ms']:.1f} | {run['p99_ms']:.1f}"
