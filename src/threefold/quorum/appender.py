@@ -46,6 +46,8 @@ class Limits:
 
 
 LIMITS = Limits()
+# After that many damaged readings the store's own copy is damaged, and the other two have to do.
+_DOUBTS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ class _Item:
     end: Lsn
     part: Settled | None  # an entry's bytes, until they are settled and on their way into a segment
     segment: bytes = b""  # SHA-256 of a segment's bytes, for comparing with another leader's copy
+    doubts: int = 0  # how often reading it back gave bytes that do not open
     on: set[str] = field(default_factory=set)
 
     @property
@@ -209,8 +212,13 @@ class Appender:
             try:
                 other = self._scope.codec.open(found)
             except Damaged as damage:
-                lane.missing += 1  # not a rival: a copy of ours that does not open; the other two have to do
+                # Not a rival: a copy of ours that does not open, or was hurt on its way here.
                 lane.reason = f"{item.key}: {damage}"
+                item.doubts += 1
+                if item.doubts < _DOUBTS:
+                    self._again(lane, item, read=True)
+                else:
+                    lane.missing += 1
                 return
             same = item.segment and sha256(other.payload).digest() == item.segment
             ours = bool(same) and other.header.epoch <= self._epoch

@@ -1,0 +1,156 @@
+"""The appender's promises, one by one; tests/simulation has them all at once."""
+
+from __future__ import annotations
+
+from threefold.kernel.keys import Keyring
+from threefold.kernel.lsn import Lsn
+from threefold.quorum.appender import Appender, Encode, Limits, Send
+from threefold.quorum.history import encode_start
+from threefold.quorum.majority import WINDOW
+from threefold.quorum.objects import Codec, Header, Kind
+from threefold.quorum.requests import Create, Read
+from threefold.quorum.view import Scope
+from threefold.stores.store import Made, Unknown
+
+_CODEC = Codec(Keyring(bytes(32)), 7)
+_SCOPE = Scope(("S1", "S2", "S3"), _CODEC, "0a" * 16, segment_bytes=1024)
+
+
+def _appender(**limits: int) -> Appender:
+    header = Header(Kind.START, 3, 0, _SCOPE.writer, 1, Lsn(0), Lsn(0))
+    return Appender(_SCOPE, _CODEC.encode(header, encode_start((), b"")), (), Lsn(0), Limits(**limits))
+
+
+def _by_store(sends: list[Send]) -> dict[str, list[Send]]:
+    found: dict[str, list[Send]] = {"S1": [], "S2": [], "S3": []}
+    for send in sends:
+        if not isinstance(send.request, Encode):
+            found[send.request.store].append(send)
+    return found
+
+
+def _offer(appender: Appender, data: bytes) -> dict[str, list[Send]]:
+    appender.offer(data)
+    return _by_store(appender.poll(0.0))
+
+
+def _of_a_living_store(send: Send) -> bool:
+    return isinstance(send.request, Encode) or send.request.store != "S3"
+
+
+def test_settled_on_two_and_not_before() -> None:
+    appender = _appender()
+    sent = _offer(appender, b"abc")
+    appender.answer(sent["S1"][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 0
+    appender.answer(sent["S3"][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 3
+
+
+def test_settled_only_without_a_gap_below() -> None:
+    appender = _appender()
+    first, second = _offer(appender, b"abc"), _offer(appender, b"def")
+    for store in ("S1", "S2"):
+        appender.answer(second[store][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 0
+    for store in ("S2", "S3"):
+        appender.answer(first[store][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 6
+
+
+def test_no_more_slots_under_way_than_the_window() -> None:
+    appender = _appender()
+    slots = [_offer(appender, b"x")["S1"] for _ in range(WINDOW + 3)]
+    assert [len(sends) for sends in slots] == [1] * WINDOW + [0] * 3
+
+
+def test_a_lost_reply_is_recognised_by_reading_back() -> None:
+    appender = _appender()
+    create = _offer(appender, b"abc")["S1"][0]
+    assert isinstance(create.request, Create)
+    appender.answer(create.token, Made.EXISTS, 0.0)
+    (read,) = _by_store(appender.poll(0.0))["S1"]
+    assert isinstance(read.request, Read)
+    appender.answer(read.token, create.request.body, 0.0)
+    assert not appender.fenced
+    assert not appender.lanes["S1"].waiting
+
+
+def test_a_seal_fences_for_good() -> None:
+    appender = _appender()
+    sent = _offer(appender, b"abc")
+    appender.answer(sent["S1"][0].token, Made.EXISTS, 0.0)
+    (read,) = _by_store(appender.poll(0.0))["S1"]
+    appender.answer(read.token, _CODEC.encode(Header(Kind.SEAL, 3, 1, "0b" * 16)).body, 0.0)
+    assert appender.fenced
+    for store in ("S2", "S3"):
+        appender.answer(sent[store][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 0
+    assert appender.poll(0.0) == []
+
+
+def test_unknown_is_asked_again_with_the_same_bytes_after_a_pause() -> None:
+    appender = _appender()
+    create = _offer(appender, b"abc")["S1"][0]
+    appender.answer(create.token, Unknown("time-out"), 10.0)
+    assert _by_store(appender.poll(10.0))["S1"] == []
+    again = appender.next_retry()
+    assert again is not None
+    assert again > 10.0
+    (retry,) = _by_store(appender.poll(again))["S1"]
+    assert retry.request == create.request
+
+
+def test_damage_on_reading_back_is_no_rival_and_is_read_again() -> None:
+    appender = _appender()
+    create = _offer(appender, b"abc")["S1"][0]
+    appender.answer(create.token, Made.EXISTS, 0.0)
+    for _ in range(3):
+        (read,) = _by_store(appender.poll(0.0))["S1"]
+        assert isinstance(read.request, Read)
+        appender.answer(read.token, b"rotten", 0.0)
+    assert not appender.fenced
+    assert _by_store(appender.poll(0.0))["S1"] == []
+    assert appender.lanes["S1"].missing == 1
+
+
+def test_a_store_that_is_away_is_left_behind_within_bounds() -> None:
+    appender = _appender(lag_bytes=2000, entry_bytes=100)
+    for number in range(200):
+        appender.offer(bytes([number]) * 50)
+        while sends := [send for send in appender.poll(0.0) if _of_a_living_store(send)]:
+            for send in sends:
+                made = isinstance(send.request, Encode) and _CODEC.encode(send.request.header, send.request.payload)
+                appender.answer(send.token, made or Made.CREATED, 0.0)
+    assert appender.settled == 200 * 50
+    assert appender.lanes["S3"].missing > 100
+    assert appender.lanes["S3"].waiting_bytes <= 2000 + 300
+
+
+def test_a_lost_member_no_longer_counts() -> None:
+    appender = _appender()
+    sent = _offer(appender, b"abc")
+    appender.answer(sent["S2"][0].token, Made.CREATED, 0.0)
+    appender.drop("S2")
+    appender.answer(sent["S1"][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 0
+    appender.answer(sent["S3"][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 3
+
+
+def test_a_segment_goes_out_whole_and_covers_its_slots() -> None:
+    appender = _appender()
+    tokens: dict[str, list[Send]] = _offer(appender, b"a" * 1500)
+    for store in ("S1", "S2"):
+        for send in tokens[store]:
+            appender.answer(send.token, Made.CREATED, 0.0)
+    (encode,) = [send for send in appender.poll(0.0) if isinstance(send.request, Encode)]
+    assert isinstance(encode.request, Encode)
+    assert encode.request.payload == b"a" * 1024
+    assert (encode.request.header.epoch, encode.request.header.slot) == (3, 2)
+    appender.answer(encode.token, _CODEC.encode(encode.request.header, encode.request.payload), 0.0)
+    assert appender.covered is None
+    puts = _by_store(appender.poll(0.0))
+    for store in ("S1", "S2"):
+        appender.answer(puts[store][0].token, Made.CREATED, 0.0)
+    assert appender.covered == (3, 2)
