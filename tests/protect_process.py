@@ -201,6 +201,7 @@ class Site:
 
     def configure(self, *, system: str = "", stores: Mapping[str, str] | None = None, key: bytes = MASTER) -> Path:
         """Write threefold.toml; ``stores``: lines that replace a store's url."""
+        (self.home / "master.key").touch(mode=0o600)
         (self.home / "master.key").write_text(b64encode(key).decode())
         text = f"""
 [system]

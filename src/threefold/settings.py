@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import stat
 import tomllib
 from datetime import timedelta
 from pathlib import Path
@@ -24,7 +25,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from threefold.kernel.errors import BadInput
+from threefold.kernel.errors import BadInput, Refused
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -205,10 +206,11 @@ class Settings(BaseSettings):
         return self.folder / path.expanduser()
 
     def secret(self, reference: str) -> str:
-        """What a reference stands for, read now. Raises BadInput; never shows the secret."""
+        """What a reference stands for, read now, as text. Raises as `secret_bytes` does; never shows the secret."""
         return self.secret_bytes(reference).decode(errors="replace").strip()
 
     def secret_bytes(self, reference: str) -> bytes:
+        """Raises BadInput for a secret that is not to be had, Refused for a file that others may read."""
         kind, _, rest = reference.partition(":")
         if kind == "env":
             value = os.environ.get(rest)
@@ -217,12 +219,21 @@ class Settings(BaseSettings):
             return value.encode()
         path = self.path(Path(rest))
         try:
-            return path.read_bytes()
+            with path.open("rb") as file:
+                mode = os.fstat(file.fileno()).st_mode
+                value = file.read()
         except OSError as error:
             raise BadInput(
                 f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}",
                 hint=f"the settings ask for {reference}; relative paths start at {self.folder or '.'}",
             ) from None
+        # Of the mode alone: root runs this on files of a service's user, who may read his own, and rightly so.
+        if stat.S_IMODE(mode) & 0o077:
+            raise Refused(
+                f"others may read {path}, which the settings name as a secret",
+                hint=f"chmod 600 {path}",
+            )
+        return value
 
     def warnings(self) -> list[str]:
         """What is allowed and yet unwise."""

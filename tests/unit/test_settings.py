@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from threefold.kernel.errors import BadInput
+from threefold.kernel.errors import BadInput, Refused
 from threefold.settings import Settings, duration, load
 
 GOOD = """
@@ -114,12 +114,28 @@ def test_secrets_are_read_when_needed_from_beside_the_file(tmp_path: Path, monke
     with pytest.raises(BadInput, match="cannot read"):
         settings.secret(settings.keys.master)
     (tmp_path / "keys").mkdir()
-    (tmp_path / "keys/master.key").write_text("abc\n")
+    key = tmp_path / "keys/master.key"
+    key.touch(mode=0o600)
+    key.write_text("abc\n")
     assert settings.secret(settings.keys.master) == "abc"
     with pytest.raises(BadInput, match="NOT_SET_HERE is not set"):
         settings.secret("env:NOT_SET_HERE")
     monkeypatch.setenv("NOT_SET_HERE", "x")
     assert settings.secret("env:NOT_SET_HERE") == "x"
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o644])
+def test_a_secret_that_others_may_read_is_refused(tmp_path: Path, mode: int) -> None:
+    settings = good(tmp_path)
+    key = tmp_path / "secret"
+    key.write_text("hunter2\n")
+    key.chmod(mode)
+    with pytest.raises(Refused, match="others may read") as caught:
+        settings.secret("file:secret")
+    assert f"chmod 600 {key}" in caught.value.hint
+    assert "hunter2" not in str(caught.value)
+    key.chmod(0o400)
+    assert settings.secret("file:secret") == "hunter2"
 
 
 def test_durations() -> None:
