@@ -221,7 +221,7 @@ class Settings(BaseSettings):
         try:
             with path.open("rb") as file:
                 mode = os.fstat(file.fileno()).st_mode
-                value = file.read()
+                secret = file.read()
         except OSError as error:
             raise BadInput(
                 f"cannot read {path}: {(error.strerror or 'unknown reason').lower()}",
@@ -233,7 +233,7 @@ class Settings(BaseSettings):
                 f"others may read {path}, which the settings name as a secret",
                 hint=f"chmod 600 {path}",
             )
-        return value
+        return secret
 
     def warnings(self) -> list[str]:
         """What is allowed and yet unwise."""
