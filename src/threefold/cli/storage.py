@@ -35,7 +35,10 @@ def serve(
             metavar="FILE",
         ),
     ] = None,
-    bucket: Annotated[list[str] | None, typer.Option(help="Make this bucket first, where it is missing.")] = None,
+    bucket: Annotated[
+        list[str] | None,
+        typer.Option(help="Make this bucket first. For the first start: an emptied disk must not pass for a new one."),
+    ] = None,
     tls_cert: Annotated[Path | None, typer.Option(help="Certificate chain, PEM.", metavar="FILE")] = None,
     tls_key: Annotated[Path | None, typer.Option(help="Its key, PEM.", metavar="FILE")] = None,
     allow_http: Annotated[
@@ -49,8 +52,10 @@ def serve(
 ) -> None:
     """Serve one disk to Threefold, over the part of S3 that it needs. A kill -9 at any moment loses nothing.
 
-    [bold]Example:[/] threefold storage serve --data /srv/s1 --listen 0.0.0.0:9101 --bucket crm-dr
+    [bold]Example:[/] threefold storage serve --data /srv/s1 --listen 0.0.0.0:9101
     --credentials s1.keys --tls-cert s1.pem --tls-key s1.key
+
+    The first time with --bucket crm-dr besides.
     """
     output = Output(as_json, quiet)
     host, _, port = listen.rpartition(":")
