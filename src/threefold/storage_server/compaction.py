@@ -34,7 +34,7 @@ def is_due(journal: Journal, catalog: Catalog, *, file_bytes: int) -> bool:
 
 
 async def compact_oldest(journal: Journal, catalog: Catalog) -> None:
-    """Raises what ended the journal, or DiskFull; both leave everything as true as before."""
+    """Raises what ended the journal, or NoNextFile; both leave everything as true as before."""
     number = min(journal.files)
     file = journal.files[number]
     names = await asyncio.to_thread(_names, file)

@@ -21,8 +21,12 @@ class Vanished(Unavailable):
     """The data folder was emptied or removed while the server ran: nothing can be promised any more."""
 
 
-class DiskFull(Unavailable):
-    """No room for another write; reads and deletes go on."""
+class NoNextFile(Unavailable):
+    """The next journal file could not be made: nothing is written until it can be. Reads go on."""
+
+
+class DiskFull(NoNextFile):
+    """For want of room."""
 
 
 def sync_folder(folder: Path) -> None:

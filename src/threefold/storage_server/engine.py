@@ -24,7 +24,7 @@ from threefold.kernel.errors import Damaged, ThreefoldError
 from threefold.storage_server.blobs import Blobs, BlobWriter
 from threefold.storage_server.catalog import Bucket, Catalog, Listing
 from threefold.storage_server.compaction import compact_oldest, is_due
-from threefold.storage_server.disk import DiskFull, FolderLock, free_bytes, make_folder
+from threefold.storage_server.disk import DiskFull, FolderLock, NoNextFile, free_bytes, make_folder
 from threefold.storage_server.entries import INLINE, LOCK_MODES, Entry, Place, encode_delete, encode_put
 from threefold.storage_server.journal import Journal
 from threefold.storage_server.records import Kind
@@ -266,7 +266,7 @@ class Engine:
                 self._measure()
                 while is_due(self.journal, self._catalog, file_bytes=self.options.journal_file_bytes):
                     await compact_oldest(self.journal, self._catalog)
-            except (DiskFull, OSError) as error:
+            except (NoNextFile, OSError) as error:
                 _log.warning("the journal's space could not be won back: %s", error)
             except ThreefoldError as error:
                 _log.error("the journal has ended: %s", error)

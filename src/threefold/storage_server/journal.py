@@ -16,6 +16,7 @@ What holds:
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
@@ -27,7 +28,7 @@ from queue import SimpleQueue
 from threading import Thread
 
 from threefold.kernel.errors import ThreefoldError, Unavailable
-from threefold.storage_server.disk import DiskFull, sync_folder, write_all
+from threefold.storage_server.disk import DiskFull, NoNextFile, sync_folder, write_all
 from threefold.storage_server.entries import Place
 from threefold.storage_server.journal_file import JournalFile
 from threefold.storage_server.records import PAGE, SALT_BYTES, FileHeader, Kind, encode, record_bytes
@@ -85,7 +86,7 @@ class Journal:
     # gathering, on the event loop
 
     def append(self, kind: Kind, meta: bytes, body: bytes = b"") -> Place:
-        """Raises DiskFull, or what ended the journal. Durable only after `durable(place.batch)`."""
+        """Raises NoNextFile, or what ended the journal. Durable only after `durable(place.batch)`."""
         if self.failure is not None:
             raise self.failure
         size = record_bytes(len(meta), len(body))
@@ -181,9 +182,12 @@ class Journal:
             raise ValueError("a record must fit into a journal file")
         try:
             spare = self._spare.result()
-        except OSError as full:
+        except OSError as error:
             self._prepare_spare()
-            raise DiskFull("the disk has no room for the next journal file") from full
+            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+                raise DiskFull("the disk has no room for the next journal file") from error
+            reason = os.strerror(error.errno or 0).lower()
+            raise NoNextFile(f"the next journal file cannot be made: {reason}") from error
         batch = self._gathering
         if not batch.parts and not self._writing:
             self._loop.call_soon(self._send)
@@ -247,7 +251,7 @@ class Journal:
         """Everything appended is durable, and a mark says that the end is no accident."""
         if self.failure is None:
             await self.durable(self.newest_batch)
-            with suppress(DiskFull):
+            with suppress(NoNextFile):
                 await self.durable(self.append(Kind.CLOSED, b"").batch)
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)

@@ -10,6 +10,7 @@ import shutil
 import tempfile
 import threading
 from collections.abc import Coroutine
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from threefold.kernel.clock import SystemClock
-from threefold.kernel.errors import Damaged, Refused
+from threefold.kernel.errors import Damaged, Refused, ThreefoldError
 from threefold.storage_server import disk
 from threefold.storage_server.compaction import compact_oldest
+from threefold.storage_server.disk import NoNextFile
 from threefold.storage_server.engine import Engine, EngineOptions
 from threefold.storage_server.entries import INLINE
+from threefold.storage_server.journal_file import JournalFile
 from threefold.storage_server.records import PAGE, Kind, scan
 from threefold.storage_server.s3 import Condition, S3Error
 
@@ -480,6 +483,36 @@ async def test_leftovers_are_swept(tmp_path: Path) -> None:
     engine = await opened(tmp_path)
     assert len(list((tmp_path / "objects").glob("??/*"))) == 1
     assert not list((tmp_path / "journal").glob("*.new"))
+    await engine.close()
+
+
+async def test_want_of_descriptors_is_not_called_want_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await opened(tmp_path)
+    refused: dict[int, ThreefoldError | S3Error] = {}
+    for number in (errno.EMFILE, errno.ENOSPC):
+
+        def fails(*_: object, number: int = number) -> JournalFile:
+            raise OSError(number, os.strerror(number))
+
+        with monkeypatch.context() as broken:
+            broken.setattr(JournalFile, "make", fails)
+            for _ in range(50):
+                try:
+                    await put(engine, "k", b"v" * 900)
+                except (ThreefoldError, S3Error) as error:
+                    refused[number] = error
+                    break
+        # A new one was begun before the cause was gone: it may be refused once more.
+        with suppress(NoNextFile, S3Error):
+            await put(engine, "k", b"v" * 900)
+        await put(engine, "k", b"again")
+    assert isinstance(refused[errno.EMFILE], NoNextFile)
+    assert str(refused[errno.EMFILE]) == "the next journal file cannot be made: too many open files"
+    assert isinstance(refused[errno.ENOSPC], S3Error)
+    assert refused[errno.ENOSPC].status == 507
+    await crash(engine)
+    engine = await opened(tmp_path)
+    assert await get(engine, "k") == b"again"
     await engine.close()
 
 
