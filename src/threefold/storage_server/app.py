@@ -20,6 +20,7 @@ from urllib.parse import quote
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Damaged, ThreefoldError
 from threefold.storage_server import s3
+from threefold.storage_server.disk import Vanished
 from threefold.storage_server.engine import Engine
 from threefold.storage_server.entries import INLINE, LOCK_MODES, Entry
 from threefold.storage_server.http import Disconnected, Reply, Request
@@ -65,15 +66,18 @@ class App:
 
     async def __call__(self, request: Request) -> Reply:
         try:
-            self._engine.journal.check_linked()
             signed = self._verifier.verify(
                 request.method, request.path, request.query, request.headers, self._clock.now()
             )
+            self._engine.journal.check_linked()
             reply = await self._route(request, signed)
         except SignatureError as error:
             reply = await self._turned_away(request, error)
         except S3Error as error:
             reply = _error(request, error)
+        except Vanished:
+            # Where the folder was is the log's business, as the journal ends with it; not the client's.
+            reply = _error(request, S3Error(503, "ServiceUnavailable", "this store has lost its data folder"))
         except Damaged as error:
             _log.error("%s %s: %s", request.method, request.path, error)
             reply = _error(request, S3Error(500, "InternalError", error.message))

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Coroutine
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,13 +23,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Damaged, Refused, ThreefoldError
 from threefold.storage_server import disk
+from threefold.storage_server.app import App, AppOptions
 from threefold.storage_server.compaction import compact_oldest
 from threefold.storage_server.disk import NoNextFile
 from threefold.storage_server.engine import Engine, EngineOptions
 from threefold.storage_server.entries import INLINE
+from threefold.storage_server.http import Request
 from threefold.storage_server.journal_file import JournalFile
 from threefold.storage_server.records import PAGE, Kind, scan
 from threefold.storage_server.s3 import Condition, S3Error
+from threefold.storage_server.sigv4 import Credentials, Verifier
 
 OPTIONS = EngineOptions(journal_file_bytes=PAGE + 6000, inline_bytes_max=1000, min_free_bytes=0)
 NO_LOCK = ("", 0)
@@ -484,6 +488,24 @@ async def test_leftovers_are_swept(tmp_path: Path) -> None:
     assert len(list((tmp_path / "objects").glob("??/*"))) == 1
     assert not list((tmp_path / "journal").glob("*.new"))
     await engine.close()
+
+
+async def test_where_a_lost_folder_was_is_told_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = await opened(tmp_path)
+    await put(engine, "k", b"v")
+    app = App(engine, {"key": Credentials("key", "a secret of sixteen")}, SystemClock(), AppOptions())
+    caller = SimpleNamespace(secure=False, address="192.0.2.1")
+    ask = Request(caller, "GET", "/b-b/k", headers={"host": "h"})  # type: ignore[arg-type]
+    shutil.rmtree(tmp_path / "journal")
+    stranger = await app(ask)
+    assert stranger.status == 403
+    monkeypatch.setattr(Verifier, "verify", lambda *_: "UNSIGNED-PAYLOAD")
+    owner = await app(ask)
+    assert owner.status == 503
+    assert b"lost its data folder" in owner.body
+    assert str(tmp_path).encode() not in stranger.body + owner.body
+    assert str(tmp_path) in str(engine.journal.failure)
+    await crash(engine)
 
 
 async def test_want_of_descriptors_is_not_called_want_of_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
