@@ -13,6 +13,7 @@ from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
+import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 from tests.pg import cluster, folder
@@ -86,6 +87,23 @@ async def test_everything_that_a_cluster_holds_comes_back(major: int) -> None:
             assert json.loads((done.into / "threefold-recovery.json").read_text())["finished"]
             await sql("INSERT INTO customer (name, note) VALUES ('life', 'goes on')")
         shutil.rmtree(mapped)
+
+
+async def test_a_tablespace_whose_path_is_not_utf_8_comes_back_too() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        place = os.fsencode(primary.folder) + b"/caf\xe9"
+        os.mkdir(place)  # noqa: PTH102 - bytes
+        os.chown(place, primary.server.account.uid, primary.server.account.gid)
+        await primary.sql("CREATE DATABASE plain TEMPLATE template0 ENCODING SQL_ASCII LOCALE_PROVIDER libc LOCALE 'C'")
+        async with await psycopg.AsyncConnection.connect(primary.dsn(dbname="plain"), autocommit=True) as connection:
+            await connection.execute("SET client_encoding = SQL_ASCII")
+            await connection.execute(b"CREATE TABLESPACE cafe LOCATION '" + place + b"'")
+        await primary.sql("CREATE TABLE t TABLESPACE cafe AS SELECT 42 AS x")
+        info = await snapshot(primary, stores)
+        assert [os.fsencode(space.location) for space in info.summary.tablespaces] == [place]
+        async with recovered(stores, await log_of(primary), Latest()) as (_, sql):
+            assert await sql("SELECT x FROM t") == [(42,)]
 
 
 async def test_each_target_is_met_exactly() -> None:

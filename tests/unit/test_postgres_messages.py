@@ -46,6 +46,7 @@ def test_what_is_no_stream_message_is_damaged(message: bytes) -> None:
 def test_base_backup_messages_as_documented() -> None:
     assert decode_backup(b"nbase.tar\0\0", in_manifest=False) == ArchiveStarted("base.tar", None)
     assert decode_backup(b"n16385.tar\0/srv/ts\0", in_manifest=False) == ArchiveStarted("16385.tar", "/srv/ts")
+    assert decode_backup(b"n1.tar\0/srv/\xff\0", in_manifest=False) == ArchiveStarted("1.tar", "/srv/\udcff")
     assert decode_backup(b"dxyz", in_manifest=False) == ArchiveData(b"xyz")
     assert decode_backup(b"m", in_manifest=False) == ManifestStarted()
     assert decode_backup(b"dxyz", in_manifest=True) == ManifestData(b"xyz")

@@ -33,6 +33,10 @@ def test_paths_go_where_they_belong(tmp_path: Path) -> None:
     assert mapped.path("pg_tblspc/16400/PG_18/1/2") == tmp_path / "fast/PG_18/1/2"
     with pytest.raises(BadInput, match="no tablespace 5"):
         Destination.of(tmp_path / "data", SPACES, {5: tmp_path / "fast"})
+    latin = b"/srv/caf\xe9".decode(errors="surrogateescape")
+    with pytest.raises(BadInput) as caught:
+        Destination.of(tmp_path / "data", (Tablespace(16400, latin),), {5: tmp_path / "fast"})
+    assert caught.value.hint == r"it has 16400 (/srv/caf\xe9)"  # and can be printed
 
 
 def test_only_empty_folders_or_our_own_unfinished_ones_are_taken(tmp_path: Path) -> None:

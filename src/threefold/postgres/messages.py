@@ -126,7 +126,7 @@ def decode_backup(
         if kind == _n:
             name, location, rest = bytes(message[1:]).split(b"\0")
             if rest == b"":
-                return ArchiveStarted(name.decode(), location.decode() or None)
+                return ArchiveStarted(name.decode(), location.decode(errors="surrogateescape") or None)
         if kind == _m and len(message) == 1:
             return ManifestStarted()
         if kind == _p:

@@ -75,7 +75,10 @@ class StreamEnd:
 
 @dataclass(frozen=True, slots=True)
 class Tablespace:
-    """``oid`` and ``location`` are None and "" for the data folder itself."""
+    """``oid`` and ``location`` are None and "" for the data folder itself.
+
+    A location is a path, and a path need not be UTF-8: what is not comes as surrogates (PEP 383).
+    """
 
     oid: int | None
     location: str
@@ -429,7 +432,9 @@ def _tuples(result: pq.abc.PGresult) -> list[list[bytes | None]]:
 def _tablespace(row: list[bytes | None]) -> Tablespace:
     oid, location, size = row
     return Tablespace(
-        None if oid is None else int(oid), (location or b"").decode(), None if size is None else int(size)
+        None if oid is None else int(oid),
+        (location or b"").decode(errors="surrogateescape"),
+        None if size is None else int(size),
     )
 
 

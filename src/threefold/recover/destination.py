@@ -46,7 +46,7 @@ class Destination:
         into = into.absolute()
         unknown = sorted(mapping.keys() - {space.oid for space in tablespaces})
         if unknown:
-            there = ", ".join(f"{space.oid} ({space.location})" for space in tablespaces) or "none"
+            there = ", ".join(f"{space.oid} ({_shown(space.location)})" for space in tablespaces) or "none"
             raise BadInput(f"the snapshot has no tablespace {unknown[0]}", hint=f"it has {there}")
         beside = into.with_name(f"{into.name}-tablespaces")
         return cls(
@@ -131,6 +131,11 @@ class Destination:
         _refuse_running(self.into)
         before = {Path(path) for path in record.get("tablespaces", ())}
         return all(root == self.into or root in before or not root.exists() for root in self.roots())
+
+
+def _shown(path: str) -> str:
+    """For people: a path need not be UTF-8, a terminal and a log are."""
+    return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
 def _refuse_running(data_dir: Path) -> None:
