@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from threefold.kernel.errors import BadInput, Damaged, Refused, Unavailable
 from threefold.kernel.lsn import Lsn
+from threefold.kernel.progress import Silent
 from threefold.recover.destination import MARKER, Destination, disk_errors
+from threefold.recover.plan import Plan
+from threefold.recover.recover import _configure as configure
+from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
-from threefold.vault.manifest import Tablespace
+from threefold.vault.manifest import Summary, Tablespace
 
 MB = 2**20
 SPACES = (Tablespace(16400, "/srv/fast"), Tablespace(16401, "pg_tblspc/16401"))
@@ -85,6 +90,31 @@ def test_too_little_room_is_said_before_anything_is_fetched(tmp_path: Path) -> N
         Path("/dev/full").open("wb", buffering=0) as full,
     ):
         full.write(b"x")
+
+
+def test_what_postgresql_is_told_is_on_the_disk_before_it_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a power cut, a data folder without its recovery.signal would start as a crashed primary, and diverge."""
+    synced: list[int] = []
+    real = os.fsync
+
+    def recording(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_ino)
+        real(descriptor)
+
+    there = Destination.of(tmp_path / "data", (), {})
+    there.claim({})
+    (there.into / "postgresql.auto.conf").write_bytes(b"cluster_name = '\xff'\n")
+    monkeypatch.setattr(os, "fsync", recording)
+    at = datetime(2026, 11, 22, 10, tzinfo=UTC)
+    snapshot = Summary("s", "", 7, 18, 16 * MB, 1, Lsn(0), Lsn(8), at, at, 0, 0)
+    configure(Plan(snapshot, Latest(), 1, Lsn(0), Lsn(8)), there, Silent())
+    for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "recovery.signal"):
+        assert (there.into / name).stat().st_ino in synced, name
+        assert (there.into / name).stat().st_mode & 0o777 == 0o600
+    assert synced[-2:] == [(there.into / "recovery.signal").stat().st_ino, there.into.stat().st_ino]
+    assert (there.into / "postgresql.auto.conf").read_bytes().startswith(b"cluster_name = '\xff'\n")
 
 
 def test_segments_are_whole_and_named_after_their_newest_timeline(tmp_path: Path) -> None:

@@ -95,14 +95,7 @@ class Destination:
 
     def mark(self, record: Mapping[str, Any]) -> None:
         """Replace the marker, durably."""
-        temporary = self.into / f"{MARKER}.new"
-        with temporary.open("w") as file:
-            json.dump(record, file, indent=1)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.into / MARKER)
-        sync_folder(self.into)
+        write_durably(self.into / MARKER, f"{json.dumps(record, indent=1)}\n")
 
     def check_room(self, bytes_wanted: Mapping[Path, int]) -> None:
         """``bytes_wanted``: folder → bytes still to be written. Raises BadInput where a disk lacks room."""
@@ -146,6 +139,22 @@ def _refuse_running(data_dir: Path) -> None:
         return
     if running:
         raise Refused(f"PostgreSQL is running in {data_dir}, process {pid}", hint=f"stop it: pg_ctl stop -D {data_dir}")
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Make or replace a file as a whole, its owner kept; on the disk, under its name, when this returns."""
+    new = path.with_name(f"{path.name}.new")
+    with new.open("w", errors="surrogateescape") as file:
+        os.fchmod(file.fileno(), 0o600)
+        if path.exists() and os.geteuid() == 0:
+            # PostgreSQL's own by now, who does not run as root and has to go on reading it.
+            before = path.stat()
+            os.fchown(file.fileno(), before.st_uid, before.st_gid)
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    new.replace(path)
+    sync_folder(path.parent)
 
 
 def sync_folder(folder: Path) -> None:

@@ -21,7 +21,7 @@ from threefold.kernel.progress import Progress
 from threefold.postgres.binaries import Binaries
 from threefold.postgres.server import Server
 from threefold.recover import overrides
-from threefold.recover.destination import Destination, disk_errors
+from threefold.recover.destination import Destination, disk_errors, write_durably
 from threefold.recover.log import OpenLog, OpensLog, open_quorum_log
 from threefold.recover.plan import Plan, choose
 from threefold.recover.restore import restore
@@ -124,7 +124,8 @@ async def recover(
             log_from = server.log_file.stat().st_size if server.log_file.exists() else 0
             promoted = await start_and_promote(server, clock, heard, log_from=log_from)
             auto_conf = destination.into / "postgresql.auto.conf"
-            auto_conf.write_text(overrides.without_temporary(auto_conf.read_text()))
+            settled = overrides.without_temporary(auto_conf.read_text(errors="surrogateescape"))
+            await asyncio.to_thread(write_durably, auto_conf, settled)
     destination.mark({**record, "finished": True, "finished_at": clock.now().isoformat()})
     return Recovery(
         snapshot=plan.snapshot.id,
@@ -162,10 +163,10 @@ def _configure(plan: Plan, destination: Destination, progress: Progress) -> None
     conf, hba = destination.into / "postgresql.conf", destination.into / "pg_hba.conf"
     settings = {**overrides.SEVERED, **plan.settings()}
     if not conf.exists():
-        conf.write_text(_MINIMAL_CONF)
+        write_durably(conf, _MINIMAL_CONF)
         progress.note("the primary kept postgresql.conf outside its data folder: check the recovered server's settings")
     if not hba.exists():
-        hba.write_text(_MINIMAL_HBA)
+        write_durably(hba, _MINIMAL_HBA)
         progress.note("the primary kept pg_hba.conf outside its data folder: a strict one was written")
     elsewhere = overrides.files_elsewhere(conf.read_text(errors="replace"))
     for name, path in elsewhere.items():
@@ -174,13 +175,12 @@ def _configure(plan: Plan, destination: Destination, progress: Progress) -> None
         progress.note(f"postgresql.conf has {name} = {path}, of the primary's machine: it is not followed here")
     ident = destination.into / "pg_ident.conf"
     if not ident.exists():
-        ident.write_text("")
+        write_durably(ident, "")
     auto_conf = destination.into / "postgresql.auto.conf"
     before = auto_conf.read_text(errors="surrogateescape") if auto_conf.exists() else ""
-    auto_conf.write_text(overrides.appended(before, settings), errors="surrogateescape")
-    (destination.into / "recovery.signal").touch(mode=0o600)
-    for each in (conf, hba, ident, auto_conf):
-        each.chmod(0o600)
+    write_durably(auto_conf, overrides.appended(before, settings))
+    # Last: a server that meets it goes by all of the above.
+    write_durably(destination.into / "recovery.signal", "")
 
 
 def _server(start: Serving, binaries: Binaries, destination: Destination, clock: Clock) -> Server:
