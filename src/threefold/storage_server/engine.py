@@ -73,7 +73,7 @@ class Engine:
             self._catalog: Catalog = replayed.catalog
             self.blobs = Blobs.open(data_dir)
             self.blobs.sweep(entry.file_id for entry in self._entries())
-            self.journal = Journal(folder, replayed.state, file_bytes=options.journal_file_bytes)
+            self.journal = Journal(folder, replayed.state, file_bytes=options.journal_file_bytes, clock=clock)
         except BaseException:
             self._lock.release()
             raise
