@@ -106,6 +106,22 @@ async def test_a_tablespace_whose_path_is_not_utf_8_comes_back_too() -> None:
             assert await sql("SELECT x FROM t") == [(42,)]
 
 
+async def test_the_recovered_folder_does_not_lead_to_the_primarys() -> None:
+    """`pg_ctl -D` follows data_directory before it reads anything of ours."""
+    stores = three()
+    async with cluster(18) as primary:
+        there = primary.server.data_dir
+        with (there / "postgresql.conf").open("a") as conf:
+            conf.write(f"data_directory = '{there}'\nhba_file = '{there}/pg_hba.conf'\ninclude '{there}/extra.conf'\n")
+        await snapshot(primary, stores)
+        notes = Notes()
+        async with recovered(stores, await log_of(primary), Latest(), progress=notes) as (done, sql):
+            for name, leads in (("data_directory", done.into), ("hba_file", done.into / "pg_hba.conf")):
+                assert primary.run("postgres", "-D", done.into, "-C", name).stdout.strip() == str(leads)
+                assert await sql(f"SHOW {name}") == [(str(leads),)]
+            assert sum(f"{there}" in note and "is a comment now" in note for note in notes.said) == 3
+
+
 async def test_each_target_is_met_exactly() -> None:
     stores = three()
     async with cluster(18) as primary:

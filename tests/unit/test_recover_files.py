@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from tests.recovering import Notes
 
 from threefold.kernel.errors import BadInput, Damaged, Refused, Unavailable
 from threefold.kernel.lsn import Lsn
@@ -15,6 +16,7 @@ from threefold.kernel.progress import Silent
 from threefold.recover.destination import MARKER, Destination, disk_errors
 from threefold.recover.plan import Plan
 from threefold.recover.recover import _configure as configure
+from threefold.recover.recover import _localize as localize
 from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
 from threefold.vault.manifest import Summary, Tablespace
@@ -115,6 +117,25 @@ def test_what_postgresql_is_told_is_on_the_disk_before_it_starts(
         assert (there.into / name).stat().st_mode & 0o777 == 0o600
     assert synced[-2:] == [(there.into / "recovery.signal").stat().st_ino, there.into.stat().st_ino]
     assert (there.into / "postgresql.auto.conf").read_bytes().startswith(b"cluster_name = '\xff'\n")
+
+
+def test_no_settings_file_leads_out_of_the_folder(tmp_path: Path) -> None:
+    notes = Notes()
+    outside = tmp_path / "outside.conf"
+    outside.write_text("port = 1\n")
+    into = tmp_path / "data"
+    (into / "conf.d").mkdir(parents=True)
+    main, more, auto = into / "postgresql.conf", into / "conf.d/more.conf", into / "postgresql.auto.conf"
+    main.write_text(f"include_dir 'conf.d'\ninclude '{outside}'\ninclude '../outside.conf'\ninclude 'gone'\n")
+    more.write_text("include '../postgresql.conf'\ndata_directory = '/srv/of-the-primary'\n")
+    auto.write_text("hba_file = '/etc/hba'\n")
+    localize(into, [main, auto], notes)
+    assert main.read_text().splitlines()[0] == "include_dir 'conf.d'"
+    assert [line[0] for line in main.read_text().splitlines()] == ["i", "#", "#", "#"]
+    assert [line[0] for line in more.read_text().splitlines()] == ["#", "#"]
+    assert auto.read_text().startswith("#")
+    assert len(notes.said) == 6
+    assert any(note.startswith("conf.d/more.conf had data_directory = '/srv/of-the-primary'") for note in notes.said)
 
 
 def test_segments_are_whole_and_named_after_their_newest_timeline(tmp_path: Path) -> None:

@@ -140,9 +140,30 @@ def test_overrides_come_last_and_leave_with_the_recovery() -> None:
     assert "hot_standby" not in settled
     assert "synchronous_standby_names = ''\n" in settled
     assert settled.startswith(before)
-    assert overrides.files_elsewhere("# hba_file = 'x'\nhba_file = '/etc/pg/hba'\nport = 1\n") == {
-        "hba_file": "/etc/pg/hba"
-    }
+
+
+def test_lines_that_lead_to_the_primarys_machine_become_comments() -> None:
+    leading = (
+        "data_directory = '/srv/pg' # ours\n",
+        "\tHBA_File '/etc/pg/hba'\n",
+        "ident_file='it''s'\n",
+        "external_pid_file /run/pg.pid\n",
+        "include = '/etc/pg/common.conf'\n",
+        "include_if_exists 'gone.conf'\n",
+    )
+    staying = (
+        "# hba_file = 'x'\n",
+        "port = 1\n",
+        "include_dir = 'conf.d'\n",
+        "include 'it''s here.conf'\n",
+        "include_=1\n",
+    )
+    local = overrides.localized("".join([*leading, *staying]), lambda path: path in {"conf.d", "it's here.conf"})
+    assert local.taken_out == tuple(line.strip() for line in leading)
+    assert local.includes == (("include_dir", "conf.d"), ("include", "it's here.conf"))
+    lines = local.text.splitlines(keepends=True)
+    assert lines == [*(f"# Taken out by threefold recover: {line.strip()}\n" for line in leading), *staying]
+    assert overrides.localized(local.text, lambda _: False).taken_out == tuple(line.strip() for line in staying[2:4])
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,19 @@
-"""``postgresql.auto.conf`` of a restored data folder. Pure.
+"""``postgresql.conf`` and ``postgresql.auto.conf`` of a restored data folder. Pure.
 
 PostgreSQL takes a setting's last value, and this file over ``postgresql.conf``; so what has to differ here is
 appended. A recovered server waits for no standby, follows nobody and archives nowhere: until it is protected anew,
 under an epoch of its own, nothing of it may reach the log (drills that archived into the live repository: peers.md).
+
+What leads out of the data folder cannot be overruled there: PostgreSQL goes to ``data_directory`` before it reads this
+file, so ``pg_ctl -D`` on the recovered folder would start the cluster that lies where the primary's lay, and an
+``include`` that is missing stops it. Such lines are made comments, in every file that is read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 SEVERED: Final = {
@@ -38,7 +43,13 @@ TEMPORARY: Final = (
     "recovery_target_name",
 )
 _LAID_OVER: Final = "# Laid over by threefold recover:"
-_ELSEWHERE = re.compile(r"^\s*(data_directory|hba_file|ident_file|external_pid_file)\s*=?\s*'?([^'#\n]+)", re.MULTILINE)
+_TAKEN_OUT: Final = "# Taken out by threefold recover: "
+# guc-file.l: a setting a line, its name in any case, with or without =; a quote within quotes is doubled or escaped.
+_LEADING = re.compile(
+    r"^[ \t]*(data_directory|hba_file|ident_file|external_pid_file|include|include_if_exists|include_dir)"
+    r"(?:[ \t]*=[ \t]*|[ \t]+|(?='))(?:'((?:[^'\\\n]|''|\\.)*)'|([^\s#']+)).*$",
+    re.MULTILINE | re.IGNORECASE,
+)
 
 
 def appended(auto_conf: str, settings: Mapping[str, str]) -> str:
@@ -54,9 +65,30 @@ def without_temporary(auto_conf: str) -> str:
     return before + line + "".join(kept)
 
 
-def files_elsewhere(conf: str) -> dict[str, str]:
-    """Settings in ``postgresql.conf`` that lead to files of the primary's machine."""
-    return {match[1]: match[2].strip() for match in _ELSEWHERE.finditer(conf)}
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A settings file, made fit for another machine."""
+
+    text: str
+    taken_out: tuple[str, ...]  # the lines
+    includes: tuple[tuple[str, str], ...]  # (include, include_if_exists or include_dir; path), those that stay
+
+
+def localized(text: str, is_here: Callable[[str], bool]) -> Local:
+    """Lines that lead to the primary's machine made comments; an include stays where ``is_here(path)``."""
+    taken_out: list[str] = []
+    includes: list[tuple[str, str]] = []
+
+    def judge(line: re.Match[str]) -> str:
+        name = line[1].lower()
+        path = line[3] or (line[2] or "").replace("''", "'")
+        if name.startswith("include") and is_here(path):
+            includes.append((name, path))
+            return line[0]
+        taken_out.append(line[0].strip())
+        return f"{_TAKEN_OUT}{line[0].strip()}"
+
+    return Local(_LEADING.sub(judge, text), tuple(taken_out), tuple(includes))
 
 
 def _quoted(value: str) -> str:

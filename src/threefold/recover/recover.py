@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -168,19 +169,39 @@ def _configure(plan: Plan, destination: Destination, progress: Progress) -> None
     if not hba.exists():
         write_durably(hba, _MINIMAL_HBA)
         progress.note("the primary kept pg_hba.conf outside its data folder: a strict one was written")
-    elsewhere = overrides.files_elsewhere(conf.read_text(errors="replace"))
-    for name, path in elsewhere.items():
-        if name in {"hba_file", "ident_file"}:
-            settings[name] = str(destination.into / {"hba_file": hba.name, "ident_file": "pg_ident.conf"}[name])
-        progress.note(f"postgresql.conf has {name} = {path}, of the primary's machine: it is not followed here")
+    auto_conf = destination.into / "postgresql.auto.conf"
+    _localize(destination.into, [conf, auto_conf], progress)
     ident = destination.into / "pg_ident.conf"
     if not ident.exists():
         write_durably(ident, "")
-    auto_conf = destination.into / "postgresql.auto.conf"
     before = auto_conf.read_text(errors="surrogateescape") if auto_conf.exists() else ""
     write_durably(auto_conf, overrides.appended(before, settings))
     # Last: a server that meets it goes by all of the above.
     write_durably(destination.into / "recovery.signal", "")
+
+
+def _localize(into: Path, files: list[Path], progress: Progress) -> None:
+    """Nothing leads out of the data folder any more: not in these files, nor in those that they include."""
+    seen: set[Path] = set()
+    while files:
+        file = files.pop()
+        if file in seen or not file.is_file():
+            continue
+        seen.add(file)
+        is_here = partial(_restored, into, file.parent)
+        local = overrides.localized(file.read_text(errors="surrogateescape"), is_here)
+        for line in local.taken_out:
+            shown = line.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            progress.note(f"{file.relative_to(into)} had {shown}, of the primary's machine: it is a comment now")
+        if local.taken_out:
+            write_durably(file, local.text)
+        for kind, path in local.includes:
+            files += (file.parent / path).glob("*.conf") if kind == "include_dir" else [file.parent / path]
+
+
+def _restored(into: Path, beside: Path, path: str) -> bool:
+    """Whether what a file in ``beside`` includes came along with it."""
+    return (beside / path).is_relative_to(into) and ".." not in Path(path).parts and (beside / path).exists()
 
 
 def _server(start: Serving, binaries: Binaries, destination: Destination, clock: Clock) -> Server:
