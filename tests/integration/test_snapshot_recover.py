@@ -166,6 +166,21 @@ async def test_each_target_is_met_exactly() -> None:
                 pass
 
 
+async def test_a_restore_point_is_looked_for_from_the_oldest_snapshot_on_and_that_is_said() -> None:
+    stores = three()
+    async with cluster(18) as primary:
+        await fill(primary, 10)
+        first = await snapshot(primary, stores)
+        await primary.sql("SELECT pg_create_restore_point('before')")
+        await primary.sql("INSERT INTO customer (name, note) VALUES ('one', 'x')")
+        await snapshot(primary, stores)
+        log, notes = await log_of(primary), Notes()
+        async with recovered(stores, log, RestorePoint("before"), progress=notes) as (_, sql):
+            assert await sql("SELECT count(*) FROM customer") == [(10,)]
+        said = f"only replay finds name:before: beginning at the oldest snapshot that serves, {first.summary.id}"
+        assert [note for note in notes.said if note.startswith(said)]
+
+
 async def test_the_log_is_followed_across_a_promotion() -> None:
     stores = three()
     async with cluster(18) as primary:

@@ -27,7 +27,7 @@ from threefold.recover.log import OpenLog, OpensLog, open_quorum_log
 from threefold.recover.plan import Plan, choose
 from threefold.recover.restore import restore
 from threefold.recover.start import Promoted, start_and_promote
-from threefold.recover.targets import Target
+from threefold.recover.targets import RestorePoint, Target
 from threefold.recover.wal_files import WalFiles, write_histories
 from threefold.stores.store import ObjectStore
 from threefold.vault.chunk_store import Vault
@@ -102,6 +102,11 @@ async def recover(
         for note in catalogue.notes:
             heard.note(note)
         plan = choose(catalogue.summaries, log.extent, target, snapshot=snapshot)
+        if isinstance(target, RestorePoint) and snapshot is None and len(catalogue.summaries) > 1:
+            heard.note(
+                f"only replay finds {target}: beginning at the oldest snapshot that serves, {plan.snapshot.id}; "
+                "a later one, named with --snapshot, is quicker if the restore point came after it"
+            )
         binaries = start.find_binaries(plan.snapshot.major) if start else None
         destination = Destination.of(into, plan.snapshot.tablespaces, tablespaces or {})
         record = _record(plan)
