@@ -168,7 +168,7 @@ async def test_each_target_is_met_exactly() -> None:
 
 async def test_a_restore_point_is_looked_for_from_the_oldest_snapshot_on_and_that_is_said() -> None:
     stores = three()
-    async with cluster(18) as primary:
+    async with cluster(18, settings={"wal_keep_size": "64MB"}) as primary:
         await fill(primary, 10)
         first = await snapshot(primary, stores)
         await primary.sql("SELECT pg_create_restore_point('before')")
