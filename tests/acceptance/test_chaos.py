@@ -7,11 +7,13 @@ import pytest
 from tests.acceptance.chaos import run
 
 
-@pytest.mark.parametrize(("seed", "major"), [(1, 18), pytest.param(2, 15, marks=pytest.mark.postgres15)])
-async def test_whatever_is_killed_nothing_acknowledged_is_lost(seed: int, major: int) -> None:
+@pytest.mark.parametrize(
+    ("seed", "rounds", "major"), [(1, 5, 18), pytest.param(2, 2, 15, marks=pytest.mark.postgres15)]
+)
+async def test_whatever_is_killed_nothing_acknowledged_is_lost(seed: int, rounds: int, major: int) -> None:
     said: list[str] = []
     try:
-        assert await run(seed, 4, major=major, say=said.append) > 100
+        assert await run(seed, rounds, major=major, say=said.append) > 100
     except BaseException:
         print(f"seed {seed}:", *said, sep="\n")
         raise

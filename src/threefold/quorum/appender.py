@@ -90,10 +90,16 @@ class Lane:
     waiting: deque[tuple[_Item, bool]] = field(default_factory=deque)  # with: read it back first
     waiting_bytes: int = 0
     flying: int = 0
+    flying_segments: int = 0
     failures: int = 0
     retry_at: float = 0.0
     missing: int = 0  # objects forgotten for lack of room; fill.py brings them
     reason: str = ""
+
+    @property
+    def may_send(self) -> bool:
+        """One segment at a time: a store that hangs keeps what flies for as long as a bulk request may take."""
+        return bool(self.waiting) and self.flying < WINDOW and not (self.flying_segments and self.waiting[0][0].segment)
 
 
 class Appender:
@@ -169,7 +175,7 @@ class Appender:
         self._cut_entries()
         sends = self._next_segment()
         for store, lane in self.lanes.items():
-            while lane.waiting and lane.flying < WINDOW and lane.retry_at <= now:
+            while lane.may_send and lane.retry_at <= now:
                 item, read = lane.waiting.popleft()
                 lane.waiting_bytes -= len(item.body)
                 sends.append(self._send(store, lane, item, read))
@@ -178,7 +184,7 @@ class Appender:
     def next_retry(self) -> float | None:
         """When to poll again though nothing happens (monotonic seconds)."""
         lanes = self.lanes.values()
-        return min((lane.retry_at for lane in lanes if lane.waiting and lane.flying < WINDOW), default=None)
+        return min((lane.retry_at for lane in lanes if lane.may_send), default=None)
 
     def answer(self, token: int, answer: Answer | LogObject, now: float) -> None:
         """What a request came to."""
@@ -191,6 +197,7 @@ class Appender:
         if lane is None or self.fenced:
             return
         lane.flying -= 1
+        lane.flying_segments -= bool(item.segment)
         if was_read and isinstance(answer, bytes):
             self._compare(store, lane, item, answer)
         elif answer is Made.CREATED:
@@ -244,6 +251,7 @@ class Appender:
         self._token += 1
         self._flying[self._token] = (store, item, read)
         lane.flying += 1
+        lane.flying_segments += bool(item.segment)
         return Send(self._token, Read(store, item.key) if read else Create(store, item.key, item.body))
 
     def _again(self, lane: Lane, item: _Item, *, read: bool) -> None:
