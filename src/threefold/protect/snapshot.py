@@ -95,7 +95,7 @@ async def take_snapshot(
         )
         progress.step("snapshot-settle", "waiting for the copies and for the WAL that belongs to them", unit="objects")
         await uploads.finish()
-        await _still_there(vault, intake.reused_packs())
+        await _still_there(vault, intake.reused_places())
     await settled(backup.ended.lsn)
 
     summary = Summary(
@@ -206,8 +206,8 @@ class _Intake:
             await self._settle_oldest()
         await self._send_pack()
 
-    def reused_packs(self) -> set[str]:
-        return {place.pack for place in self.places} - self._packs
+    def reused_places(self) -> list[Place]:
+        return [place for place in self.places if place.pack not in self._packs]
 
     def _compressed(self, chunk: bytes) -> tuple[bytes, bytes | None]:
         """In a thread. None: the vault holds it already."""
@@ -287,12 +287,12 @@ async def _receive(
     return _Backup(started, ended, label, text)
 
 
-async def _still_there(vault: Vault, reused: set[str]) -> None:
+async def _still_there(vault: Vault, reused: Sequence[Place]) -> None:
     """Packs of earlier snapshots were on two stores when we began; retention may have gone on since.
 
     A store that does not answer now has not lost anything: only definite absence counts.
     """
-    presence = await vault.presence(reused, enough=COPIES)
+    presence = await vault.presence(packs.ends(reused), enough=COPIES)
     lost = sorted(pack for pack, found in presence.items() if len(found.on | found.unknown) < COPIES)
     if lost:
         raise Unavailable(

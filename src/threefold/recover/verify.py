@@ -1,9 +1,9 @@
 """`threefold verify`: whether what is stored can be restored, without restoring it.
 
-For each snapshot: its manifest reads, its packs are there and on how many stores (each asked by reading, not by
-listing), and the log holds everything from its start on. ``deep`` reads every chunk of every store's copy, decrypts it
-and compares its digest, and reads the whole log: the proof that a restore from any of the stores alone gives the same
-bytes.
+For each snapshot: its manifest reads, its packs are there and on how many stores (each asked by reading its end, not
+by listing), and the log holds everything from its start on. ``deep`` reads every chunk of every store's copy, decrypts
+it and compares its digest, and reads the whole log: the proof that a restore from any of the stores alone gives the
+same bytes.
 
 A problem names the store, the object and what to do. One that costs a copy is not one that costs a recovery point, and
 the report says which.
@@ -24,7 +24,7 @@ from threefold.recover.plan import choose
 from threefold.recover.targets import Latest
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, snapshot_key
-from threefold.vault.pack import Place, pack_key
+from threefold.vault.pack import Place, ends, pack_key
 
 _PACKS_AT_ONCE: Final = 3
 _REPAIR: Final = "`threefold store repair` copies it from another store"
@@ -97,7 +97,8 @@ async def _verify_presence(
     vault: Vault, report: Report, places: Mapping[str, Mapping[bytes, Place]], used_by: Mapping[str, Sequence[str]]
 ) -> None:
     report.packs = len(places)
-    for pack, presence in (await vault.presence(places)).items():
+    reaches = ends(place for chunks in places.values() for place in chunks.values())
+    for pack, presence in (await vault.presence(reaches)).items():
         _copies(report, pack_key(pack), vault.stores, presence.on, unknown=presence.unknown)
         if not presence.on and not presence.unknown:
             report.problems.append(_lost(pack, "it is on no store", used_by[pack]))
@@ -186,7 +187,7 @@ def _copies(
         if name in unknown:
             report.problems.append(_unknown(name, key, "the store does not answer"))
         elif name not in on:
-            what = f"it is not there, and on {len(on)} of the other stores"
+            what = f"it is not there whole, and on {len(on)} of the other stores"
             report.problems.append(Problem(name, key, what, _REPAIR, costs_recovery=False))
 
 

@@ -1,13 +1,13 @@
 """The vault on its stores: which snapshots there are, their manifests, their chunks.
 
 A listing is a hint (invariant 2): it is the union of what the stores list, a store that does not answer is said, and
-whether a pack is there is asked by reading it.
+whether a pack is there is asked by reading the end of it: what is cut short is no copy.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Final, TypeVar
@@ -121,18 +121,18 @@ class Vault:
         for pack, places in zip(orphans, await _each(list(orphans), self._index_of(orphans)), strict=True):
             if pack.rpartition("/")[2] not in named:
                 known = places | known
-        presence = await self.presence({place.pack for place in known.values()}, enough=COPIES)
+        presence = await self.presence(packs.ends(known.values()), enough=COPIES)
         return {name: place for name, place in known.items() if len(presence[place.pack].on) >= COPIES}
 
-    async def presence(self, pack_ids: Iterable[str], *, enough: int | None = None) -> dict[str, Presence]:
-        """On which stores each pack is, asked by reading its first bytes.
+    async def presence(self, reaches: Mapping[str, int], *, enough: int | None = None) -> dict[str, Presence]:
+        """On which stores each pack is, as far as it is needed: ``reaches`` has the end of its last chunk (`ends`).
 
+        Asked by reading the bytes before that end: a copy that was cut short does not have them.
         With ``enough``, the answers are as complete as it takes to find each pack on that many stores: a slow one is
         not waited for. A store that answered nothing a few times in a row is not asked about the rest.
         """
-        ids = sorted(set(pack_ids))
-        answers: dict[str, dict[str, bool]] = {pack: {} for pack in ids}
-        asking = {asyncio.create_task(self._ask_presence(name, ids, answers)) for name in self.stores}
+        answers: dict[str, dict[str, bool]] = {pack: {} for pack in sorted(reaches)}
+        asking = {asyncio.create_task(self._ask_presence(name, reaches, answers)) for name in self.stores}
         try:
             while asking:
                 _, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
@@ -267,21 +267,22 @@ class Vault:
 
         return index
 
-    async def _ask_presence(self, name: str, ids: Sequence[str], answers: dict[str, dict[str, bool]]) -> None:
+    async def _ask_presence(self, name: str, reaches: Mapping[str, int], answers: dict[str, dict[str, bool]]) -> None:
         silent = 0
 
         async def ask(pack: str) -> None:
             nonlocal silent
             if silent >= _SILENT_IN_A_ROW:
                 return
-            answer = await self.stores[name].read(packs.pack_key(pack), start=0, length=packs.HEADER_BYTES)
+            start = reaches[pack] - packs.TAG_BYTES
+            answer = await self.stores[name].read(packs.pack_key(pack), start=start, length=packs.TAG_BYTES)
             if isinstance(answer, Unknown):
                 silent += 1
                 return
             silent = 0
-            answers[pack][name] = isinstance(answer, bytes) and packs.begins_as_pack(answer)
+            answers[pack][name] = isinstance(answer, bytes) and packs.ends_as_chunk(answer)
 
-        await _each(ids, ask)
+        await _each(list(answers), ask)
 
 
 async def _each(items: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:

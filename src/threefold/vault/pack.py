@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from typing import Final, NamedTuple
 
@@ -44,6 +44,7 @@ _TRAILER_MAGIC: Final = b"3FPI"
 _RECORD: Final = struct.Struct(f">{CHUNK_ID_BYTES}sIII")
 HEADER_BYTES: Final = len(_HEADER)
 TRAILER_BYTES: Final = _TRAILER.size
+TAG_BYTES: Final = 16
 PREFIX: Final = "packs"
 
 _local = threading.local()  # zstd's contexts are not to be shared between threads
@@ -70,6 +71,19 @@ def pack_key(pack: str) -> str:
 def begins_as_pack(data: bytes) -> bool:
     """Whether an object's first `HEADER_BYTES` are a pack's."""
     return data == _HEADER
+
+
+def ends(places: Iterable[Place]) -> dict[str, int]:
+    """pack → where the last of these chunks ends in it: how far a copy has to reach."""
+    found: dict[str, int] = {}
+    for place in places:
+        found[place.pack] = max(found.get(place.pack, 0), place.offset + place.stored)
+    return found
+
+
+def ends_as_chunk(data: bytes) -> bool:
+    """Whether these may be a chunk's last `TAG_BYTES`: all of them there, and no hole that a file system left."""
+    return len(data) == TAG_BYTES and any(data)
 
 
 def compress(plain: bytes) -> bytes:
