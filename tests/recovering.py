@@ -164,13 +164,13 @@ async def log_of(primary: Cluster, *, segment_size: int = 16 * 2**20) -> FileLog
     return FileLog((primary.server.data_dir / "pg_wal",), system, timeline, Lsn(0), Lsn.parse(end), segment_size)
 
 
-async def snapshot(primary: Cluster, stores: Mapping[str, ObjectStore]) -> SnapshotInfo:
+async def snapshot(primary: Cluster, stores: Mapping[str, ObjectStore], *, clock: Clock = CLOCK) -> SnapshotInfo:
     async def settled(lsn: Lsn) -> None:
         return
 
     vault = Vault(stores, KEYRING, CLOCK)
     async with await ReplicationLink.connect(primary.dsn(), application_name="snapshot") as link:
-        return await take_snapshot(link, vault, settled=settled, clock=CLOCK, progress=Silent())
+        return await take_snapshot(link, vault, settled=settled, clock=clock, progress=Silent())
 
 
 @asynccontextmanager

@@ -363,6 +363,25 @@ async def test_a_base_backup_starts_and_is_what_its_manifest_says(major: int) ->
             await restored.stop("immediate")
 
 
+@pytest.mark.parametrize("major", BOTH)
+async def test_the_primarys_own_time_is_asked_for_without_standing_by(major: int) -> None:
+    async with cluster(major) as primary:
+        await primary.sql("CREATE TABLE t (x int)")
+        async with await connect(primary) as link:
+            await primary.set(synchronous_standby_names="*")
+            waiting = asyncio.create_task(primary.sql("INSERT INTO t VALUES (1)"))
+            await asyncio.sleep(0.1)
+            for _ in range(3):
+                ((before,),) = await primary.sql("SELECT clock_timestamp()")
+                now = await link.now()
+                ((after,),) = await primary.sql("SELECT clock_timestamp()")
+                assert before < now < after
+            assert not waiting.done()  # acknowledged by nobody
+            assert (await link.identify()).timeline == 1  # the link still serves
+            await primary.set(synchronous_standby_names="")
+            await asyncio.wait_for(waiting, 5)
+
+
 async def test_a_base_backup_without_the_right_is_refused() -> None:
     async with cluster(18) as primary:
         async with await connect(primary) as link:

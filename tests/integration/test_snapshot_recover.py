@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import psycopg
@@ -19,6 +19,7 @@ from psycopg.conninfo import make_conninfo
 from tests.pg import cluster, folder
 from tests.recovering import CLOCK, COUNT, KEYRING, FolderStore, Notes, fill, log_of, recovered, snapshot, three
 
+from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import BadInput, Damaged, NotThere, Refused, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Silent
@@ -164,6 +165,27 @@ async def test_each_target_is_met_exactly() -> None:
         with pytest.raises(NotThere, match="the log begins at"):
             async with recovered(stores, replace(log, start=Lsn(info.summary.start + 1)), Latest()):
                 pass
+
+
+class Behind(SystemClock):
+    """The DRaaS server's clock, an hour slow."""
+
+    def now(self) -> datetime:
+        return super().now() - timedelta(hours=1)
+
+
+async def test_a_wrong_clock_of_ours_never_picks_a_snapshot_that_holds_later_commits() -> None:
+    stores = three()
+    async with cluster(18, settings={"wal_keep_size": "64MB"}) as primary:
+        await fill(primary, 10)
+        first = await snapshot(primary, stores, clock=Behind())
+        ((at,),) = await primary.sql("SELECT clock_timestamp()")
+        await primary.sql("INSERT INTO customer (name, note) VALUES ('mistake', 'x')")
+        await snapshot(primary, stores, clock=Behind())
+        await primary.sql("INSERT INTO customer (name, note) VALUES ('later', 'y')")
+        async with recovered(stores, await log_of(primary), Time(at)) as (done, sql):
+            assert await sql("SELECT count(*) FROM customer") == [(10,)]
+            assert done.snapshot == first.summary.id
 
 
 async def test_a_restore_point_is_looked_for_from_the_oldest_snapshot_on_and_that_is_said() -> None:

@@ -14,6 +14,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from types import TracebackType
 from typing import Self
@@ -164,6 +165,28 @@ class ReplicationLink:
             raise BadInput(f"not a setting's name: {parameter!r}")
         (row,) = await self._rows(f"SHOW {parameter}", f"reading the setting {parameter}")
         return _text(row[0])
+
+    async def now(self) -> datetime:
+        """The time by the primary's clock, which stamps its commits.
+
+        A walsender knows no SELECT, but it stamps what it streams, and answers who asks. Nothing is said to be
+        flushed here, and whoever has flushed nothing is nobody's synchronous standby, whatever its name.
+        """
+        at = await self.identify()
+        await self.start_streaming(slot=None, start=at.flushed, timeline=at.timeline)
+        nothing = Lsn(0)
+        self.send_status(written=nothing, flushed=nothing, applied=nothing, reply=True)
+        said = await self.receive()
+        if isinstance(said, StreamEnd):
+            raise Unavailable("the primary ended the stream that was to tell its time", hint="try again")
+        try:
+            self._pg.put_copy_end()
+            self._flush()
+        except psycopg.Error as error:
+            raise _broken(error) from None
+        while not isinstance(await self.receive(), StreamEnd):
+            pass  # what was on its way
+        return messages.moment(said[-1].sent_at)
 
     async def timeline_history(self, timeline: int) -> bytes | None:
         """The ``.history`` file as it is; None for timeline 1, which has none."""

@@ -17,6 +17,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Final, Protocol
 
 import google_crc32c
@@ -47,6 +48,8 @@ class Link(Protocol):
     async def identify(self) -> Identity: ...
 
     async def show(self, parameter: str) -> str: ...
+
+    async def now(self) -> datetime: ...
 
     def base_backup(self, *, label: str, fast: bool = True) -> AsyncIterator[BackupEvent]: ...
 
@@ -87,7 +90,6 @@ async def take_snapshot(
         intake = _Intake(vault, known, uploads, clock)
         with ThreadPoolExecutor(_THREADS, "chunks") as threads:
             backup = await _receive(link, snapshot, intake, threads, progress)
-        stopped = clock.now()
         check_received(
             backup.manifest,
             {file.path: Received(file.size, file.crc32c) for file in intake.files},
@@ -108,7 +110,7 @@ async def take_snapshot(
         start=backup.started.lsn,
         stop=backup.ended.lsn,
         started=started,
-        stopped=stopped,
+        stopped=backup.stopped,
         size=sum(file.size for file in intake.files),
         files=len(intake.files),
         tablespaces=tuple(
@@ -157,6 +159,7 @@ class _Backup:
 
     started: BackupStarted
     ended: BackupEnded
+    stopped: datetime  # by the primary's clock, which stamped every commit before the stop LSN no later
     label: str
     manifest: str
 
@@ -275,16 +278,17 @@ async def _receive(
                 pass
             case BackupEnded():
                 ended = event
-    await intake.finish()
     if started is None or ended is None:
         raise Unavailable("the primary ended the base backup early", hint="see the primary's log, and try again")
+    stopped = await link.now()
+    await intake.finish()
     if started.timeline != ended.timeline:
         raise Damaged(
             f"the primary went from timeline {started.timeline} to {ended.timeline} during the base backup",
             hint="take the snapshot again",
         )
     text = b"".join(manifest).decode(errors="surrogateescape")
-    return _Backup(started, ended, label, text)
+    return _Backup(started, ended, stopped, label, text)
 
 
 async def _still_there(vault: Vault, reused: Sequence[Place]) -> None:

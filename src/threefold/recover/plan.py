@@ -5,8 +5,13 @@ newest or an ancestor of it, left no earlier than the snapshot's stop. Of those 
 the target is taken; for a restore point, whose place nobody knows, the oldest.
 
 WAL is taken from the start of the segment that holds the snapshot's start (PostgreSQL reads the segment's first page
-before any other). Positions are compared by LSN along one history, times only where the target is one (the stop times
-are ours, the commit times are the primary's: close to a snapshot's stop, PostgreSQL has the last word).
+before any other). Positions are compared by LSN along one history, times only where the target is one.
+
+Times compared are of one clock, the primary's: it stamps the commits, and it was read for the snapshot's stop time,
+after the stop. So a snapshot that stopped at or before the target holds no commit later than the target, however wrong
+our own clock may be; one that holds such a commit could not be rewound, and PostgreSQL would not notice. What it
+rests on is that the primary's clock is not set back, by hand or by a new primary whose clock is behind; after that,
+an LSN is the target to name.
 """
 
 from __future__ import annotations

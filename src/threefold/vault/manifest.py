@@ -56,7 +56,7 @@ class Tablespace:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What recovery points are chosen by. Times are for people: the LSNs decide (invariant 2)."""
+    """What recovery points are chosen by: the LSNs decide (invariant 2), and ``stopped`` where the target is a time."""
 
     id: str
     label: str
@@ -66,8 +66,8 @@ class Summary:
     timeline: int
     start: Lsn  # where replay begins
     stop: Lsn  # from here on the restored database is consistent
-    started: datetime
-    stopped: datetime
+    started: datetime  # by our clock, for people
+    stopped: datetime  # by the primary's clock, read after the stop: no commit before ``stop`` is of a later time
     size: int  # plain bytes
     files: int
     tablespaces: tuple[Tablespace, ...] = ()
