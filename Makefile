@@ -34,7 +34,7 @@ demo: $(STAMP)  ## protect a CRM's PostgreSQL, destroy it, recover it: the whole
 	@$(BIN)/threefold demo $(ARGS)
 
 test: $(STAMP)  ## every test; PYTEST="tests/unit -k lsn" for some
-	@$(BIN)/python -m pytest -n $(JOBS) -m "not soak" $(PYTEST)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "not soak" $(PYTEST)
 
 lint: $(STAMP)  ## format, ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
