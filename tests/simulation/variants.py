@@ -129,8 +129,18 @@ def does_not_check_again() -> Any:
     return patch.object(Leader, "_still_continues", lambda *_: True)
 
 
+@contextmanager
 def deletes_seals() -> Any:
-    return patch.object(trim, "SEAL_BYTES", 0)
+    """Tidies up all of an epoch that is over, the seals behind its last slot included."""
+
+    def make(trim_epoch: Any) -> Any:
+        def everything(store: str, epoch: int, first: int, below: int) -> Any:
+            return trim_epoch(store, epoch, first, below + 100)
+
+        return everything
+
+    with patch.object(trim, "SEAL_BYTES", 0), _patched(trim, "_trim_epoch", make):
+        yield
 
 
 def trusts_a_segment_on_one_store() -> Any:
