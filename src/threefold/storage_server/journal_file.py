@@ -29,7 +29,8 @@ class JournalFile:
         self.size = os.fstat(self.fd).st_size
 
     def __del__(self) -> None:
-        os.close(self.fd)
+        if hasattr(self, "fd"):  # not where opening it failed
+            os.close(self.fd)
 
     @classmethod
     def make(cls, folder: Path, header: FileHeader, size: int) -> JournalFile:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import hashlib
 import os
 import shutil
+import sys
 import tempfile
 import threading
 from collections.abc import Coroutine
@@ -30,7 +32,7 @@ from threefold.storage_server.engine import Engine, EngineOptions
 from threefold.storage_server.entries import INLINE
 from threefold.storage_server.http import Request
 from threefold.storage_server.journal_file import JournalFile
-from threefold.storage_server.records import PAGE, Kind, scan
+from threefold.storage_server.records import PAGE, FileHeader, Kind, scan
 from threefold.storage_server.s3 import Condition, S3Error
 from threefold.storage_server.sigv4 import Credentials, Verifier
 
@@ -536,6 +538,15 @@ async def test_want_of_descriptors_is_not_called_want_of_room(tmp_path: Path, mo
     engine = await opened(tmp_path)
     assert await get(engine, "k") == b"again"
     await engine.close()
+
+
+def test_a_journal_file_that_cannot_be_opened_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    unraisable: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)
+    with suppress(FileNotFoundError):
+        JournalFile(tmp_path / "none", FileHeader(1, bytes(8), 1))
+    gc.collect()
+    assert not unraisable
 
 
 async def test_a_folder_has_one_owner(tmp_path: Path) -> None:
