@@ -15,6 +15,7 @@ from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.kernel.machine import this_machine
+from threefold.kernel.memory import return_large_blocks
 from threefold.protect.leader import Deployment
 from threefold.protect.run import protect as protect_until
 from threefold.protect.stream import Durability
@@ -40,6 +41,7 @@ def protect(
     [bold]Example:[/] threefold protect --config /etc/threefold.toml
     """
     output = Output(as_json, quiet)
+    return_large_blocks()
     execute(_protect(settings(config, output), output, take_over=take_over), output, logs=True)
 
 
