@@ -2,9 +2,10 @@
 
 Never deleted: seals (a stalled writer could create its slot again and acknowledge it), claims, and slot 0 of the
 newest three epochs (a reader finds the history there). A listing tells what to delete, and is trusted only in that an
-object of that key has that size; a seal is the only object of its size, and objects never change. (A delete that lands
-late may hit a seal that a taker put into the slot just emptied. That one is not needed: the slot's bytes are in segments
-on two stores, and every taker goes on from there.)
+object of that key has that size; a seal is the only object of its size, and objects never change.
+
+A delete that lands late may hit a seal that a taker put into the slot just emptied. That one is not needed: the slot's
+bytes are in segments on two stores, and every taker goes on from there.
 """
 
 from __future__ import annotations
