@@ -82,7 +82,8 @@ class Destination:
         for root in self.roots():
             if root.exists() and not root.is_dir():
                 raise Refused(f"{root} is not a folder", hint="name a new or an empty folder")
-            if not ours and root.exists() and any(root.iterdir()):
+            # A recovery killed while it wrote its first marker leaves the draft of it, and nothing else.
+            if not ours and root.exists() and any(each.name != f"{MARKER}.new" for each in root.iterdir()):
                 raise Refused(f"{root} is not empty", hint="name a new or an empty folder; nothing was touched")
         with disk_errors(self.into):
             # The data folder first, and its marker, so that the others are ours from the moment they are made.
