@@ -55,6 +55,13 @@ def _is_address(text: str) -> str:
     return text
 
 
+def _is_host_and_port(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal():
+        raise ValueError("an address to listen on reads like 127.0.0.1:8080")
+    return text
+
+
 def _is_place(text: str) -> str:
     parts = urlsplit(text)
     if parts.scheme not in _SCHEMES or not parts.netloc:
@@ -170,6 +177,47 @@ class Recovery(Section):
     )
 
 
+class Crm(Section):
+    """Our own CRM, where it is used: `threefold crm serve`. Nothing else here depends on it."""
+
+    listen: Annotated[str, AfterValidator(_is_host_and_port)] = Field(
+        default="127.0.0.1:8080", description="Where the CRM listens. To other machines only behind a proxy with TLS."
+    )
+    public_url: Annotated[str, AfterValidator(_is_address)] = Field(
+        default="http://localhost:8080",
+        description="The address that people type. Passkeys and devices are bound to its host name, so the recovery "
+        "site has to answer under the same one.",
+    )
+    dsn: Annotated[str, AfterValidator(_has_no_password)] = Field(
+        description="The CRM's own database, as the role that owns it. Several hosts may stand there: the one that "
+        "takes writes is used."
+    )
+    password: Reference | None = Field(
+        default=None, description="The role's password, by reference. Absent: libpq looks into ~/.pgpass."
+    )
+    site: str = Field(default="", description="Where this CRM runs: the name in the banner of every page.")
+    connections: int = Field(default=10, ge=2, le=200, description="The most connections to the database.")
+    trust_proxy: bool = Field(
+        default=False, description="A proxy stands in front and sets X-Forwarded-For: believe it for rate limits."
+    )
+    erasures: Path = Field(
+        default=Path("crm/erasures.jsonl"),
+        description="The erasure ledger: which customers asked to be forgotten, ids and times only. Keep it apart from "
+        "the database; it is replayed after every recovery.",
+    )
+    webhooks_to_private: bool = Field(
+        default=False, description="Let webhooks go to private addresses. Anybody who may make one can then reach them."
+    )
+    time_zone: str = Field(default="UTC", description="Of the office hours: an IANA name, such as Asia/Karachi.")
+    office_opens: str = Field(
+        default="09:00", pattern=r"^\d\d:\d\d$", description="From when service clocks run, HH:MM."
+    )
+    office_closes: str = Field(default="17:00", pattern=r"^\d\d:\d\d$", description="Until when they run, HH:MM.")
+    office_days: tuple[int, ...] = Field(
+        default=(1, 2, 3, 4, 5), description="On which days they run: 1 is Monday, 7 is Sunday."
+    )
+
+
 class Settings(BaseSettings):
     """The whole file. Frozen; made by `load`."""
 
@@ -181,6 +229,7 @@ class Settings(BaseSettings):
     keys: Keys
     store: tuple[Store, Store, Store] = Field(description="Exactly three.")
     recovery: Recovery = Recovery()
+    crm: Crm | None = None
     folder: Path = Field(default=Path(), exclude=True)  # of the file; what relative paths are relative to
 
     @classmethod

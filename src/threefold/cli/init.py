@@ -31,8 +31,13 @@ def init(
     output = Output(as_json, quiet)
     given = passphrase_from(passphrase_file) or os.environ.get("THREEFOLD_PASSPHRASE")
     made = create_home(folder, passphrase=given)
-    primary, *stores = made.ports
-    facts = {"folder": made.folder, "config": made.folder / "threefold.toml", "primary_port": primary, "stores": stores}
+    facts = {
+        "folder": made.folder,
+        "config": made.folder / "threefold.toml",
+        "primary_port": made.ports.primary,
+        "stores": made.ports.stores,
+        "crm_port": made.ports.crm,
+    }
     human = [
         f"[bold]{made.folder}[/] is ready: threefold.toml, keys, and the folders of three storage servers.",
         "",

@@ -15,7 +15,7 @@ from threefold.demo.protected import a_store_stalls, people_work, protection_beg
 from threefold.demo.team import Team
 from threefold.demo.world import World
 from threefold.kernel.clock import Clock
-from threefold.local.create import any_ports, create_home
+from threefold.local.create import any_ports, create_home, free_ports
 from threefold.local.home import Home
 from threefold.local.stack import Stack
 
@@ -26,7 +26,7 @@ async def play(folder: Path, narrator: Narrator, clock: Clock, *, seed: int, kee
     Raises what a process or an act ran into; whether the promise was kept stands in the outcome.
     """
     narrator.doing("making keys, passwords and three disks")
-    first, *_, second = any_ports()
+    first, second = free_ports(2)
     await asyncio.to_thread(create_home, folder, ports=any_ports())
     async with _world(folder, narrator, clock, seed=seed, keep=keep) as world:
         async with world.watched() as watch:

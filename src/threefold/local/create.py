@@ -18,7 +18,7 @@ from typing import Final
 
 from threefold.kernel.errors import BadInput, Refused
 from threefold.kernel.keys import KEY_BYTES, Keyring
-from threefold.local.home import REPLICATION_USER
+from threefold.local.home import CRM_USER, REPLICATION_USER
 from threefold.storage_server.serve import create_bucket
 
 STORES: Final = ("S1", "S2", "S3")
@@ -48,6 +48,13 @@ wrapped = "file:keys/master.wrapped"
 [recovery]
 site = "this-machine"
 standby = "cold"
+
+[crm]                             # our own CRM; any other CRM on PostgreSQL needs no such section
+listen = "127.0.0.1:{crm_port}"
+public_url = "http://localhost:{crm_port}"   # passkeys are bound to this host name
+dsn = "host=127.0.0.1 port={primary_port} user={crm_user} dbname={crm_user}"
+password = "file:secrets/crm.password"
+site = "this-machine"
 """
 _STORE_TOML = """
 [[store]]
@@ -62,15 +69,24 @@ region = "this-machine"           # and where it stands
 
 
 @dataclass(frozen=True, slots=True)
+class Ports:
+    """Where the processes of one folder listen."""
+
+    primary: int
+    stores: tuple[int, int, int]
+    crm: int
+
+
+@dataclass(frozen=True, slots=True)
 class Made:
     """What was written."""
 
     folder: Path
-    ports: tuple[int, int, int, int]  # of the primary and the three stores
+    ports: Ports
     passphrase: str  # shown once; only its lock on the key is kept
 
 
-def create_home(folder: Path, *, passphrase: str | None = None, ports: tuple[int, int, int, int] | None = None) -> Made:
+def create_home(folder: Path, *, passphrase: str | None = None, ports: Ports | None = None) -> Made:
     """Raises Refused for a folder that has something in it, BadInput for a passphrase that is too short."""
     if passphrase is not None and len(passphrase) < _PASSPHRASE_LEAST:
         raise BadInput(
@@ -97,24 +113,30 @@ def create_home(folder: Path, *, passphrase: str | None = None, ports: tuple[int
     return Made(folder, ports, passphrase)
 
 
-def _fill(folder: Path, passphrase: str, ports: tuple[int, int, int, int]) -> None:
+def _fill(folder: Path, passphrase: str, ports: Ports) -> None:
     for name, mode in (("keys", 0o700), ("secrets", 0o700), ("storage", 0o700), ("run", 0o755), ("log", 0o755)):
         (folder / name).mkdir(mode=mode)
     master = secrets.token_bytes(KEY_BYTES)
     _write(folder / "keys/master.key", b64encode(master).decode())
     wrapped = Keyring(master).wrap(passphrase, salt=secrets.token_bytes(16))
     _write(folder / "keys/master.wrapped", wrapped.decode())
-    for user in ("postgres", REPLICATION_USER):
+    for user in ("postgres", REPLICATION_USER, CRM_USER):
         _write(folder / f"secrets/{user}.password", secrets.token_urlsafe(24))
     for name in STORES:
         create_bucket(folder / "storage" / name, BUCKET)
         _write(folder / f"secrets/{name}.key", f"{name}{secrets.token_hex(8)}")
         _write(folder / f"secrets/{name}.secret", secrets.token_urlsafe(32))
     stores = "".join(
-        _STORE_TOML.format(name=name, bucket=BUCKET, port=port) for name, port in zip(STORES, ports[1:], strict=True)
+        _STORE_TOML.format(name=name, bucket=BUCKET, port=port) for name, port in zip(STORES, ports.stores, strict=True)
     )
     (folder / "threefold.toml").write_text(
-        _TOML.format(primary_port=ports[0], user=REPLICATION_USER, stores=stores.lstrip())
+        _TOML.format(
+            primary_port=ports.primary,
+            user=REPLICATION_USER,
+            crm_user=CRM_USER,
+            crm_port=ports.crm,
+            stores=stores.lstrip(),
+        )
     )
 
 
@@ -128,20 +150,26 @@ def new_passphrase() -> str:
     return "-".join("".join(secrets.choice(_ALPHABET) for _ in range(5)) for _ in range(6))
 
 
-def default_ports() -> tuple[int, int, int, int]:
+def default_ports() -> Ports:
     """Numbers that people remember, where they are free."""
-    return (_free_from(5440), _free_from(9101), _free_from(9201), _free_from(9301))
+    return Ports(_free_from(5440), (_free_from(9101), _free_from(9201), _free_from(9301)), _free_from(8080))
 
 
-def any_ports() -> tuple[int, int, int, int]:
+def any_ports() -> Ports:
     """Free ones, for a folder that does not live long."""
-    sockets = [socket.socket() for _ in range(4)]
+    primary, first, second, third, crm = free_ports(5)
+    return Ports(primary, (first, second, third), crm)
+
+
+def free_ports(count: int) -> list[int]:
+    """That nobody listens on now."""
+    sockets = [socket.socket() for _ in range(count)]
     for each in sockets:
         each.bind(("127.0.0.1", 0))
-    first, second, third, fourth = (int(each.getsockname()[1]) for each in sockets)
+    ports = [int(each.getsockname()[1]) for each in sockets]
     for each in sockets:
         each.close()
-    return first, second, third, fourth
+    return ports
 
 
 def _free_from(port: int) -> int:

@@ -8,6 +8,7 @@
     secrets/                passwords and storage keys, a file each
     storage/S1 S2 S3        the disks of the three storage servers
     primary/                PostgreSQL
+    crm/                    the CRM's erasure ledger: it must not lie in the database
     run/S1.pid ...          process ids, for whoever wants to kill one
     log/                    what PostgreSQL says
 """
@@ -25,6 +26,7 @@ from threefold.settings import Settings, Store, load
 
 SUPERUSER = "postgres"
 REPLICATION_USER = "threefold"
+CRM_USER = "crm"  # and the database that it owns
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,16 @@ class Home:
             user=SUPERUSER,
             password=self.secret("postgres.password"),
             dbname=dbname,
+        )
+
+    def crm_conninfo(self) -> str:
+        """To the CRM's database as the CRM does; for psycopg, never for an argument list."""
+        return make_conninfo(
+            host="127.0.0.1",
+            port=self.primary_port,
+            user=CRM_USER,
+            password=self.secret("crm.password"),
+            dbname=CRM_USER,
         )
 
     # --- processes ---

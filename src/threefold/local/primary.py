@@ -8,13 +8,14 @@ nobody. It stays set: from then on a commit that nobody keeps does not return.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Unavailable
-from threefold.local.home import REPLICATION_USER, Home
+from threefold.local.home import CRM_USER, REPLICATION_USER, Home
 from threefold.postgres.binaries import find_binaries
 from threefold.postgres.server import Server
 from threefold.protect.run import APPLICATION_NAME
@@ -57,6 +58,14 @@ class Primary:
             statement = sql.SQL("CREATE ROLE {} LOGIN REPLICATION PASSWORD {}")
             connection.execute(statement.format(role, sql.Literal(password)))
             connection.execute(sql.SQL("GRANT pg_monitor TO {}").format(role))
+            self._make_crm(connection)
+
+    def _make_crm(self, connection: psycopg.Connection[Any]) -> None:
+        """A database of the CRM's own, and a role that owns it and nothing else."""
+        role = sql.Identifier(CRM_USER)
+        password = sql.Literal(self._home.secret(f"{CRM_USER}.password"))
+        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
+        connection.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(role, role))
 
     async def wait_until_streaming(self) -> None:
         """The DRaaS server receives the log, from now on at least. Raises Unavailable."""
