@@ -75,6 +75,14 @@ class Desk(Protocol):
         """
         ...
 
+    def saw(self, kind: str, record: UUID) -> None:
+        """Note in the audit that this record was shown to this person. Never fails, never waits."""
+        ...
+
+    def did(self, what: str, kind: str = "", record: UUID | None = None, **detail: str) -> None:
+        """Note in the audit what is neither in the data log nor one record seen: ``exported``, ``erased``."""
+        ...
+
 
 def desk_of(request: Request) -> Desk:
     """For ``Depends``."""
