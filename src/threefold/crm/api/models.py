@@ -1,0 +1,218 @@
+"""The shapes of records in the API, made from kinds.py: what is taken for a new one, for a change, and what is given.
+
+Strict, because a value that was bent into shape is a value nobody sent: no unknown fields, no numbers in quotes, no
+booleans as numbers, no time without an offset, no NUL (PostgreSQL has none) and nothing beyond `Field.most`.
+The services check again, since pages and imports come past here; a body that passes here is refused there only for
+what the database knows (a reference to nothing, a duplicate).
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, date, datetime
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    create_model,
+)
+from pydantic import Field as Constraint
+from pydantic.config import JsonDict
+
+from threefold.crm import rules
+from threefold.crm.kinds import COMMON, KINDS, Field, Kind, Type
+
+LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
+LINES: Final = r"^[^\u0000]*$"
+PATTERNS: Final = {"country": r"^([A-Z]{2})?$", "currency": r"^[A-Z]{3}$"}
+EMAIL: Final = r"^[^@\s\u0000-\u001f\u007f]+@[^@\s\u0000-\u001f\u007f]+$"
+INTEGER_MOST: Final = 2**31 - 1  # of PostgreSQL's integer
+
+
+class Sent(BaseModel):
+    """A body that somebody sends."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Given(BaseModel):
+    """A record as it is given out."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+def _written(pattern: str, meaning: str) -> BeforeValidator:
+    """Pydantic takes digits for seconds since 1970 as well; nobody means that."""
+    expected = re.compile(pattern, re.ASCII)
+
+    def check(value: Any) -> Any:
+        if isinstance(value, str) and not expected.fullmatch(value):
+            raise ValueError(meaning)
+        return value
+
+    return BeforeValidator(check)
+
+
+TIME_WRITTEN: Final = _written(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)",
+    "a time is written like 2026-11-24T15:18:08Z, with its offset",
+)
+DATE_WRITTEN: Final = _written(r"\d{4}-\d\d-\d\d", "a date is written like 2026-11-24")
+ID_WRITTEN: Final = _written(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "an id is a UUID, written with hyphens")
+
+
+def _instant(value: datetime) -> datetime:
+    """In UTC, where it still is a year that has four digits."""
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("the time lies outside of the years 1 to 9999") from error
+
+
+def _example(field: Field) -> Any:
+    by_type: dict[Type, Any] = {
+        Type.EMAIL: "ada@example.com",
+        Type.INTEGER: max(field.least, 1),
+        Type.CENTS: 129_900,
+        Type.BOOLEAN: False,
+        Type.ID: "0199a3c2-7d10-7f3a-9c55-2f6f0d8a4b11",
+        Type.IDS: ["0199a3c2-7d10-7f3a-9c55-2f6f0d8a4b11"],
+        Type.TIME: "2026-11-24T15:18:08Z",
+        Type.DATE: "2026-11-24",
+        Type.LONG: "The display stays dark after the update.",
+    }
+    if field.choices:
+        return field.choices[0]
+    named = {"currency": "EUR", "country": "DE", "language": "en", "phone": "+49 30 1234567", "colour": "#7a5cff"}
+    return by_type.get(field.type, named.get(field.name, field.title))
+
+
+def _described(field: Field) -> str:
+    words = [field.title]
+    if field.refers:
+        words.append(f"an id of {field.refers}")
+    if field.type is Type.CENTS:
+        words.append("in hundredths of the currency")
+    if field.customers_write:
+        words.append("customers may give it")
+    return ", ".join(words) + "."
+
+
+def _type(field: Field, *, sent: bool) -> Any:
+    """The type of its values, without null."""
+    match field.type:
+        case Type.TEXT | Type.LONG | Type.EMAIL:
+            by_type = {Type.TEXT: LINE, Type.LONG: LINES, Type.EMAIL: EMAIL}
+            pattern = PATTERNS.get(field.name, by_type[field.type])
+            least = max(field.least, 1) if field.required else field.least
+            if not sent:
+                return str
+            return Annotated[str, StringConstraints(min_length=least, max_length=field.most, pattern=pattern)]
+        case Type.INTEGER:
+            most = INTEGER_MOST if field.most == Field("").most else field.most
+            return Annotated[int, Constraint(ge=field.least, le=most)]
+        case Type.CENTS:
+            return Annotated[int, Constraint(ge=0, le=field.most)]
+        case Type.BOOLEAN:
+            return bool
+        case Type.ID:
+            return Annotated[UUID, ID_WRITTEN] if sent else UUID
+        case Type.IDS:
+            return Annotated[list[Annotated[UUID, ID_WRITTEN]], Constraint(max_length=field.most)]
+        case Type.CHOICE:
+            return Literal[field.choices]
+        case Type.TIME:
+            return Annotated[AwareDatetime, TIME_WRITTEN, AfterValidator(_instant)] if sent else AwareDatetime
+        case Type.DATE:
+            return Annotated[date, DATE_WRITTEN] if sent else date
+
+
+def nullable(field: Field) -> bool:
+    return not field.required and field.default is None and field.type is not Type.IDS
+
+
+def _no_default(schema: JsonDict) -> None:
+    """Null is not what a field is when it was left out: the service knows."""
+    schema.pop("default", None)
+
+
+def _field(field: Field, *, sent: bool, optional: bool) -> tuple[Any, Any]:
+    shape = _type(field, sent=sent)
+    if nullable(field):
+        shape = shape | None
+    about: dict[str, Any] = {"description": _described(field), "examples": [_example(field)]}
+    if not optional:
+        return shape, Constraint(**about)
+    return shape, Constraint(default=None, json_schema_extra=_no_default, **about)
+
+
+def _name(kind: Kind) -> str:
+    return kind.one.capitalize()
+
+
+# Without a default, pydantic asks for it; with one it may be left out, and what was left out is not in the change.
+ID: Final[Any] = (
+    UUID,
+    Constraint(
+        default=None,
+        json_schema_extra=_no_default,
+        description="Made by the sender, best a UUIDv7; else by the server.",
+    ),
+)
+OWN: Final[Any] = (
+    UUID,
+    Constraint(default=None, json_schema_extra=_no_default, description="Your own contact's id; may be left out."),
+)
+ALWAYS_THERE: Final = ("id", "version", "created_at", "updated_at", "paused_seconds")
+
+
+def _create(kind: Kind) -> type[Sent]:
+    fields: dict[str, Any] = {
+        field.name: _field(field, sent=True, optional=not field.required) for field in kind.fields if not field.kept
+    }
+    return create_model(f"{_name(kind)}Create", __base__=Sent, id=ID, **fields)
+
+
+def _report(kind: Kind) -> type[Sent]:
+    fields: dict[str, Any] = {
+        field.name: _field(field, sent=True, optional=not field.required)
+        for field in kind.fields
+        if field.name in rules.REPORTED[kind.name]
+    }
+    return create_model(f"{_name(kind)}Report", __base__=Sent, id=ID, contact_id=OWN, **fields)
+
+
+def _change(kind: Kind) -> type[Sent]:
+    fields: dict[str, Any] = {
+        field.name: _field(field, sent=True, optional=True) for field in kind.fields if not field.kept
+    }
+    return create_model(f"{_name(kind)}Change", __base__=Sent, **fields)
+
+
+def _read(kind: Kind) -> type[Given]:
+    fields: dict[str, Any] = {}
+    for field in (*COMMON, *kind.fields):
+        shape = _type(field, sent=False)
+        if nullable(field) and field.name not in ALWAYS_THERE:
+            shape = shape | None
+        fields[field.name] = (shape, Constraint(description=_described(field), examples=[_example(field)]))
+    return create_model(_name(kind), __base__=Given, **fields)
+
+
+CREATE: Final = {name: _create(kind) for name, kind in KINDS.items()}
+REPORT: Final = {name: _report(KINDS[name]) for name in rules.REPORTED}
+CHANGE: Final = {name: _change(kind) for name, kind in KINDS.items()}
+READ: Final = {name: _read(kind) for name, kind in KINDS.items()}
+
+
+def sent(body: Sent) -> dict[str, Any]:
+    """What was in the body, and nothing that was not."""
+    return {name: getattr(body, name) for name in body.model_fields_set}
