@@ -1,0 +1,1 @@
+"""The edge's tables, as numbered SQL files, applied after the CRM's."""
