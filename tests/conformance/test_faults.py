@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
 from collections.abc import Iterator
@@ -139,3 +140,13 @@ async def _everything(store: ObjectStore) -> list[object]:
         await store.list("log"),
         await store.delete(["log/9", "log/8"]),
     ]
+
+
+async def test_connections_that_are_not_kept_are_closed(store: ObjectStore, proxy: FaultProxy) -> None:
+    """A burst of creates opens many; left open, they would fill the server's until it throws out those in use."""
+    for burst in range(3):
+        made = await asyncio.gather(*(store.create(f"log/{burst}-{n}", b"x") for n in range(30)))
+        assert made == [Made.CREATED] * 30
+    async with asyncio.timeout(10):
+        while len(proxy.links) > 30:  # obstore's own pool keeps what it opened at once, and no more
+            await asyncio.sleep(0.05)

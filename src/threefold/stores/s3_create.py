@@ -67,10 +67,10 @@ class S3Creates:
             return await answer
         finally:
             timer.cancel()
-            if not connection.reusable:
-                connection.close()
-            elif len(self._idle) < _IDLE_MAX:
+            if connection.reusable and len(self._idle) < _IDLE_MAX:
                 self._idle.append(connection)
+            else:
+                connection.close()
 
     async def close(self) -> None:
         while self._idle:
