@@ -70,7 +70,10 @@ REPORTED: Final[dict[str, frozenset[str]]] = {
     },
     "interactions": frozenset({"query_id", "request_id", "body"}),
 }
-# What is about no kind.
+# What is about no single kind.
+AT_LARGE: Final = frozenset(
+    {Operation.SELF, Operation.SEARCH, Operation.FEED, Operation.VIEW, Operation.ERASE, Operation.ADMINISTER}
+)
 CUSTOMERS_AT_LARGE: Final = frozenset({Operation.SELF, Operation.SEARCH})
 
 

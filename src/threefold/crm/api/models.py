@@ -22,6 +22,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     StringConstraints,
+    TypeAdapter,
+    WithJsonSchema,
     create_model,
 )
 from pydantic import Field as Constraint
@@ -30,10 +32,23 @@ from pydantic.config import JsonDict
 from threefold.crm import rules
 from threefold.crm.kinds import COMMON, KINDS, Field, Kind, Type
 
+_NONE: Final = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f"  # characters that are none
+TEXTS: Final = rf"^[^{_NONE}]*$"
 LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
-LINES: Final = r"^[^\u0000]*$"
-PATTERNS: Final = {"country": r"^([A-Z]{2})?$", "currency": r"^[A-Z]{3}$"}
-EMAIL: Final = r"^[^@\s\u0000-\u001f\u007f]+@[^@\s\u0000-\u001f\u007f]+$"
+PATTERNS: Final = {  # by whether it has to be given, too
+    (Type.TEXT, False): LINE,
+    (Type.TEXT, True): r"^[^\u0000-\u001f\u007f]*[^\u0000-\u001f\u007f\s][^\u0000-\u001f\u007f]*$",
+    (Type.LONG, False): TEXTS,
+    (Type.LONG, True): rf"^[^{_NONE}]*[^{_NONE}\s][^{_NONE}]*$",
+    (Type.EMAIL, True): r"^[^\s@<>\",;:\u0000-\u001f\u007f]+@[^\s@<>\",;:\u0000-\u001f\u007f]+"
+    r"\.[^\s@<>\",;:.\u0000-\u001f\u007f]+$",
+}
+NAMED_PATTERNS: Final = {"country": r"^([A-Z]{2})?$", "currency": r"^[A-Z]{3}$"}
+DATE: Final = r"^(19|[2-8][0-9])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
+TIME: Final = (
+    DATE[:-1] + r"[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+)
+KIND: Final = f"^({'|'.join(KINDS)})$"  # the name of any kind
 INTEGER_MOST: Final = 2**31 - 1  # of PostgreSQL's integer
 
 
@@ -61,12 +76,13 @@ def _written(pattern: str, meaning: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-TIME_WRITTEN: Final = _written(
-    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d+)?([Zz]|[+-]\d\d:\d\d)",
-    "a time is written like 2026-11-24T15:18:08Z, with its offset",
+TIME_WRITTEN: Final = _written(TIME, "a time is written like 2026-11-24T15:18:08Z, with its offset, from 1900 on")
+DATE_WRITTEN: Final = _written(DATE, "a date is written like 2026-11-24, from 1900 on")
+TIME_SHOWN: Final[Any] = WithJsonSchema({"type": "string", "format": "date-time", "pattern": TIME})
+DATE_SHOWN: Final[Any] = WithJsonSchema({"type": "string", "format": "date", "pattern": DATE})
+ID_WRITTEN: Final = _written(
+    r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "an id is a UUID, written with hyphens"
 )
-DATE_WRITTEN: Final = _written(r"\d{4}-\d\d-\d\d", "a date is written like 2026-11-24")
-ID_WRITTEN: Final = _written(r"(?i)[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "an id is a UUID, written with hyphens")
 
 
 def _instant(value: datetime) -> datetime:
@@ -75,6 +91,11 @@ def _instant(value: datetime) -> datetime:
         return value.astimezone(UTC)
     except OverflowError as error:
         raise ValueError("the time lies outside of the years 1 to 9999") from error
+
+
+INSTANT: Final[TypeAdapter[datetime]] = TypeAdapter(
+    Annotated[AwareDatetime, TIME_WRITTEN, TIME_SHOWN, AfterValidator(_instant)]
+)
 
 
 def _example(field: Field) -> Any:
@@ -110,8 +131,7 @@ def _type(field: Field, *, sent: bool) -> Any:
     """The type of its values, without null."""
     match field.type:
         case Type.TEXT | Type.LONG | Type.EMAIL:
-            by_type = {Type.TEXT: LINE, Type.LONG: LINES, Type.EMAIL: EMAIL}
-            pattern = PATTERNS.get(field.name, by_type[field.type])
+            pattern = NAMED_PATTERNS.get(field.name, PATTERNS.get((field.type, field.required), LINE))
             least = max(field.least, 1) if field.required else field.least
             if not sent:
                 return str
@@ -130,9 +150,11 @@ def _type(field: Field, *, sent: bool) -> Any:
         case Type.CHOICE:
             return Literal[field.choices]
         case Type.TIME:
-            return Annotated[AwareDatetime, TIME_WRITTEN, AfterValidator(_instant)] if sent else AwareDatetime
+            return (
+                Annotated[AwareDatetime, TIME_WRITTEN, TIME_SHOWN, AfterValidator(_instant)] if sent else AwareDatetime
+            )
         case Type.DATE:
-            return Annotated[date, DATE_WRITTEN] if sent else date
+            return Annotated[date, DATE_WRITTEN, DATE_SHOWN] if sent else date
 
 
 def nullable(field: Field) -> bool:

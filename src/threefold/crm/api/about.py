@@ -1,0 +1,148 @@
+"""What is about no single kind: who am I, the search over everything, and what changed since a cursor."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from fastapi import Response
+from pydantic import Field as Constraint
+
+from threefold.crm import feed, records, rules
+from threefold.crm.actor import Role
+from threefold.crm.api import params, reading, replies
+from threefold.crm.api.models import KIND, LINE, Given
+from threefold.crm.api.operations import Call, Gives, Operation, Param, add
+from threefold.crm.kinds import KINDS
+
+
+class Me(Given):
+    """Who asks, and what this person may do: by operation, the kinds it may do it with."""
+
+    user: UUID | None
+    name: str
+    role: Role
+    contact: UUID | None
+    device: UUID | None
+    may: dict[str, list[str]]
+
+
+class Found(Given):
+    kind: Annotated[str, Constraint(pattern=KIND)]
+    id: UUID
+    title: str
+    detail: str
+
+
+class Search(Given):
+    items: list[Found]
+
+
+class Changed(Given):
+    """One change to one record, as the data log has it."""
+
+    record_id: UUID
+    version: int
+    kind: str
+    op: Literal["create", "update", "delete"]
+    at: datetime
+    actor: UUID | None
+    device: UUID | None
+    reason: str | None
+    changes: Annotated[
+        dict[str, tuple[Any, Any]] | None,
+        Constraint(description="Field: [before, after]. Null for a new record, and for what was erased."),
+    ]
+
+
+class Changes(Given):
+    items: list[Changed]
+    next: Annotated[str, Constraint(description="For `after`, always: also when nothing has changed yet.")]
+
+
+async def _me(call: Call) -> Response:
+    actor = call.desk.actor
+    may = {
+        operation.value: [kind for kind in KINDS if rules.allows(actor, operation, kind)]
+        for operation in rules.Operation
+    }
+    may |= {operation.value: ["*"] for operation in rules.AT_LARGE if rules.allows(actor, operation)}
+    return replies.response(
+        replies.value(
+            {
+                "user": actor.user,
+                "name": actor.name,
+                "role": actor.role.value,
+                "contact": actor.contact,
+                "device": actor.device,
+                "may": {name: kinds for name, kinds in may.items() if kinds},
+            }
+        )
+    )
+
+
+async def _search(call: Call) -> Response:
+    text = call.query["q"].strip()
+    async with call.desk.read() as connection:
+        hits = await records.search(connection, call.desk.actor, text, call.query.get("limit", 20)) if text else []
+    found = [{"kind": hit.kind, "id": hit.id, "title": hit.title, "detail": hit.detail} for hit in hits]
+    return replies.response(replies.value({"items": found}))
+
+
+async def _changes(call: Call) -> Response:
+    after, limit = call.query.get("after"), call.query.get("limit", 50)
+    async with call.desk.read() as connection:
+        rows, cursor = await feed.changes(connection, call.desk.actor, after, limit)
+    return replies.response(replies.value({"items": rows, "next": cursor}))
+
+
+Q: Final = Param(
+    "q",
+    "Words, or the beginnings of words.",
+    {"type": "string", "minLength": 1, "maxLength": 200, "pattern": LINE},
+    reading.text(200),
+    required=True,
+)
+
+
+def describe() -> None:
+    add(
+        Operation(
+            "GET",
+            "/me",
+            "me",
+            "Who am I, and what may I do",
+            tag="about",
+            does=_me,
+            needs=rules.Operation.SELF,
+            gives=(Gives(200, "You.", Me),),
+        )
+    )
+    add(
+        Operation(
+            "GET",
+            "/search",
+            "search",
+            "Find records of all kinds",
+            tag="search",
+            does=_search,
+            needs=rules.Operation.SEARCH,
+            params=(Q, params.LIMIT),
+            gives=(Gives(200, "What was found, the best first.", Search),),
+            about="Customers find what is their own, and products.",
+        )
+    )
+    add(
+        Operation(
+            "GET",
+            "/changes",
+            "changes",
+            "What changed since a cursor",
+            tag="changes",
+            does=_changes,
+            needs=rules.Operation.FEED,
+            params=(params.AFTER, params.LIMIT),
+            gives=(Gives(200, "Changes in the order in which they were saved, none left out.", Changes),),
+        )
+    )

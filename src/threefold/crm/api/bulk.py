@@ -1,0 +1,107 @@
+"""Many records of a kind in one request: all of it, or none of it.
+
+Each item runs in a savepoint of its own, so that one that fails does not hide what is wrong with the others; if any
+failed, the whole transaction goes, and the answer says of each what it was.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import psycopg
+from fastapi import Response
+
+from threefold.crm import records, rules
+from threefold.crm.api import models, replies, shapes
+from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, add
+from threefold.crm.desk import Reply, Tx
+from threefold.crm.errors import Conflict, Forbidden, Invalid, Stale
+from threefold.crm.kinds import KINDS, Kind
+from threefold.crm.refusals import refusal
+from threefold.kernel.errors import BadInput, NotThere
+
+OF_AN_ITEM: Final = (BadInput, Forbidden, Conflict, Stale, NotThere)
+
+
+class StaleItems(Stale):
+    """Some items were based on what is no longer so; ``fields`` says which, and what else is wrong."""
+
+    def __init__(self, message: str, fields: dict[str, str], *, hint: str) -> None:
+        super().__init__(message, hint=hint)
+        self.fields = fields
+
+
+async def _one(tx: Tx, kind: Kind, item: Any) -> dict[str, Any]:
+    if item.do == "create":
+        row = await records.create(tx, kind, models.sent(item.record))
+        return {"do": "create", "id": row["id"], "version": row["version"]}
+    if item.do == "change":
+        row = await records.update(tx, kind, item.id, models.sent(item.changes), item.version)
+        return {"do": "change", "id": row["id"], "version": row["version"]}
+    await records.delete(tx, kind, item.id, item.version)
+    return {"do": "delete", "id": item.id, "version": item.version + 1}
+
+
+def _tell(error: Exception, number: int, wrong: dict[str, str]) -> None:
+    where = f"items.{number}"
+    if isinstance(error, Invalid) and error.fields:
+        wrong.update({f"{where}.{name}": why for name, why in error.fields.items()})
+    else:
+        wrong[where] = str(error)
+
+
+async def all_or_nothing(tx: Tx, kind: Kind, items: list[Any]) -> list[dict[str, Any]]:
+    """Raises StaleItems or Invalid, with what is wrong with each item; then nothing may be committed."""
+    done: list[dict[str, Any]] = []
+    wrong: dict[str, str] = {}
+    stale = False
+    for number, item in enumerate(items):
+        try:
+            async with tx.connection.transaction():
+                done.append(await _one(tx, kind, item))
+        except psycopg.Error as error:
+            refused = refusal(error)
+            if not isinstance(refused, OF_AN_ITEM):
+                raise refused from error
+            _tell(refused, number, wrong)
+        except OF_AN_ITEM as error:
+            stale = stale or isinstance(error, Stale)
+            _tell(error, number, wrong)
+    if not wrong:
+        return done
+    message = f"{len(items) - len(done)} of {len(items)} items cannot be done, so nothing was done"
+    if stale:
+        raise StaleItems(message, wrong, hint="read the stale ones again, and decide")
+    raise Invalid(message, wrong, hint="see the fields; mend or leave out those items")
+
+
+def _bulk(kind: Kind) -> Does:
+    async def bulk(call: Call) -> Response:
+        async def work(tx: Tx) -> Reply:
+            return replies.value({"items": await all_or_nothing(tx, kind, call.body.items)})
+
+        return replies.response(await call.desk.write(work))
+
+    return bulk
+
+
+def describe() -> None:
+    for kind in KINDS.values():
+        add(
+            Operation(
+                "POST",
+                f"/{kind.name}/bulk",
+                f"bulk{kind.one.capitalize()}",
+                f"Create, change and delete many {kind.name}, all or none",
+                tag=kind.name,
+                kind=kind.name,
+                does=_bulk(kind),
+                needs=rules.Operation.BULK,
+                takes=Body(shapes.BULK[kind.name]),
+                gives=(Gives(200, "All done, and saved.", shapes.BulkDone),),
+                writes=True,
+                fails=(412,),
+                about=f"Up to {shapes.BULK_MOST} items in one transaction. If one cannot be done, nothing is done, and "
+                "`fields` says what is wrong with which item (`items.3.email`).",
+            )
+        )
