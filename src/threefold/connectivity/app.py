@@ -1,0 +1,173 @@
+"""The CRM as one ASGI application: the gate in front, then the API, the pages, and the edge's own endpoints."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any, Final, Protocol
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+from starlette.types import Scope
+
+from threefold.connectivity import begin_routes, people_routes, routes
+from threefold.connectivity.answers import answer
+from threefold.connectivity.edge import Edge, Rates
+from threefold.connectivity.gate import Gate
+from threefold.connectivity.headers import site_of
+from threefold.connectivity.problems import problem_of
+from threefold.connectivity.sessions import Lifetimes
+from threefold.crm.database import Database
+from threefold.crm.migrate import Migration, read_set
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import BadInput, ThreefoldError, Unavailable
+
+_READY_SECONDS: Final = 3.0
+_FOR_EVER: Final = "public, max-age=31536000, immutable"
+
+
+class Opens(Protocol):
+    """A part that lives as long as the application: the database's pool, the live hub."""
+
+    async def open(self) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """What the edge needs of the CRM's pages (threefold.crm.pages)."""
+
+    router: APIRouter
+    shell: Callable[[], bytes]
+    static: str
+    problem_page: Callable[[Request, Mapping[str, Any]], Response | None] = lambda _request, _problem: None
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """Everything that `create_app` puts together; chosen by whoever starts the server.
+
+    ``public_url``: how people reach us: the origin of proofs and cookies, and its host the one of passkeys.
+    ``trust_proxy``: a proxy of ours stands in front, and the last X-Forwarded-For is its word on who asks.
+    ``opens``: opened in order and closed in reverse, after the database. ``loops``: run while we serve.
+    """
+
+    database: Database
+    clock: Clock
+    public_url: str
+    api: APIRouter
+    pages: Pages | None = None
+    title: str = "Threefold"
+    trust_proxy: bool = False
+    opens: Sequence[Opens] = ()
+    loops: Sequence[Callable[[], Awaitable[None]]] = ()
+    lifetimes: Lifetimes = field(default_factory=Lifetimes)
+    rates: Rates = field(default_factory=Rates)
+    state: Mapping[str, Any] = field(default_factory=dict)  # put on app.state
+
+
+def edge_set() -> list[Migration]:
+    """The edge's tables, for `migrate`, after the CRM's."""
+    return read_set("edge", files("threefold.connectivity.schema"))
+
+
+def create_app(parts: Parts) -> FastAPI:
+    """Raises BadInput for a public address under which browsers give neither keys nor cookies."""
+    site = site_of(parts.public_url)
+    if site is None:
+        raise BadInput(
+            f"people cannot sign in at {parts.public_url}",
+            hint="passkeys want https, or http://localhost on this machine; never an IP address",
+        )
+    edge = Edge(
+        parts.database, parts.clock, site, parts.title, parts.trust_proxy, lifetimes=parts.lifetimes, rates=parts.rates
+    )
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        opened: list[Opens] = []
+        try:
+            for part in (parts.database, *parts.opens):
+                await part.open()
+                opened.append(part)
+            async with edge.running(), _looping(parts.loops):
+                yield
+        finally:
+            for part in reversed(opened):
+                await part.close()
+
+    app = FastAPI(title=parts.title, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
+    for name, value in parts.state.items():
+        setattr(app.state, name, value)
+    app.state.edge = edge
+    _answer_failures(app, edge)
+    app.include_router(_health(edge))
+    for router in (begin_routes.router, routes.router, people_routes.router):
+        app.include_router(router)
+    app.include_router(parts.api)
+    if parts.pages is not None:
+        edge.shell, edge.problem_page = parts.pages.shell, parts.pages.problem_page
+        app.include_router(parts.pages.router)
+        app.mount("/static", _Static(directory=parts.pages.static), name="static")
+    app.add_middleware(Gate, edge=edge)
+    return app
+
+
+@asynccontextmanager
+async def _looping(loops: Sequence[Callable[[], Awaitable[None]]]) -> AsyncIterator[None]:
+    tasks = [asyncio.ensure_future(loop()) for loop in loops]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _answer_failures(app: FastAPI, edge: Edge) -> None:
+    """What is foreseen is answered here, under the gate; the gate answers what is not."""
+
+    async def failed(request: Request, error: Exception) -> Response:
+        problem = problem_of(error, edge.clock)
+        return edge.page_of(request, problem) or problem.response()
+
+    for kind in (ThreefoldError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, failed)
+
+
+def _health(edge: Edge) -> APIRouter:
+    router = APIRouter()
+
+    @router.get("/healthz")
+    async def alive() -> Response:
+        """The process answers. Says nothing about the database: restarting us would not bring it back."""
+        return answer({"status": "ok"})
+
+    @router.get("/readyz")
+    async def ready() -> Response:
+        """Requests can be served: the database answers."""
+        try:
+            async with asyncio.timeout(_READY_SECONDS), edge.database.read() as connection:
+                await connection.execute("SELECT 1")
+        except TimeoutError:
+            raise Unavailable("the database does not answer", hint="ask again in a moment") from None
+        return answer({"status": "ready"})
+
+    return router
+
+
+class _Static(StaticFiles):
+    """Files that are asked for by their digest never change under that address."""
+
+    async def get_response(self, path: str, scope: Scope) -> Response:
+        response = await super().get_response(path, scope)
+        if response.status_code == 200:
+            response.headers["Cache-Control"] = _FOR_EVER if b"v=" in scope["query_string"] else "no-cache"
+        return response

@@ -1,0 +1,108 @@
+"""Who saw and did what. What was changed, and how, the data log says; here is what leaves no trace in it.
+
+What belongs to a change (an enrolment, a revocation) is noted in its transaction, by `add`. What only happened (a
+record was shown, a sign-in failed) is held for a second and written by the many, without waiting for two stores:
+showing a page shall not cost a commit. A process that dies takes at most that second along.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+import structlog
+from psycopg.types.json import Jsonb
+
+from threefold.crm.actor import SYSTEM, Actor
+from threefold.crm.database import Database
+from threefold.crm.desk import Connection, Row
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import ThreefoldError
+
+_EVERY_SECONDS: Final = 1.0
+_MOST: Final = 20_000  # held; past that the database has been away for long, and the oldest go
+_INSERT: Final = """
+    INSERT INTO edge.audit (what, user_id, device_id, kind, record_id, address, detail)
+    VALUES (%s, %s, %s, %s, %s, %s, %s)"""
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    what: str
+    actor: Actor | None = None
+    kind: str = ""
+    record: UUID | None = None
+    address: str = ""
+    detail: Mapping[str, str] = field(default_factory=dict)
+
+    def values(self) -> tuple[Any, ...]:
+        user, device = (self.actor.user, self.actor.device) if self.actor else (None, None)
+        detail = {name: value.replace("\0", "") for name, value in self.detail.items()}
+        return self.what, user, device, self.kind, self.record, self.address, Jsonb(detail)
+
+
+async def add(connection: Connection, note: Note) -> None:
+    """In the transaction at hand."""
+    await connection.execute(_INSERT, note.values())
+
+
+class Audit:
+    """Holds notes until `run` writes them."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+        self._held: list[Note] = []
+
+    def note(self, note: Note) -> None:
+        """Never fails, never waits."""
+        if len(self._held) >= _MOST:
+            log.error("audit notes were lost", count=len(self._held) // 2)
+            del self._held[: len(self._held) // 2]
+        self._held.append(note)
+
+    async def run(self) -> None:
+        while True:
+            await self._clock.sleep(_EVERY_SECONDS)
+            try:
+                await self.flush()
+            except (psycopg.Error, ThreefoldError, OSError) as error:
+                log.warning("audit notes wait for the database", held=len(self._held), error=type(error).__name__)
+
+    async def flush(self) -> None:
+        """Write what is held. What could not be written stays held."""
+        batch = self._held[:]
+        if not batch:
+            return
+        async with self._database.write(SYSTEM) as tx:
+            await tx.connection.execute("SET LOCAL synchronous_commit = off")
+            async with tx.connection.cursor() as cursor:
+                await cursor.executemany(_INSERT, [note.values() for note in batch])
+        del self._held[: len(batch)]
+
+
+async def entries(
+    connection: Connection,
+    *,
+    before: int | None = None,
+    user: UUID | None = None,
+    what: str = "",
+    record: UUID | None = None,
+    limit: int = 100,
+) -> list[Row]:
+    """Newest first."""
+    cursor = await connection.execute(
+        """
+        SELECT a.*, u.full_name AS name, d.name AS device
+        FROM edge.audit a LEFT JOIN crm.users u ON u.id = a.user_id LEFT JOIN edge.devices d ON d.id = a.device_id
+        WHERE (%(before)s::bigint IS NULL OR a.id < %(before)s) AND (%(user)s::uuid IS NULL OR a.user_id = %(user)s)
+          AND (%(what)s = '' OR a.what = %(what)s) AND (%(record)s::uuid IS NULL OR a.record_id = %(record)s)
+        ORDER BY a.id DESC LIMIT %(limit)s""",
+        {"before": before, "user": user, "what": what, "record": record, "limit": limit},
+    )
+    return await cursor.fetchall()

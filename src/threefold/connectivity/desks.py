@@ -1,0 +1,84 @@
+"""The Desk that the CRM's routes work at: reads, and writes that happen once and are told only when they are safe."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from threefold.connectivity import idempotency
+from threefold.connectivity.audit import Audit, Note
+from threefold.connectivity.body import Body
+from threefold.connectivity.ledger import Session
+from threefold.crm.actor import Actor
+from threefold.crm.database import Database
+from threefold.crm.desk import Connection, Reply, Work
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What of a request matters here. ``key``: its Idempotency-Key, checked; empty: it has none."""
+
+    method: str
+    target: str  # path and query
+    address: str  # of who asks
+    key: str
+    body: Body
+
+
+class _Refused(Exception):  # never leaves this file
+    """Work answered with a failure instead of raising it: whatever it wrote is taken back."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__()
+        self.reply = reply
+
+
+class EdgeDesk:
+    """One request's. Implements crm.desk.Desk."""
+
+    def __init__(self, database: Database, audit: Audit, session: Session, request: Request) -> None:
+        self._database = database
+        self._audit = audit
+        self._request = request
+        self.session = session
+
+    @property
+    def actor(self) -> Actor:
+        return self.session.actor
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[Connection]:
+        async with self._database.read() as connection:
+            yield connection
+
+    async def write(self, work: Work) -> Reply:
+        """The key's lock, the work, the kept answer: one transaction. Nothing is answered before its commit is."""
+        user, key = self.actor.user, self._request.key
+        if user is None or not key:
+            return await self._once(work, None)
+        asked = idempotency.fingerprint(self._request.method, self._request.target, await self._request.body.digest())
+        return await self._once(work, (user, key, asked))
+
+    async def _once(self, work: Work, keyed: tuple[UUID, str, bytes] | None) -> Reply:
+        try:
+            async with self._database.write(self.actor) as tx:
+                if keyed is not None:
+                    kept = await idempotency.replayed(tx, *keyed)
+                    if kept is not None:
+                        return kept
+                reply = await work(tx)
+                if reply.status >= 400:
+                    raise _Refused(reply)
+                if keyed is not None:
+                    await idempotency.keep(tx, *keyed, reply)
+        except _Refused as refused:
+            return refused.reply
+        return reply
+
+    def saw(self, kind: str, record: UUID) -> None:
+        self._audit.note(Note("saw", self.actor, kind, record))
+
+    def did(self, what: str, kind: str = "", record: UUID | None = None, **detail: str) -> None:
+        self._audit.note(Note(what, self.actor, kind, record, self._request.address, detail))

@@ -1,0 +1,220 @@
+"""The gate: every request passes here before anything of the CRM runs, and every answer on its way out.
+
+In this order: size of the headers; our own name (DNS rebinding, and because passkeys and proofs are bound to it);
+whether another site made the browser ask; then, unless the path is public, the session, the device's proof (ledger.py)
+and the rate; and at last the CRM, with a `Desk` on ``request.state``. Answers get their security headers, failures
+become problem+json, and an answer that goes on is cut when its session ends (streams.py).
+
+A browser that opens an address cannot sign it by itself: the service worker does. Where it is not in control yet, the
+answer is the shell: a static page without data that starts it and loads again. The same for a link on another site,
+for which the browser holds the cookie back.
+
+Plain ASGI: a middleware that wrapped requests in tasks of their own would sit between a commit and its cancellation.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import MutableMapping
+from typing import Any, Final
+from urllib.parse import quote
+
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from threefold.connectivity import desks, headers, idempotency, sessions
+from threefold.connectivity.body import Body, bound
+from threefold.connectivity.edge import Edge
+from threefold.connectivity.headers import Asked
+from threefold.connectivity.ledger import Session
+from threefold.connectivity.problems import problem_of
+from threefold.connectivity.refusals import BadProof, Misdirected, TooLarge, TooMany, Unauthenticated
+from threefold.connectivity.streams import Stream
+from threefold.crm.errors import Forbidden
+
+PUBLIC: Final = frozenset(
+    {
+        *("/join", "/signin", "/offline", "/sw.js", "/manifest.webmanifest", "/favicon.ico", "/robots.txt"),
+        *("/healthz", "/readyz", "/api/v1/openapi.json", "/api/v1/docs"),
+    }
+)
+PUBLIC_FOLDERS: Final = ("/static/", "/api/v1/docs/")
+BEGIN: Final = frozenset(
+    {
+        "/connect/invitation",
+        *("/connect/enrol/options", "/connect/enrol"),
+        *("/connect/signin/options", "/connect/signin"),
+    }
+)
+ANY_NAME: Final = frozenset({"/healthz", "/readyz"})  # asked by address, by whatever watches
+_LAST_EVENT: Final = b"event: signed-out\ndata: {}\n\n"
+
+
+class Gate:
+    def __init__(self, app: ASGIApp, edge: Edge) -> None:
+        self._app = app
+        self._edge = edge
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            await _Passage(self._app, self._edge, scope, send).go(receive)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # nothing here speaks it
+        else:
+            await self._app(scope, receive, send)
+
+
+class _Passage:
+    """One request's way through."""
+
+    def __init__(self, app: ASGIApp, edge: Edge, scope: Scope, send: Send) -> None:
+        self._app = app
+        self._edge = edge
+        self._scope = scope
+        self._send = send
+        self._asked = Asked(scope["headers"])
+        self._path: str = scope["path"]
+        self._public = self._path in PUBLIC | BEGIN or self._path.startswith(PUBLIC_FOLDERS)
+        self._navigates = self._asked.navigates(scope["method"])
+        self._body: Body | None = None
+        self._session: Session | None = None
+        self._stream: Stream | None = None
+        self._started = False
+        self._event_stream = False
+
+    async def go(self, receive: Receive) -> None:
+        try:
+            await self._pass(receive)
+        except asyncio.CancelledError:
+            if self._stream is None or not self._stream.cut:
+                raise
+            await self._cut()
+        except Exception as error:  # whatever it is, the caller gets a problem and the log the rest
+            if self._started:
+                raise
+            await self._fail(error)
+        finally:
+            if self._stream is not None:
+                self._edge.streams.remove(self._stream)
+
+    async def _pass(self, receive: Receive) -> None:
+        asked, edge = self._asked, self._edge
+        if asked.size + len(self._scope.get("raw_path") or b"") > headers.MOST_HEADER_BYTES:
+            raise TooLarge(
+                "the request's headers are too large", hint="clear this site's cookies, or shorten the address"
+            )
+        if self._path not in ANY_NAME and asked.get("host").lower() != edge.site.host:
+            if self._scope["method"] not in {"GET", "HEAD"}:
+                raise Misdirected("this is not our name", hint=f"ask {edge.site.origin}")
+            return await self._answer(RedirectResponse(edge.site.origin + self._target(), 307))
+        if self._scope["method"] in headers.UNSAFE and asked.from_elsewhere(edge.site):
+            raise Forbidden("the request was made by another site", hint="do it on our own pages")
+        self._body = Body(receive, bound(self._path, asked), asked.get("content-length"))
+        if self._path in BEGIN:
+            self._limit(edge.begin.take(self._caller(), edge.clock.monotonic()))
+        elif not self._public:
+            response = await self._enter(self._body)
+            if response is not None:
+                return await self._answer(response)
+        return await self._app(self._scope, self._body.receive, self._sent)
+
+    async def _enter(self, body: Body) -> Response | None:
+        """Set the desk up; or say what is answered instead, which holds no data."""
+        edge, asked = self._edge, self._asked
+        self._limit(edge.failures.wait(self._caller(), edge.clock.monotonic()))
+        token, bearer = self._token()
+        try:
+            if self._navigates and not asked.get("dpop") and (token or asked.get("sec-fetch-site") == "cross-site"):
+                return Response(edge.shell(), media_type="text/html")
+            if not token:
+                raise Unauthenticated("nobody is signed in", hint="sign in, or send Authorization: DPoP and a proof")
+            session = await edge.ledger.admit(token, edge.check(self._scope, asked, token if bearer else None))
+            if session.bearer != bearer:
+                raise Unauthenticated("the session's token came by the wrong way", hint="sign in again")
+        except (Unauthenticated, BadProof) as error:
+            edge.failures.take(self._caller(), edge.clock.monotonic())
+            if self._navigates and isinstance(error, Unauthenticated):
+                return self._without_cookie(RedirectResponse(self._signin(), 303))
+            raise
+        self._session = session
+        self._limit(edge.session.take(str(session.id), edge.clock.monotonic()))
+        key = asked.get("idempotency-key")
+        request = desks.Request(
+            self._scope["method"],
+            self._target(),
+            self._caller(),
+            idempotency.usable(key) if key and self._scope["method"] in headers.UNSAFE else "",
+            body,
+        )
+        state: MutableMapping[str, Any] = self._scope.setdefault("state", {})
+        state["desk"] = desks.EdgeDesk(edge.database, edge.audit, session, request)
+        return None
+
+    def _token(self) -> tuple[str, bool]:
+        """What the request says its session is, and whether by Authorization."""
+        scheme, _, token = self._asked.get("authorization").partition(" ")
+        if scheme:
+            return (token.strip(), True) if scheme.lower() == "dpop" else ("", True)
+        return self._asked.cookie(sessions.COOKIE), False
+
+    def _limit(self, wait: float) -> None:
+        if wait > 0:
+            raise TooMany("too many requests", wait, hint="hold still for a moment")
+
+    def _caller(self) -> str:
+        return headers.caller(self._scope.get("client"), self._asked, trust_proxy=self._edge.trust_proxy)
+
+    def _target(self) -> str:
+        raw: bytes = self._scope.get("raw_path") or quote(self._path).encode()
+        query: bytes = self._scope["query_string"]
+        return (raw + (b"?" + query if query else b"")).decode("latin-1")
+
+    def _signin(self) -> str:
+        target = self._target()
+        return "/signin?to=" + quote(target if target.startswith("/") and not target.startswith("//") else "/", safe="")
+
+    def _without_cookie(self, response: Response) -> Response:
+        if self._asked.cookie(sessions.COOKIE):
+            response.headers.append("set-cookie", sessions.no_cookie())
+        return response
+
+    async def _fail(self, error: Exception) -> None:
+        problem = problem_of(error, self._edge.clock)
+        response = self._edge.page_of(Request(self._scope), problem) or problem.response()
+        if isinstance(error, Unauthenticated):
+            self._without_cookie(response)
+            if self._asked.get("hx-request"):
+                response.headers["HX-Redirect"] = "/signin"
+        if isinstance(error, TooLarge):
+            response.headers["Connection"] = "close"  # what is left of the body is not read
+        await self._answer(response)
+
+    async def _answer(self, response: Response) -> None:
+        await response(self._scope, self._nothing, self._sent)
+
+    @staticmethod
+    async def _nothing() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def _sent(self, message: Message) -> None:
+        if self._body is not None and self._body.too_large and not self._started:
+            self._body.too_large = False  # a framework took it for a broken body and answers 400
+            raise TooLarge("the request is larger than is read here", hint="send less at once")
+        if message["type"] == "http.response.start":
+            self._started = True
+            said = list(message.get("headers", ()))
+            kept = self._path.startswith("/static/") or self._path in PUBLIC
+            message["headers"] = headers.finished(said, self._edge.site, public=kept)
+            self._event_stream = any(k == b"content-type" and v.startswith(b"text/event-stream") for k, v in said)
+        elif message.get("more_body") and self._session is not None and self._stream is None:
+            self._stream = self._edge.streams.add(self._session.id)
+        await self._send(message)
+
+    async def _cut(self) -> None:
+        """Events end with a word; of anything else the connection breaks, so that half of it is not taken for whole."""
+        task = asyncio.current_task()
+        if task is not None:
+            task.uncancel()
+        if self._event_stream:
+            await self._send({"type": "http.response.body", "body": _LAST_EVENT, "more_body": False})

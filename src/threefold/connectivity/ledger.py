@@ -1,0 +1,231 @@
+"""Who asks, and was it asked before: every request's session and proof, looked up and noted in batches.
+
+Nothing is remembered between requests: each one finds its session, device and person in the database, so whoever is
+revoked is out with the next request, in every process. To make that cheap, requests that arrive while a statement
+runs share the next one: one round trip, on one connection, for all of them.
+
+The same statement spends the proofs. An id that is there already is a replay, whichever process saw it first. The
+connection commits asynchronously, for a read shall not wait for two stores, and yet replays stay refused where it
+matters: a proof is committed *before* its request begins to work, hence before the request's own change, in the same
+WAL. What survives a fail-over is a prefix of the WAL, so wherever the change survives, its proof is known; where the
+proof is lost, nothing was done by it.
+
+Where the server takes no writes (a standby that serves reads), proofs are remembered by this process alone: a replay
+could then only read, for `SKEW`, what its owner just read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import psycopg
+
+from threefold.connectivity.dpop import Proof
+from threefold.connectivity.refusals import BadProof, Unauthenticated
+from threefold.crm.actor import Actor, Role
+from threefold.crm.desk import Connection, Row
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import ThreefoldError, Unavailable
+
+_MOST: Final = 256  # requests in one statement
+_PATIENCE_SECONDS: Final = 8.0
+_SEEN_EVERY: Final = timedelta(seconds=60)
+_REPLAYED: Final = "the proof was used before"
+_ENDED: Final = "there is no such session, or it ended"
+
+_VALID: Final = """
+    s.ended_at IS NULL AND s.idle_until > now() AND s.expires_at > now()
+    AND d.revoked_at IS NULL AND u.active AND u.deleted_at IS NULL"""
+_WHO: Final = f"""
+    SELECT a.n, a.proof, a.forget, d.thumbprint = a.thumbprint AS fits, s.id AS session, s.bearer, s.expires_at,
+           s.seen_at < now() - %(seen_every)s AS unseen,
+           u.id AS person, u.full_name, u.email, u.role, u.contact_id, d.id AS device, d.name AS device_name
+    FROM unnest(%(n)s::int[], %(token)s::bytea[], %(thumbprint)s::text[], %(proof)s::uuid[], %(forget)s::timestamptz[])
+         AS a(n, token, thumbprint, proof, forget)
+    JOIN edge.sessions s ON s.token_hash = a.token
+    JOIN edge.devices d ON d.id = s.device_id
+    JOIN crm.users u ON u.id = s.user_id
+    WHERE {_VALID}"""  # noqa: S608 - put together from constants
+_SPEND: Final = f"""
+    WITH who AS MATERIALIZED ({_WHO}),
+    fresh AS (
+        SELECT proof, forget FROM who WHERE fits
+        UNION ALL
+        SELECT * FROM unnest(%(lone)s::uuid[], %(lone_forget)s::timestamptz[])
+    ),
+    spent AS (INSERT INTO edge.proofs (id, forget_at) SELECT * FROM fresh ON CONFLICT DO NOTHING RETURNING id)
+    SELECT who.*, spent.id AS spent FROM spent FULL JOIN who ON who.proof = spent.id"""  # noqa: S608 - constants
+_SEEN: Final = """
+    WITH seen AS (
+        UPDATE edge.sessions SET seen_at = now(), idle_until = now() + %s WHERE id = ANY(%s) RETURNING device_id
+    )
+    UPDATE edge.devices SET seen_at = now() WHERE id IN (SELECT device_id FROM seen)"""
+STILL_VALID: Final = f"""
+    SELECT s.id FROM edge.sessions s JOIN edge.devices d ON d.id = s.device_id JOIN crm.users u ON u.id = s.user_id
+    WHERE s.id = ANY(%s) AND {_VALID}"""  # noqa: S608 - put together from constants
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Who asks, from where, as of this request."""
+
+    id: UUID
+    actor: Actor
+    email: str
+    device_name: str
+    bearer: bool
+    expires_at: datetime
+
+
+@dataclass(slots=True)
+class _Asked:
+    token: bytes | None  # None: no session yet, only a proof to spend
+    proof: Proof
+    answer: asyncio.Future[Session | None]
+
+
+def hashed(token: str) -> bytes:
+    """How tokens of 256 bits of chance are kept."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+class Ledger:
+    """Runs from `run` being started until it is cancelled; `admit` and `spend` wait for it."""
+
+    def __init__(self, connect: Callable[[], Awaitable[Connection]], clock: Clock, idle: timedelta) -> None:
+        self._connect = connect
+        self._clock = clock
+        self._idle = idle
+        self._queue: list[_Asked] = []
+        self._wanted = asyncio.Event()
+        self._connection: Connection | None = None
+        self._remembered: dict[UUID, datetime] = {}  # only while the server takes no writes
+
+    async def admit(self, token: str, proof: Proof) -> Session:
+        """Raises Unauthenticated, BadProof for a replay, Unavailable."""
+        session = await self._ask(hashed(token), proof)
+        if session is None:
+            raise Unauthenticated(_ENDED, hint="sign in again")
+        return session
+
+    async def spend(self, proof: Proof) -> None:
+        """The proof of somebody without a session. Raises BadProof for a replay, Unavailable."""
+        await self._ask(None, proof)
+
+    async def _ask(self, token: bytes | None, proof: Proof) -> Session | None:
+        asked = _Asked(token, proof, asyncio.get_running_loop().create_future())
+        self._queue.append(asked)
+        self._wanted.set()
+        return await asked.answer
+
+    async def run(self) -> None:
+        """Serve batch after batch."""
+        try:
+            while True:
+                await self._wanted.wait()
+                batch, self._queue = self._queue[:_MOST], self._queue[_MOST:]
+                if not self._queue:
+                    self._wanted.clear()
+                await self._serve(self._without_twins(batch))
+        finally:
+            for asked in self._queue:
+                _fail(asked, Unavailable("the server is stopping", hint="ask again in a moment"))
+            await self._drop()
+
+    @staticmethod
+    def _without_twins(batch: list[_Asked]) -> list[_Asked]:
+        """Two with the same proof: the statement could not tell which was first."""
+        held: dict[UUID, _Asked] = {}
+        for asked in batch:
+            if held.setdefault(asked.proof.spent_id, asked) is not asked:
+                _fail(asked, BadProof(_REPLAYED, hint="make a new proof for each request"))
+        return list(held.values())
+
+    async def _serve(self, batch: list[_Asked]) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_SECONDS):
+                rows, spent = await self._looked_up(batch)
+        except (psycopg.Error, OSError, TimeoutError, Unavailable):
+            await self._drop()
+            for asked in batch:
+                _fail(asked, Unavailable("the database does not answer", hint="ask again in a moment"))
+            return
+        except asyncio.CancelledError:
+            for asked in batch:
+                _fail(asked, Unavailable("the server is stopping", hint="ask again in a moment"))
+            raise
+        for n, asked in enumerate(batch):
+            _answer(asked, rows.get(n), new=asked.proof.spent_id in spent)
+        unseen = [row["session"] for row in rows.values() if row["unseen"] and row["fits"]]
+        if unseen and self._connection is not None:
+            with contextlib.suppress(psycopg.Error):  # of use to people only; the next request tries again
+                await self._connection.execute(_SEEN, (self._idle, unseen))
+
+    async def _looked_up(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
+        """The sessions by place in the batch, and the proofs that are new."""
+        with_session = [(n, asked) for n, asked in enumerate(batch) if asked.token is not None]
+        alone = [asked.proof for asked in batch if asked.token is None]
+        values: dict[str, Any] = {
+            "n": [n for n, _ in with_session],
+            "token": [asked.token for _, asked in with_session],
+            "thumbprint": [asked.proof.thumbprint for _, asked in with_session],
+            "proof": [asked.proof.spent_id for _, asked in with_session],
+            "forget": [asked.proof.forget_at for _, asked in with_session],
+            "lone": [proof.spent_id for proof in alone],
+            "lone_forget": [proof.forget_at for proof in alone],
+            "seen_every": _SEEN_EVERY,
+        }
+        if self._connection is None or self._connection.closed:
+            self._connection = await self._connect()
+        try:
+            cursor = await self._connection.execute(_SPEND, values)
+        except psycopg.errors.ReadOnlySqlTransaction:
+            cursor = await self._connection.execute(_WHO, values)
+            found = {row["n"]: row for row in await cursor.fetchall()}
+            return found, self._remember([asked.proof for asked in batch])
+        rows = await cursor.fetchall()
+        found = {row["n"]: row for row in rows if row["n"] is not None}
+        return found, {row["spent"] for row in rows if row["spent"] is not None}
+
+    def _remember(self, proofs: list[Proof]) -> set[UUID]:
+        now = self._clock.now()
+        self._remembered = {key: until for key, until in self._remembered.items() if until > now}
+        new = {proof.spent_id for proof in proofs} - self._remembered.keys()
+        self._remembered |= {proof.spent_id: proof.forget_at for proof in proofs if proof.spent_id in new}
+        return new
+
+    async def _drop(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            with contextlib.suppress(psycopg.Error, OSError):
+                await connection.close()
+
+
+def _answer(asked: _Asked, row: Row | None, *, new: bool) -> None:
+    if asked.answer.done():  # its request was given up
+        return
+    if asked.token is not None and row is None:
+        asked.answer.set_result(None)
+    elif row is not None and not row["fits"]:
+        _fail(asked, BadProof("the session belongs to another device's key", hint="sign in on this device"))
+    elif not new:
+        _fail(asked, BadProof(_REPLAYED, hint="make a new proof for each request"))
+    else:
+        asked.answer.set_result(_session(row) if row is not None else None)
+
+
+def _fail(asked: _Asked, error: ThreefoldError) -> None:
+    if not asked.answer.done():
+        asked.answer.set_exception(error)
+
+
+def _session(row: Row) -> Session:
+    actor = Actor(Role(row["role"]), row["person"], row["device"], row["contact_id"], row["full_name"])
+    return Session(row["session"], actor, row["email"], row["device_name"], row["bearer"], row["expires_at"])
