@@ -7,7 +7,7 @@
 -- The fields are those of kinds.py; a test holds the two against each other.
 -- Works on PostgreSQL 15 to 18.
 
-CREATE SCHEMA crm;
+CREATE SCHEMA IF NOT EXISTS crm;  -- migrate.py has made it for its own table
 
 -- Who is writing, set for each transaction by the CRM; empty where somebody works on the database itself.
 CREATE FUNCTION crm.acting(what text) RETURNS uuid LANGUAGE sql STABLE PARALLEL SAFE
