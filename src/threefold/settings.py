@@ -18,7 +18,7 @@ import stat
 import tomllib
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -218,18 +218,13 @@ class Crm(Section):
     )
 
 
-class Settings(BaseSettings):
-    """The whole file. Frozen; made by `load`."""
+class _File(BaseSettings):
+    """What every reader of threefold.toml shares: the environment wins, secrets are read when they are needed."""
 
     model_config = SettingsConfigDict(
         frozen=True, extra="forbid", env_prefix="THREEFOLD_", env_nested_delimiter="__", case_sensitive=False
     )
 
-    system: System
-    keys: Keys
-    store: tuple[Store, Store, Store] = Field(description="Exactly three.")
-    recovery: Recovery = Recovery()
-    crm: Crm | None = None
     folder: Path = Field(default=Path(), exclude=True)  # of the file; what relative paths are relative to
 
     @classmethod
@@ -243,12 +238,6 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         del settings_cls, dotenv_settings, file_secret_settings
         return env_settings, init_settings
-
-    @model_validator(mode="after")
-    def _different_names(self) -> Settings:
-        if len({s.name for s in self.store}) < len(self.store):
-            raise ValueError("two stores have the same name")
-        return self
 
     def path(self, path: Path) -> Path:
         """Of a relative path: in the file's folder."""
@@ -284,6 +273,30 @@ class Settings(BaseSettings):
             )
         return secret
 
+
+class CrmSettings(_File):
+    """Of the same file only what the CRM needs: it may run on a machine that knows neither stores nor keys."""
+
+    model_config = SettingsConfigDict(extra="ignore")
+
+    crm: Crm
+
+
+class Settings(_File):
+    """The whole file. Frozen; made by `load`."""
+
+    system: System
+    keys: Keys
+    store: tuple[Store, Store, Store] = Field(description="Exactly three.")
+    recovery: Recovery = Recovery()
+    crm: Crm | None = None
+
+    @model_validator(mode="after")
+    def _different_names(self) -> Settings:
+        if len({s.name for s in self.store}) < len(self.store):
+            raise ValueError("two stores have the same name")
+        return self
+
     def warnings(self) -> list[str]:
         """What is allowed and yet unwise."""
         domains = {(s.provider, s.region) for s in self.store}
@@ -294,8 +307,20 @@ class Settings(BaseSettings):
         return [f"all three stores are in one failure domain ({where}): one outage may take all of them"]
 
 
+_Kind = TypeVar("_Kind", Settings, CrmSettings)
+
+
 def load(path: Path) -> Settings:
     """Read, check and freeze. Raises BadInput, with the line or key that is wrong."""
+    return _load(Settings, path)
+
+
+def load_crm(path: Path) -> CrmSettings:
+    """The CRM's part alone. Raises as `load` does."""
+    return _load(CrmSettings, path)
+
+
+def _load(kind: type[_Kind], path: Path) -> _Kind:
     try:
         data = tomllib.loads(path.read_text())
     except FileNotFoundError:
@@ -308,7 +333,7 @@ def load(path: Path) -> Settings:
         raise BadInput(f"{path} is not valid TOML: {error}", hint="values of text need quotes") from None
     data["folder"] = path.resolve().parent
     try:
-        return Settings(**data)
+        return kind(**data)
     except ValidationError as error:
         raise _explain(path, error) from None
 
