@@ -208,14 +208,6 @@ class Crm(Section):
     webhooks_to_private: bool = Field(
         default=False, description="Let webhooks go to private addresses. Anybody who may make one can then reach them."
     )
-    time_zone: str = Field(default="UTC", description="Of the office hours: an IANA name, such as Asia/Karachi.")
-    office_opens: str = Field(
-        default="09:00", pattern=r"^\d\d:\d\d$", description="From when service clocks run, HH:MM."
-    )
-    office_closes: str = Field(default="17:00", pattern=r"^\d\d:\d\d$", description="Until when they run, HH:MM.")
-    office_days: tuple[int, ...] = Field(
-        default=(1, 2, 3, 4, 5), description="On which days they run: 1 is Monday, 7 is Sunday."
-    )
 
 
 class _File(BaseSettings):
