@@ -127,7 +127,7 @@ def _known(error: ThreefoldError, status: int, code: str, clock: Clock) -> Probl
     if isinstance(error, refusals.BadProof):
         headers["WWW-Authenticate"] = f'{_CHALLENGE}, error="invalid_dpop_proof"'
         more["now"] = clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
-    fields = error.fields if isinstance(error, errors.Invalid) else {}
+    fields = getattr(error, "fields", {})  # Invalid's, and whatever else says what is wrong with which field
     return Problem(status, code, error.message, error.hint, fields, headers, more)
 
 
