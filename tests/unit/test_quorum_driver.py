@@ -12,7 +12,7 @@ from threefold.kernel.errors import Unavailable
 from threefold.quorum.driver import Driver
 from threefold.quorum.requests import Ask, Pause, Procedure, Read
 from threefold.stores.memory import MemoryStore
-from threefold.stores.store import Gone, Unknown
+from threefold.stores.store import ABSENT, Gone, Unknown
 
 _PATIENCE_S = 0.5
 
@@ -41,3 +41,36 @@ async def test_who_asks_the_same_again_is_given_up() -> None:
     driver = Driver({"S1": _Far("S1")}, SystemClock())
     with pytest.raises(Unavailable, match="S1: it does not say"):
         await driver.run(_read(iter(["silent"] * 1000)), patience=_PATIENCE_S)
+
+
+class _Hanging(MemoryStore):
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.asked, self.under_way = 0, 0
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        self.asked += 1
+        self.under_way += 1
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            self.under_way -= 1
+        return ABSENT
+
+
+async def test_reads_of_a_store_that_hangs_do_not_pile_up() -> None:
+    """Each is a connection, and a process has a thousand; the walk goes on with the other two stores."""
+    hanging = _Hanging("S3")
+    driver = Driver({"S1": MemoryStore("S1"), "S2": MemoryStore("S2"), "S3": hanging}, SystemClock())
+
+    def walk() -> Procedure[str]:
+        for stride in range(20):
+            slots = [f"log/00000001/{stride:06x}{slot:06x}" for slot in range(100)]
+            requests = tuple(Read(store, slot) for slot in slots for store in ("S1", "S2", "S3"))
+            yield Ask(requests, lambda answers: len(answers) >= 200)
+        return "read"
+
+    assert await driver.run(walk(), patience=5) == "read"
+    await asyncio.sleep(0)
+    assert hanging.asked == 2000
+    assert hanging.under_way <= 128

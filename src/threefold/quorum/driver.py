@@ -7,6 +7,7 @@ protocol expects both.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Mapping
 
 from threefold.kernel.clock import Clock
@@ -17,6 +18,9 @@ from threefold.quorum.objects import Codec, LogObject
 from threefold.quorum.requests import Answer, Ask, Create, Delete, List, Pause, Procedure, Read, Request, T
 from threefold.stores.store import ObjectStore, Unknown
 
+# How many reads of one store may go on unheard: few enough for the descriptors of one process.
+_READS_LEFT_ALONE = 128
+
 
 class Driver:
     """Performs requests and procedures."""
@@ -25,6 +29,7 @@ class Driver:
         self._stores = stores
         self._clock = clock
         self._left_alone: set[asyncio.Task[Answer]] = set()
+        self._reads_left_alone: dict[str, dict[asyncio.Task[Answer], None]] = {}  # oldest first
 
     async def perform(self, request: Request) -> Answer:
         store = self._stores[request.store]
@@ -73,16 +78,29 @@ class Driver:
     async def _ask(self, ask: Ask, doubts: dict[str, str]) -> dict[int, Answer]:
         tasks = {asyncio.create_task(self.perform(request)): place for place, request in enumerate(ask.requests)}
         answers: dict[int, Answer] = {}
-        waiting = set(tasks)
+        # Each task tells of itself: asyncio.wait would go over all of them for each one that is done.
+        came: deque[asyncio.Task[Answer]] = deque()
+        arrived = asyncio.Event()
+
+        def tell(task: asyncio.Task[Answer]) -> None:
+            came.append(task)
+            arrived.set()
+
+        for task in tasks:
+            task.add_done_callback(tell)
         try:
-            while waiting:
+            while len(answers) < len(tasks):
                 grace = ask.grace if ask.enough(answers) else None
                 if grace == 0.0:
                     break
-                done, waiting = await asyncio.wait(waiting, timeout=grace, return_when=asyncio.FIRST_COMPLETED)
-                if not done:
+                try:
+                    async with asyncio.timeout(grace):
+                        await arrived.wait()
+                except TimeoutError:
                     break
-                for task in done:
+                arrived.clear()
+                while came:
+                    task = came.popleft()
                     answer = answers[tasks[task]] = task.result()
                     store = ask.requests[tasks[task]].store
                     if isinstance(answer, Unknown):
@@ -90,10 +108,21 @@ class Driver:
                     else:
                         doubts.pop(store, None)
         finally:
-            self._left_alone |= waiting
-            for task in waiting:
-                task.add_done_callback(self._left_alone.discard)
+            for task, place in tasks.items():
+                if not task.done():
+                    self._leave_alone(task, ask.requests[place])
         return answers
+
+    def _leave_alone(self, task: asyncio.Task[Answer], request: Request) -> None:
+        """Keep it until it is done. Reads behind a store that hangs would pile up, a connection each: the oldest go."""
+        self._left_alone.add(task)
+        task.add_done_callback(self._left_alone.discard)
+        if isinstance(request, Read | List):
+            reads = self._reads_left_alone.setdefault(request.store, {})
+            reads[task] = None
+            task.add_done_callback(lambda done: reads.pop(done, None))
+            for oldest in list(reads)[: max(len(reads) - _READS_LEFT_ALONE, 0)]:
+                oldest.cancel()
 
 
 class LogWriter:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 from threefold.kernel.errors import Damaged, Refused
 from threefold.quorum import keys
@@ -90,19 +91,18 @@ def look_at(scope: Scope, positions: Sequence[tuple[int, int]]) -> Procedure[lis
     requests = tuple(Read(store, keys.slot_key(*position)) for position in positions for store in scope.stores)
     width = len(scope.stores)
 
-    judged: dict[int, bool] = {}
-
-    def definite(place: int, answer: Answer) -> bool:
-        # Damaged bytes decide nothing: counted, they would end the waiting before the store that knows has answered.
-        if place not in judged:
-            judged[place] = answer is ABSENT or opened(scope.codec, answer) is not None
-        return judged[place]
+    decided = [0] * len(positions)
+    judged, undecided = 0, len(positions)
 
     def enough(answers: Answers) -> bool:
-        decided = [0] * len(positions)
-        for place, answer in answers.items():
-            decided[place // width] += definite(place, answer)
-        return min(decided) >= scope.decisive
+        nonlocal judged, undecided
+        for place in islice(answers, judged, None):  # asked after each answer: those before were counted then
+            judged += 1
+            # Damaged bytes decide nothing: counted, they would end the waiting before the store that knows answered.
+            if answers[place] is ABSENT or opened(scope.codec, answers[place]) is not None:
+                decided[place // width] += 1
+                undecided -= decided[place // width] == scope.decisive
+        return undecided == 0
 
     answers: Answers = yield Ask(requests, enough)
     views = [View(epoch, slot) for epoch, slot in positions]

@@ -9,7 +9,7 @@ believed: the slot may have been settled, put into a segment and trimmed before 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from threefold.kernel.errors import Damaged, Refused
@@ -20,8 +20,12 @@ from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S, SegmentAt, newest_segment
 from threefold.quorum.view import Scope, View, look
 
-# Slots read side by side while walking over what is certainly there.
+# Slots read side by side while walking over what is certainly there: the first time, and at the most. Twice as many
+# each time while what comes is small, so that thousands of tiny slots do not cost a round trip for every few of them;
+# no more than any store takes at once (each is a connection), nor than is read in one go without filling memory.
 _STRIDE = 32
+_STRIDE_MAX = 128
+_STRIDE_BYTES = 8 * 2**20
 
 # Sees the first slots of the newest epoch that are not known to be on two stores; returns when each is decided:
 # an entry it could bring to two stores, one it could not, or no entry.
@@ -156,15 +160,16 @@ def _promised(scope: Scope, history: History, head: View, segment: SegmentAt | N
     for span in history:
         if span.epoch < epoch:
             continue
-        first = slot if span.epoch == epoch else 0
-        for stride in range(first, span.last_slot + 1, _STRIDE):
-            slots = range(stride, min(stride + _STRIDE, span.last_slot + 1))
-            yield from _take_promised(scope, span, slots, path)
+        following, stride = slot if span.epoch == epoch else 0, _STRIDE
+        while following <= span.last_slot:
+            slots = range(following, min(following + stride, span.last_slot + 1))
+            views = yield from _take_promised(scope, span, slots, path)
+            following, stride = slots.stop, _next_stride(stride, views)
     if head.entry is not None and (head.epoch, 0) >= (epoch, slot):
         path.take(head.entry, placed=len(head.copies) >= scope.decisive)
 
 
-def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Procedure[None]:
+def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Procedure[list[View]]:
     waiting = list(slots)
     views: dict[int, View] = {}
     while waiting:
@@ -183,6 +188,15 @@ def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Proce
         entry = views[slot].entry
         if entry is not None:
             path.take(entry, placed=True)
+    return list(views.values())
+
+
+def _next_stride(stride: int, views: Sequence[View]) -> int:
+    """How many slots to read next, judged by the bytes that the last ``stride`` brought from all stores."""
+    came = sum(len(view.entry.body) * len(view.copies) for view in views if view.entry is not None)
+    if came > _STRIDE_BYTES:
+        return max(stride // 2, _STRIDE)
+    return min(stride * 2, _STRIDE_MAX) if 2 * came <= _STRIDE_BYTES else stride
 
 
 def _newest_epoch(
@@ -191,9 +205,9 @@ def _newest_epoch(
     """Slot by slot until the judge finds a slot without an entry."""
     epoch = head.header.epoch
     settled = segment.next_slot if segment is not None and segment.next_epoch == epoch else 0
-    slot = max(1, settled)
+    slot, stride = max(1, settled), _STRIDE
     while True:
-        views: list[View] = yield from look(scope, epoch, range(slot, slot + _STRIDE))
+        views: list[View] = yield from look(scope, epoch, range(slot, slot + stride))
         for view in views:
             if len(view.copies) < scope.decisive:
                 yield from judge(scope, view)
@@ -202,7 +216,7 @@ def _newest_epoch(
                     raise _TrimmedError
                 return
             path.take(view.entry, placed=len(view.copies) >= scope.decisive)
-        slot += _STRIDE
+        slot, stride = slot + stride, _next_stride(stride, views)
 
 
 def _found(history: History, head: View, segment: SegmentAt | None, path: _Path, decisive: int) -> Found:
