@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -11,13 +10,13 @@ from uuid import uuid4
 
 import pytest
 import pytest_asyncio
+from tests.crm import EMPLOYEE, Crm, crm
 
-from tests.crm import EMPLOYEE, Crm, crm, customer
 from threefold.crm import asking, records
 from threefold.crm.actor import SYSTEM
-from threefold.crm.asking import Asked, Filter
-from threefold.crm.errors import Conflict, Forbidden, Invalid, Stale
-from threefold.crm.kinds import KINDS, Type
+from threefold.crm.asking import Asked
+from threefold.crm.errors import Conflict, Invalid, Stale
+from threefold.crm.kinds import KINDS
 from threefold.kernel.errors import NotThere
 
 
@@ -117,7 +116,7 @@ async def test_the_timeline_tells_what_was_changed_by_whom_and_the_record_as_it_
         assert was == contact
         was = await records.as_of(connection, SYSTEM, KINDS["contacts"], contact["id"], second["updated_at"])
         assert was == second
+        before = contact["created_at"] - timedelta(seconds=1)
         with pytest.raises(NotThere):
-            before = contact["created_at"] - timedelta(seconds=1)
             await records.as_of(connection, SYSTEM, KINDS["contacts"], contact["id"], before)
         assert contact["created_at"] < datetime.now(UTC)

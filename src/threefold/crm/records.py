@@ -14,7 +14,7 @@ from uuid import UUID
 
 from psycopg import sql
 
-from threefold.crm import repository, rules
+from threefold.crm import case_clocks, repository, rules
 from threefold.crm.actor import Actor
 from threefold.crm.asking import Asked, Place
 from threefold.crm.desk import Connection, Row, Tx
