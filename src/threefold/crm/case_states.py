@@ -61,6 +61,11 @@ def stands(kind: str, status: str) -> bool:
     return status == WAITING or status in ENDED[kind]
 
 
+def running(kind: str) -> tuple[str, ...]:
+    """The states in which the clocks run; as the indexes of 010-cases.sql have them."""
+    return tuple(status for status in FOLLOWS[kind] if not stands(kind, status))
+
+
 def become(kind: str, old: Mapping[str, Any], status: str, now: datetime, office: sla.Office | None) -> dict[str, Any]:
     """Everything that changes with the status, the clocks included. ``old``: the case as it is."""
     check(kind, old["status"], status)
