@@ -1,0 +1,61 @@
+"""The live stream: says which records changed, never what they hold.
+
+A page that hears of one asks for the part of itself that shows it, through the same route and the same rights as
+ever. The hub leaves out what the reader may not know of; here it is only put on the wire, with a heartbeat that says
+the site as well, so that a reader sees within seconds that it has become a standby's page.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from fastapi.responses import StreamingResponse
+
+from threefold.crm.desk import Desk, desk_of
+from threefold.crm.pages.rendering import site_of
+
+router = APIRouter()
+
+HEARTBEAT_SECONDS = 15.0
+_RETRY = b"retry: 3000\n\n"
+
+
+@router.get("/live")
+async def live(request: Request, desk: Annotated[Desk, Depends(desk_of)]) -> StreamingResponse:
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    return StreamingResponse(_events(request, desk), media_type="text/event-stream", headers=headers)
+
+
+async def _events(request: Request, desk: Desk) -> AsyncIterator[bytes]:
+    """Changes as they come, a heartbeat in between. One waiting task at a time, taken away with the reader."""
+    yield _RETRY + _site(request)
+    changes = request.app.state.live.subscribe(desk.actor)
+    waiting: asyncio.Task[Any] | None = None
+    try:
+        while True:
+            waiting = waiting or asyncio.ensure_future(anext(changes))
+            done, _ = await asyncio.wait([waiting], timeout=HEARTBEAT_SECONDS)
+            if not done:
+                yield _site(request)
+                continue
+            try:
+                kind, record = waiting.result()
+            except StopAsyncIteration:
+                return
+            waiting = None
+            yield b"data: " + json.dumps({"kind": kind, "id": str(record)}).encode() + b"\n\n"
+    finally:
+        if waiting is not None:
+            waiting.cancel()
+            with suppress(asyncio.CancelledError, StopAsyncIteration):
+                await waiting
+        await changes.aclose()
+
+
+def _site(request: Request) -> bytes:
+    return b"event: site\ndata: " + json.dumps(site_of(request).told()).encode() + b"\n\n"
