@@ -64,6 +64,7 @@ class Site:
     def judge_after(self, *tampering: str) -> Verdict:
         """With changes that are rolled back afterwards."""
         with psycopg.connect(self.dsn) as connection:
+            connection.execute("SET session_replication_role = replica")  # past the triggers, as damage would be
             for statement in tampering:
                 assert connection.execute(statement.encode()).rowcount > 0, statement
             verdict = judge(connection, read_ledger(self.ledger), read_base(self.base))
@@ -107,8 +108,8 @@ def test_a_lost_insert_a_lost_update_and_an_altered_value_are_told_apart(site: S
     assert (len(verdict.lost), verdict.lost_changes) == (1, 1)
     verdict = site.judge_after(f"UPDATE crm.requests SET version = version - 1 WHERE id = '{request}'")
     assert (len(verdict.lost), verdict.altered) == (1, ())
-    verdict = site.judge_after(f"UPDATE crm.requests SET summary = 'x' WHERE id = '{request}'")
-    assert "differs in summary" in verdict.altered[0]
+    verdict = site.judge_after(f"UPDATE crm.requests SET subject = 'x' WHERE id = '{request}'")
+    assert "differs in subject" in verdict.altered[0]
 
 
 def test_a_change_applied_twice_and_a_row_from_nowhere_are_unexplained(site: Site) -> None:

@@ -19,7 +19,7 @@ from mimesis import Locale
 from mimesis.providers import Address, Person
 from psycopg import sql
 
-from threefold.crm.schema import statements
+from threefold.crm.migrate import migrate
 from threefold.crm.uuid7 import uuid7
 
 Row = tuple[Any, ...]
@@ -78,8 +78,7 @@ def load(connection: psycopg.Connection[Any], seed: int, sizes: Sizes | None = N
     """Create the schema and fill it, in one transaction: afterwards all of it is there, or none. Rows per table."""
     counts = {}
     with connection.transaction(), connection.cursor() as cursor:
-        for text in statements():
-            cursor.execute(text.encode())
+        migrate(connection)
         for table in generate(seed, sizes or Sizes()):
             names = sql.SQL(", ").join(sql.Identifier(column) for column in table.columns)
             target = sql.SQL("COPY {}.{} ({}) FROM STDIN").format(
@@ -113,7 +112,7 @@ def generate(seed: int, sizes: Sizes) -> Iterator[Table]:
     yield Table("queries", (*case, "subject", "body", "status", "priority", *_TIMES), queries)
 
     requests = [make.request(of_contact(), of_product()) for _ in range(sizes.requests)]
-    yield Table("requests", (*case, "kind", "summary", "status", "due_at", *_TIMES), requests)
+    yield Table("requests", (*case, "kind", "subject", "body", "status", "priority", "due_at", *_TIMES), requests)
 
     of_case = make.skewed([(*q[:3], None) for q in queries] + [(None, *r[1:3], r[0]) for r in requests], 0.6)
     interactions = [make.interaction(of_case()) for _ in range(sizes.interactions)]
@@ -175,8 +174,11 @@ class _Maker:
         status = self._state(created, ("new", "assigned", "in progress"), ("done", "done", "cancelled"))
         kind = self._one(_KINDS)
         due = created + timedelta(days=self._chance.randrange(1, 30))
+        subject = f"{kind.capitalize()}: {product[1]}"
+        body = f"{subject}, as agreed on the telephone. {self._one(_CLOSINGS)}"
+        priority = self._chance.choices((1, 2, 3, 4), (1, 4, 10, 5))[0]
         case = (self._key(created), *contact, product[0])
-        return (*case, kind, f"{kind.capitalize()}: {product[1]}", status, due, created, updated)
+        return (*case, kind, subject, body, status, priority, due, created, updated)
 
     def interaction(self, case: tuple[UUID | None, UUID, UUID, UUID | None]) -> Row:
         query, account, contact, request = case
