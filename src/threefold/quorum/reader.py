@@ -106,6 +106,9 @@ async def read_extent(
     found = await driver.run(read_log(scope), patience=patience)
     if found is None:
         raise NotThere("the log has not begun: nothing was protected yet", hint="start `threefold protect`")
+    for sentence in _damage(found):
+        notes.append(sentence)
+        note(sentence)
     reader = Reader({name: stores[name] for name in members}, clock, note)
     timelines = {span.timeline for span in found.spans} | {found.timeline}
     histories = {}
@@ -114,14 +117,27 @@ async def read_extent(
     return Extent(found_format, members, found, histories, tuple(notes))
 
 
+def _damage(found: Found) -> list[str]:
+    keys_on: dict[str, list[str]] = {}
+    for store, key in found.damaged:
+        keys_on.setdefault(store, []).append(key)
+    return [
+        f"{bad[0]}{f' and {len(bad) - 1} more are' if len(bad) > 1 else ' is'} damaged on {store}: "
+        "another store's copy is used"
+        for store, bad in sorted(keys_on.items())
+    ]
+
+
 def agreed_format(roll: Roll, keyring: Keyring, decisive: int) -> Format:
     """The format that enough stores agree on. Raises as `read_extent` does."""
     if len(roll.members) < decisive:
         silent = "; ".join(f"{name}: {why}" for name, why in roll.silent.items())
         if roll.silent:
+            known = f"only {', '.join(roll.members)} answers with the log" if roll.members else "no store answers"
+            alone = f"; or recover from {next(iter(roll.members))} alone, which says what that proves: --from"
             raise Unavailable(
-                f"{len(roll.members)} of the stores hold the log, {decisive} are needed ({silent})",
-                hint="wait for a second store; or recover from one alone with --from, which says what that proves",
+                f"{known}, {decisive} of {len(roll.members) + len(roll.silent) + len(roll.strangers)} must ({silent})",
+                hint=f"wait until the stores answer{alone if roll.members else ''}",
             )
         if roll.members:
             only = ", ".join(roll.members)

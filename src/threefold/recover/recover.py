@@ -102,6 +102,8 @@ async def recover(
         for note in catalogue.notes:
             heard.note(note)
         plan = choose(catalogue.summaries, log.extent, target, snapshot=snapshot)
+        if only is not None:
+            heard.note(_what_one_proves(only, log.extent.end))
         if isinstance(target, RestorePoint) and snapshot is None and len(catalogue.summaries) > 1:
             heard.note(
                 f"only replay finds {target}: beginning at the oldest snapshot that serves, {plan.snapshot.id}; "
@@ -230,6 +232,15 @@ def _only(stores: Mapping[str, ObjectStore], only: str | None) -> Mapping[str, O
     if only not in stores:
         raise BadInput(f"there is no store {only}", hint=f"there are {', '.join(stores)}")
     return {only: stores[only]}
+
+
+def _what_one_proves(only: str, end: Lsn) -> str:
+    """A store that was behind looks whole from inside; an entry that it alone has may be of a writer that was fenced."""
+    return (
+        f"{only} alone was read. It holds the log without a gap up to {end}, and every byte that is used is verified; "
+        f"that nothing came after is not proved: changes that were confirmed while {only} was behind are on the other "
+        "two stores only, and the very last ones here may never have been confirmed"
+    )
 
 
 def _record(plan: Plan) -> dict[str, Any]:

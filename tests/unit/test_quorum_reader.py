@@ -1,0 +1,99 @@
+"""Damaged objects of the log: another store's copy is used, and it is said; where there is none, nothing is guessed."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from threefold.kernel.clock import SystemClock
+from threefold.kernel.errors import Damaged, Unavailable
+from threefold.kernel.keys import Keyring
+from threefold.kernel.lsn import Lsn
+from threefold.quorum import keys
+from threefold.quorum.history import encode_start
+from threefold.quorum.members import Format
+from threefold.quorum.objects import Codec, Header, Kind
+from threefold.quorum.reader import read_extent, read_wal
+from threefold.stores.memory import MemoryStore
+
+KEYRING = Keyring(bytes(range(32)))
+WRITER = "0123456789abcdef" * 2
+SEGMENT = 4096
+WAL = os.urandom(SEGMENT + 1000)
+
+
+def _stores() -> dict[str, MemoryStore]:
+    """One segment, which the first entry filled, and two entries behind it; the same on each store."""
+    codec = Codec(KEYRING, 7)
+    before = codec.encode(Header(Kind.START, 1, 0, WRITER, 1, Lsn(0), Lsn(0)), encode_start((), b""))
+    whole = codec.encode(Header(Kind.SEGMENT, 1, 2, WRITER, 1, Lsn(0), Lsn(SEGMENT)), WAL[:SEGMENT])
+    objects = {
+        keys.epoch_key(1): b"somebody",
+        keys.slot_key(1, 0): before.body,
+        keys.segment_key(1, 0): whole.body,
+    }
+    for slot, (start, end) in enumerate(((0, SEGMENT), (SEGMENT, SEGMENT + 400), (SEGMENT + 400, len(WAL))), 1):
+        header = Header(Kind.ENTRY, 1, slot, WRITER, 1, Lsn(start), Lsn(end), before.digest)
+        before = codec.encode(header, WAL[start:end])
+        objects[keys.slot_key(1, slot)] = before.body
+    stores = {name: MemoryStore(name) for name in ("S1", "S2", "S3")}
+    for number, store in enumerate(stores.values()):
+        store.objects.update(objects)
+        found = Format(7, KEYRING.key_id, str(number), SEGMENT, SEGMENT)
+        store.objects[keys.FORMAT] = found.encode()
+    return stores
+
+
+def _damage(store: MemoryStore, key: str) -> None:
+    body = bytearray(store.objects[key])
+    body[-20] ^= 1
+    store.objects[key] = bytes(body)
+
+
+async def _read(stores: dict[str, MemoryStore]) -> tuple[bytes, list[str]]:
+    said: list[str] = []
+    clock = SystemClock()
+    extent = await read_extent(stores, KEYRING, clock, said.append, patience=1)
+    wal = read_wal(stores, KEYRING, clock, extent, start=extent.start, end=extent.end, note=said.append)
+    return b"".join([data async for _, _, data in wal]), said
+
+
+async def test_what_is_whole_is_read_and_nothing_is_said() -> None:
+    assert await _read(_stores()) == (WAL, [])
+
+
+@pytest.mark.parametrize("key", [keys.slot_key(1, 2), keys.slot_key(1, 3), keys.segment_key(1, 0)])
+async def test_a_damaged_copy_is_not_used_and_that_is_said(key: str) -> None:
+    stores = _stores()
+    _damage(stores["S1"], key)
+    data, said = await _read(stores)
+    assert data == WAL
+    assert said == [f"{key} is damaged on S1: another store's copy is used"]
+
+
+async def test_of_many_damaged_copies_the_first_is_named() -> None:
+    stores = _stores()
+    for slot in (2, 3):
+        _damage(stores["S1"], keys.slot_key(1, slot))
+    data, said = await _read(stores)
+    assert data == WAL
+    assert said == [f"{keys.slot_key(1, 2)} and 1 more are damaged on S1: another store's copy is used"]
+
+
+async def test_two_damaged_copies_of_an_entry_are_outweighed_by_the_third() -> None:
+    stores = _stores()
+    for name in ("S1", "S2"):
+        _damage(stores[name], keys.slot_key(1, 2))
+    data, said = await _read(stores)
+    assert data == WAL
+    assert len(said) == 2
+
+
+@pytest.mark.parametrize("key", [keys.slot_key(1, 2), keys.segment_key(1, 0)])
+async def test_what_nobody_has_whole_is_never_skipped_over(key: str) -> None:
+    stores = _stores()
+    for store in stores.values():
+        _damage(store, key)
+    with pytest.raises((Damaged, Unavailable)):
+        await _read(stores)
