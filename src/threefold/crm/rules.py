@@ -72,7 +72,16 @@ REPORTED: Final[dict[str, frozenset[str]]] = {
 }
 # What is about no single kind.
 AT_LARGE: Final = frozenset(
-    {Operation.SELF, Operation.SEARCH, Operation.FEED, Operation.VIEW, Operation.ERASE, Operation.ADMINISTER}
+    {
+        Operation.SELF,
+        Operation.SEARCH,
+        Operation.FEED,
+        Operation.VIEW,
+        Operation.ERASE,
+        Operation.ADMINISTER,
+        Operation.MERGE,
+        Operation.BULK,
+    }
 )
 CUSTOMERS_AT_LARGE: Final = frozenset({Operation.SELF, Operation.SEARCH})
 

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import Response
+from pydantic import ConfigDict, create_model
 from pydantic import Field as Constraint
-from pydantic import create_model
 
 from threefold.crm import cases, rules
 from threefold.crm.api import models, params, reading, replies
@@ -35,7 +35,9 @@ class CustomersAnswer(Sent):
 
 
 class Assign(Sent):
-    """Null takes it away; what is left out stays."""
+    """Null takes it away; what is left out stays. At least one."""
+
+    model_config = ConfigDict(json_schema_extra={"minProperties": 1})
 
     assignee_id: Annotated[Id | None, Constraint(default=None, description="An employee.")]
     team_id: Annotated[Id | None, Constraint(default=None, description="A team.")]
@@ -177,9 +179,11 @@ class Queued(Given):
     resolution_due_at: datetime | None
     resolved_at: datetime | None
     paused_at: datetime | None
+    paused_seconds: int
     escalated_at: datetime | None
     created_at: datetime
     updated_at: datetime
+    is_waiting: Annotated[bool, Constraint(description="For the customer: nobody here owes it anything.")]
 
 
 class Queue(Given):

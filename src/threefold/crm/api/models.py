@@ -161,7 +161,7 @@ def nullable(field: Field) -> bool:
     return not field.required and field.default is None and field.type is not Type.IDS
 
 
-def _no_default(schema: JsonDict) -> None:
+def no_default(schema: JsonDict) -> None:
     """Null is not what a field is when it was left out: the service knows."""
     schema.pop("default", None)
 
@@ -173,7 +173,7 @@ def _field(field: Field, *, sent: bool, optional: bool) -> tuple[Any, Any]:
     about: dict[str, Any] = {"description": _described(field), "examples": [_example(field)]}
     if not optional:
         return shape, Constraint(**about)
-    return shape, Constraint(default=None, json_schema_extra=_no_default, **about)
+    return shape, Constraint(default=None, json_schema_extra=no_default, **about)
 
 
 def _name(kind: Kind) -> str:
@@ -185,13 +185,13 @@ ID: Final[Any] = (
     UUID,
     Constraint(
         default=None,
-        json_schema_extra=_no_default,
+        json_schema_extra=no_default,
         description="Made by the sender, best a UUIDv7; else by the server.",
     ),
 )
 OWN: Final[Any] = (
     UUID,
-    Constraint(default=None, json_schema_extra=_no_default, description="Your own contact's id; may be left out."),
+    Constraint(default=None, json_schema_extra=no_default, description="Your own contact's id; may be left out."),
 )
 ALWAYS_THERE: Final = ("id", "version", "created_at", "updated_at", "paused_seconds")
 

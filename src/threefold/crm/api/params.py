@@ -27,9 +27,15 @@ LIMIT: Final = Param(
 )
 CURSOR: Final[dict[str, Any]] = {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": r"^[A-Za-z0-9_=.~-]+$"}
 AFTER: Final = Param("after", "`next` of the page before.", CURSOR)
+AFTER_VERSION: Final = Param(
+    "after",
+    "`next` of the page before.",
+    {"type": "integer", "minimum": 1, "maximum": models.INTEGER_MOST},
+    reading.whole(1, models.INTEGER_MOST),
+)
 AS_OF: Final = Param("as_of", "The record as it was at this time.", {"type": "string", "format": "date-time"}, _time)
 DELETED: Final = Param(
-    "deleted", "Also from the recycle bin.", {"type": "boolean", "default": False}, reading.yes_or_no
+    "deleted", "From the recycle bin, too.", {"type": "boolean", "default": False}, reading.yes_or_no
 )
 Q: Final[dict[str, Any]] = {"type": "string", "maxLength": 200, "pattern": models.TEXTS}
 
@@ -123,5 +129,5 @@ def of_list(kind: Kind) -> tuple[Param, ...]:
         *words,
         LIMIT,
         AFTER,
-        DELETED,
+        Param("deleted", "True: the recycle bin, instead.", {"type": "boolean", "default": False}),
     )

@@ -9,7 +9,7 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from threefold.crm.api import bulk, records
+from threefold.crm.api import bulk, cases, merges, records
 from threefold.crm.api.dispatch import Dispatch
 from threefold.crm.api.document import document
 from threefold.crm.api.operations import OPERATIONS, Call, Gives, Operation, add
@@ -32,6 +32,8 @@ async def _document(call: Call) -> Response:
 def _describe() -> None:
     records.describe()
     bulk.describe()
+    cases.describe()
+    merges.describe()
     add(
         Operation(
             "GET",

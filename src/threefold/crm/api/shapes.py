@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, Discriminator, create_model
+from pydantic import Discriminator, create_model
 from pydantic import Field as Constraint
 
 from threefold.crm.api.models import CHANGE, CREATE, ID_WRITTEN, INTEGER_MOST, LINE, READ, Given, Sent
@@ -19,12 +19,12 @@ Next = Annotated[str | None, Constraint(description="For `after`, to go on; null
 Reason = Annotated[str, Constraint(max_length=200, pattern=LINE)]
 
 
-def _list_of(model: Any) -> Any:
+def list_of(model: Any) -> Any:
     return list[model]
 
 
 def page_of(kind: Kind) -> type[Given]:
-    fields: dict[str, Any] = {"items": (_list_of(READ[kind.name]), ...), "next": (Next, ...)}
+    fields: dict[str, Any] = {"items": (list_of(READ[kind.name]), ...), "next": (Next, ...)}
     return create_model(f"{kind.one.capitalize()}Page", __base__=Given, **fields)
 
 
@@ -44,7 +44,7 @@ def bulk_of(kind: Kind) -> type[Sent]:
         | create_model(f"{name}BulkChange", __base__=Sent, **change)
         | create_model(f"{name}BulkDelete", __base__=Sent, **gone)
     )
-    items = _list_of(Annotated[one, Discriminator("do")])
+    items = list_of(Annotated[one, Discriminator("do")])
     fields: dict[str, Any] = {"items": (items, Constraint(min_length=1, max_length=BULK_MOST))}
     return create_model(f"{name}Bulk", __base__=Sent, **fields)
 
@@ -65,7 +65,7 @@ PAGE: Final = {name: page_of(kind) for name, kind in KINDS.items()}
 BULK: Final = {name: bulk_of(kind) for name, kind in KINDS.items()}
 
 
-class Entry(BaseModel):
+class Entry(Given):
     """One change in a record's timeline."""
 
     version: int
@@ -73,8 +73,9 @@ class Entry(BaseModel):
     at: datetime
     actor: UUID | None
     device: UUID | None
-    name: Annotated[str | None, Constraint(description="Who it was; null: somebody at the database itself.")]
-    reason: str
+    actor_name: Annotated[str | None, Constraint(description="Who it was; null: somebody at the database itself.")]
+    reason: str | None
+    erased: bool
     changes: Annotated[
         dict[str, tuple[Any, Any]] | None,
         Constraint(description="Field: [before, after]. Null: erased, at the person's request."),
@@ -83,4 +84,4 @@ class Entry(BaseModel):
 
 class Timeline(Given):
     items: list[Entry]
-    next: Next
+    next: Annotated[int | None, Constraint(description="For `after`, to go on; null: that was all.")]
