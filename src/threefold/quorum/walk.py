@@ -41,6 +41,7 @@ class Found:
     ``placed``: the end of what is on two stores; ``end``: the end of the log, the tail included.
     ``recent``: the entries behind ``segment``, oldest first, slot 0s included.
     ``tail``: the last of them, those that are not known to be on two stores.
+    ``damaged``: copies that were met and not used, (store, key) each.
     """
 
     spans: History
@@ -49,6 +50,7 @@ class Found:
     segment: SegmentAt | None
     recent: tuple[LogObject, ...]
     tail: tuple[LogObject, ...]
+    damaged: tuple[tuple[str, str], ...] = ()
 
     @property
     def start(self) -> Lsn:
@@ -85,12 +87,14 @@ class _Path:
 
     recent: list[LogObject] = field(default_factory=list)
     tail: list[LogObject] = field(default_factory=list)
+    damaged: list[tuple[str, str]] = field(default_factory=list)
 
     def reached(self) -> tuple[int, int] | None:
         """The last slot taken."""
         return (self.recent[-1].header.epoch, self.recent[-1].header.slot) if self.recent else None
 
-    def take(self, entry: LogObject, *, placed: bool) -> None:
+    def take(self, view: View, entry: LogObject, *, placed: bool) -> None:
+        self.damaged += [(store, view.key) for store in sorted(view.damaged)]
         before = self.recent[-1] if self.recent else None
         header = entry.header
         if before is not None and header.epoch == before.header.epoch:
@@ -166,7 +170,7 @@ def _promised(scope: Scope, history: History, head: View, segment: SegmentAt | N
             views = yield from _take_promised(scope, span, slots, path)
             following, stride = slots.stop, _next_stride(stride, views)
     if head.entry is not None and (head.epoch, 0) >= (epoch, slot):
-        path.take(head.entry, placed=len(head.copies) >= scope.decisive)
+        path.take(head, head.entry, placed=len(head.copies) >= scope.decisive)
 
 
 def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Procedure[list[View]]:
@@ -187,7 +191,7 @@ def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Proce
     for slot in slots:
         entry = views[slot].entry
         if entry is not None:
-            path.take(entry, placed=True)
+            path.take(views[slot], entry, placed=True)
     return list(views.values())
 
 
@@ -215,7 +219,7 @@ def _newest_epoch(
                 if view.slot <= settled:
                     raise _TrimmedError
                 return
-            path.take(view.entry, placed=len(view.copies) >= scope.decisive)
+            path.take(view, view.entry, placed=len(view.copies) >= scope.decisive)
         slot, stride = slot + stride, _next_stride(stride, views)
 
 
@@ -224,15 +228,16 @@ def _found(history: History, head: View, segment: SegmentAt | None, path: _Path,
     if head.entry is None:
         raise ValueError("the head of a walk is a slot 0 that was found")
     header = head.entry.header
+    recent, tail, damaged = tuple(path.recent), tuple(path.tail), tuple(path.damaged)
     unplaced = {entry.digest for entry in path.tail}
     begun = segment is not None and segment.next_epoch == header.epoch
     if len(head.copies) < decisive and not begun:
         # It is not known to have begun: what it brought along, and what may stand behind it, travels on as the tail.
-        return Found(history, header.timeline, header.start, segment, tuple(path.recent), tuple(path.tail))
+        return Found(history, header.timeline, header.start, segment, recent, tail, damaged)
     span = Span(header.epoch, 0, header.timeline, header.start, header.end)
     if segment is not None and begun and segment.next_slot > 0:
         span = replace(span, last_slot=segment.next_slot - 1, end=segment.end)
     for entry in path.recent:
         if entry.header.epoch == header.epoch and entry.digest not in unplaced:
             span = replace(span, last_slot=entry.header.slot, end=entry.header.end)
-    return Found((*history, span), header.timeline, span.end, segment, tuple(path.recent), tuple(path.tail))
+    return Found((*history, span), header.timeline, span.end, segment, recent, tail, damaged)

@@ -235,7 +235,7 @@ def _only(stores: Mapping[str, ObjectStore], only: str | None) -> Mapping[str, O
 
 
 def _what_one_proves(only: str, end: Lsn) -> str:
-    """A store that was behind looks whole from inside; an entry that it alone has may be of a writer that was fenced."""
+    """A store that was behind looks whole from inside; an entry that it alone has may be a fenced writer's."""
     return (
         f"{only} alone was read. It holds the log without a gap up to {end}, and every byte that is used is verified; "
         f"that nothing came after is not proved: changes that were confirmed while {only} was behind are on the other "
