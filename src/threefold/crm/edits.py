@@ -68,6 +68,14 @@ async def put(tx: Tx, kind: str, id_: UUID, new: Mapping[str, Any]) -> list[Edit
     return [edit]
 
 
+async def undo_one(tx: Tx, edit: Edit) -> None:
+    """One whose records the caller has locked and found unchanged."""
+    try:
+        await _write(tx, edit.kind, edit.ids, edit.old)
+    except errors.UniqueViolation:
+        raise Conflict("what comes back is there already, made anew since") from None
+
+
 async def undo(tx: Tx, edits: Sequence[Edit]) -> None:
     """All of them, last first; or Conflict with what stands against it, and nothing."""
     against = [problem for edit in edits for problem in await _changed_since(tx, edit)]

@@ -52,7 +52,7 @@ _SAME: Final[Mapping[str, Mapping[str, str]]] = {
         "the same mail address": "crm.email_key(email)",
         "the same name and telephone number": "crm.person_key(full_name, phone)",
     },
-    "accounts": {"the same name": "hashtextextended(crm.plain(name), 0)"},
+    "accounts": {"the same name": "crm.name_key(name)"},
 }
 
 

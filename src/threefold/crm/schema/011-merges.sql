@@ -25,11 +25,13 @@ CREATE FUNCTION crm.digits(given text) RETURNS text LANGUAGE sql IMMUTABLE STRIC
 CREATE FUNCTION crm.email_key(email text) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
     RETURN hashtextextended(lower(email), 0);
 CREATE FUNCTION crm.person_key(full_name text, phone text) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-    RETURN hashtextextended(crm.plain(full_name) || E'\n' || crm.digits(phone), 0);
+    RETURN hashtextextended(replace(crm.plain(full_name), ' ', '') || E'\n' || crm.digits(phone), 0);
+CREATE FUNCTION crm.name_key(name text) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    RETURN hashtextextended(replace(crm.plain(name), ' ', ''), 0);
 CREATE INDEX contacts_same_email ON crm.contacts (crm.email_key(email), id) WHERE deleted_at IS NULL;
 CREATE INDEX contacts_same_person ON crm.contacts (crm.person_key(full_name, phone), id)
     WHERE deleted_at IS NULL AND phone <> '';
-CREATE INDEX accounts_same_name ON crm.accounts (hashtextextended(crm.plain(name), 0), id) WHERE deleted_at IS NULL;
+CREATE INDEX accounts_same_name ON crm.accounts (crm.name_key(name), id) WHERE deleted_at IS NULL;
 
 -- One change to many records, all or nothing. `items`: [{"kind", "id", "version" after it, "old": {...}, "new": {...}}];
 -- null once a person among them was erased.
