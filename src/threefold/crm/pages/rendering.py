@@ -128,7 +128,9 @@ def text_of(request: Request, template: str, context: Mapping[str, Any] | None =
     }
     wanted = block or _asked_block(request)
     if wanted in found.blocks:
-        return "".join(found.blocks[wanted](found.new_context(whole)))
+        within = found.new_context(whole)
+        next(found.root_render_func(within), "")  # until its first words a template makes its imports and sets: for blocks too
+        return "".join(found.blocks[wanted](within))
     return found.render(whole)
 
 
