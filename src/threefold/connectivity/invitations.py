@@ -95,7 +95,7 @@ async def invite_new(tx: Tx, values: Mapping[str, Any], lifetime: timedelta = LI
 
 
 async def _new_person(tx: Tx, values: Mapping[str, Any]) -> Row:
-    """Employees may not make users, but may invite a customer, which takes one: done as the system, logged as theirs."""
+    """Employees may not make users, but may invite customers, which takes one: as the system, logged as theirs."""
     return await records.make(replace(tx, actor=SYSTEM), KINDS["users"], values)
 
 
@@ -135,10 +135,9 @@ async def claim(tx: Tx, token: str, device: UUID) -> None:
 async def listing(connection: Connection, actor: Actor, limit: int = 200) -> list[Row]:
     """All for administrators, their own for employees; newest first."""
     mine = None if actor.is_administrator else actor.user
+    newest = " ORDER BY i.made_at DESC, i.id DESC LIMIT %(limit)s"
     cursor = await connection.execute(
-        _READ + "WHERE %(mine)s::uuid IS NULL OR i.made_by = %(mine)s"
-        " ORDER BY i.made_at DESC, i.id DESC LIMIT %(limit)s",
-        {"mine": mine, "limit": limit},
+        _READ + "WHERE (%(mine)s::uuid IS NULL OR i.made_by = %(mine)s)" + newest, {"mine": mine, "limit": limit}
     )
     return await cursor.fetchall()
 

@@ -45,10 +45,7 @@ class Streams:
     def __len__(self) -> int:
         return len(self._running)
 
-    def add(self, session: UUID) -> Stream:
-        """Of the current task."""
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 - an ASGI application runs in a task
+    def add(self, session: UUID, task: asyncio.Task[Any]) -> Stream:
         stream = Stream(session, task)
         self._running.add(stream)
         self._any.set()
