@@ -3,19 +3,23 @@
 python -m tests.simulation.soak                      until stopped, from a seed nobody tried yet
 python -m tests.simulation.soak --seed 2536 -v       one seed again, with all that happened
 python -m tests.simulation.soak --world contended    in worlds of one bias (variants.py, WORLDS)
+python -m tests.simulation.soak --variant NAME       with the protocol broken on purpose: it has to fail
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import signal
 import sys
 import time
 import traceback
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 from tests.simulation.checker import Violation
 from tests.simulation.scenario import Run
-from tests.simulation.variants import WORLDS
+from tests.simulation.variants import VARIANTS, WORLDS
 from threefold.kernel.errors import ThreefoldError
 
 BATCH = 100
@@ -27,17 +31,24 @@ def run_seed(world: str, seed: int, *, verbose: bool = False) -> Run:
     return Run(name, WORLDS[world], verbose=verbose).go()
 
 
-def command(world: str, seed: int) -> str:
+def command(world: str, seed: int, variant: str = "") -> str:
     """How to reproduce."""
     bias = "" if world == "any" else f" --world {world}"
-    return f"python -m tests.simulation.soak{bias} --seed {seed} -v"
+    broken = f' --variant "{variant}"' if variant else ""
+    return f"python -m tests.simulation.soak{bias}{broken} --seed {seed} -v"
 
 
-def judge(task: tuple[str, int]) -> tuple[int, int, int, str]:
-    """Seed, acknowledgements, leaders, and what went wrong."""
-    world, seed = task
+def protocol(variant: str) -> AbstractContextManager[Any]:
+    """As it is, or broken."""
+    return VARIANTS[variant].broken() if variant else nullcontext()
+
+
+def judge(task: tuple[str, int] | tuple[str, int, str]) -> tuple[int, int, int, str]:
+    """Seed, acknowledgements, leaders, and what went wrong; the task is a world, a seed, and a variant if any."""
+    world, seed, *variant = task
     try:
-        run = run_seed(world, seed)
+        with protocol(*variant or [""]):
+            run = run_seed(world, seed)
     except (ThreefoldError, ArithmeticError, AssertionError, LookupError, TypeError, ValueError) as error:
         return seed, 0, 0, f"{type(error).__name__}: {error}"
     return seed, run.checker.acks, run.leads, ""
@@ -48,25 +59,29 @@ def main() -> int:
     options.add_argument("--seed", type=int, help="run this one alone")
     options.add_argument("-v", "--verbose", action="store_true", help="print all that happens (with --seed)")
     options.add_argument("--world", choices=sorted(WORLDS), default="any")
+    options.add_argument("--variant", choices=sorted(VARIANTS), default="", metavar="NAME", help="break the protocol")
     options.add_argument("--from", dest="first", type=int, default=int(time.time()) % 1_000_000_000)
     options.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
     chosen = options.parse_args()
     if chosen.seed is not None:
         try:
-            run = run_seed(chosen.world, chosen.seed, verbose=chosen.verbose)
+            with protocol(chosen.variant):
+                run = run_seed(chosen.world, chosen.seed, verbose=chosen.verbose)
         except Violation:
             traceback.print_exc()
             return 1
         print(f"seed {chosen.seed}: {run.checker.acks} acknowledgements, {run.leads} leaders, no violation")
         return 0
     begun, seeds, acks, leads = time.monotonic(), 0, 0, 0
-    with multiprocessing.Pool(chosen.jobs) as pool:
+    # Ctrl-C reaches the workers, too; only this process is to answer it.
+    with multiprocessing.Pool(chosen.jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
         try:
             while True:
-                tasks = [(chosen.world, seed) for seed in range(chosen.first + seeds, chosen.first + seeds + BATCH)]
-                for seed, acked, led, wrong in pool.imap_unordered(judge, tasks):
+                batch = range(chosen.first + seeds, chosen.first + seeds + BATCH)
+                # In order: the first that fails, whichever process was quicker.
+                for seed, acked, led, wrong in pool.imap(judge, [(chosen.world, s, chosen.variant) for s in batch]):
                     if wrong:
-                        print(f"seed {seed}: {wrong}\nreproduce: {command(chosen.world, seed)}")
+                        print(f"seed {seed}: {wrong}\nreproduce: {command(chosen.world, seed, chosen.variant)}")
                         return 1
                     seeds, acks, leads = seeds + 1, acks + acked, leads + led
                 rate = seeds / (time.monotonic() - begun)
