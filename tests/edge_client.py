@@ -204,7 +204,7 @@ class Authenticator:
         cose = {1: 2, 3: -7, -1: 1, -2: numbers.x.to_bytes(32, "big"), -3: numbers.y.to_bytes(32, "big")}
         attested = bytes(16) + len(self.id).to_bytes(2, "big") + self.id + cbor2.dumps(cose)
         data = self._data(options["rp"]["id"], 0x40) + attested
-        client = self._client("webauthn.create", options["challenge"], **changed)
+        client = self._client("webauthn.create", options, changed)
         attestation = cbor2.dumps({"fmt": "none", "attStmt": {}, "authData": data})
         return self._answer({"clientDataJSON": b64(client), "attestationObject": b64(attestation)})
 
@@ -212,7 +212,7 @@ class Authenticator:
         """What ``navigator.credentials.get`` would answer, as JSON."""
         self.count += 1
         data = self._data(options["rpId"], 0)
-        client = self._client("webauthn.get", options["challenge"], **changed)
+        client = self._client("webauthn.get", options, changed)
         signature = self._key.sign(data + hashlib.sha256(client).digest(), ec.ECDSA(hashes.SHA256()))
         return self._answer(
             {
@@ -227,9 +227,9 @@ class Authenticator:
         flags |= 0x01 | (0x04 if self.verifies else 0)
         return hashlib.sha256(rp_id.encode()).digest() + bytes([flags]) + self.count.to_bytes(4, "big")
 
-    def _client(self, kind: str, challenge: str, **changed: Any) -> bytes:
-        said = {"type": kind, "challenge": challenge, "origin": self.origin, "crossOrigin": False}
-        return json.dumps(said | changed).encode()
+    def _client(self, kind: str, options: Mapping[str, Any], changed: Mapping[str, Any]) -> bytes:
+        said = {"type": kind, "challenge": options["challenge"], "origin": self.origin, "crossOrigin": False}
+        return json.dumps({**said, **changed}).encode()
 
     def _answer(self, response: Mapping[str, str]) -> dict[str, Any]:
         return {

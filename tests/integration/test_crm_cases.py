@@ -9,9 +9,9 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
-
 from tests.crm import Crm, crm, customer
-from threefold.crm import cases, merge, policies, records
+
+from threefold.crm import cases, merge, policies
 from threefold.crm.actor import SYSTEM, Actor, Role
 from threefold.crm.desk import Row
 from threefold.crm.errors import Conflict, Forbidden, Invalid

@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 import pytest_asyncio
-
 from tests.crm import EMPLOYEE, Crm, crm, customer
+
 from threefold.crm import attachments, batches, cases, merge, views
 from threefold.crm.actor import SYSTEM, Actor, Role
 from threefold.crm.asking import Filter

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from tests.conformance.servers import Missing, rclone
-from tests.pg import folder
+from tests.pg import folder, small_disk
 from tests.protect_process import MASTER, NAMES, PASSPHRASE, Site, site, team, until
 
 from threefold.kernel.keys import Keyring
@@ -141,7 +138,7 @@ async def test_wrong_keys_targets_folders_and_versions_and_a_damaged_object() ->
             here.config.write_text(text)
             assert await _stores(here) == before
             # Too small a disk: said, and the same command goes on where there is room.
-            with _small_disk(12) as disk:
+            with small_disk(12) as disk:
                 error = await here.refused("recover", "--into", disk / "data")
                 assert error["exit_code"] in {1, 2}
                 assert any(word in error["error"] for word in ("bytes free", "is full")), error
@@ -151,8 +148,9 @@ async def test_wrong_keys_targets_folders_and_versions_and_a_damaged_object() ->
             assert damaged
             here.stores["S1"].start()
             await here.stores["S1"].ready()
-            await here.recover("--passphrase-file", _passphrase(here))
+            result = await here.recover("--passphrase-file", _passphrase(here))
             await people.judge()
+            assert any("damaged" in note and "S1" in note for note in result["notes"]), result["notes"]
         finally:
             shutil.rmtree(into.parent)
 
@@ -180,22 +178,8 @@ def _damage(data: Path) -> list[Path]:
     return changed
 
 
-@contextmanager
-def _small_disk(megabytes: int) -> Iterator[Path]:
-    """A file system of that size."""
-    place = folder("tf-small-")
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m,mode=755", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("a file system of a chosen size needs the right to mount")
-    try:
-        yield place
-    finally:
-        subprocess.run(["umount", "-l", str(place)], check=True)
-        place.rmdir()
-
-
 async def test_a_full_disk_on_one_store_costs_nothing_and_is_said() -> None:
-    with _small_disk(80) as disk:
+    with small_disk(80) as disk:
         async with site(start=False) as here:
             full = here.stores["S2"]
             full.data, full.min_free = disk / "S2", 8 * 2**20

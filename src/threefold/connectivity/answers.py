@@ -1,4 +1,4 @@
-"""What the endpoints of /connect answer: rows as JSON, times as ISO 8601 with Z, ids as text. Pure."""
+"""What the endpoints of /connect answer: rows as JSON, times as ISO 8601 with Z, ids as text."""
 
 from __future__ import annotations
 
