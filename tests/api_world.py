@@ -28,6 +28,7 @@ from threefold.connectivity.edge import Rates
 from threefold.connectivity.limits import Rate
 from threefold.crm.api import router
 from threefold.crm.database import Database
+from threefold.crm.live import Live
 from threefold.crm.migrate import crm_set, migrate
 from threefold.kernel.clock import SystemClock
 
@@ -133,7 +134,9 @@ async def api() -> AsyncIterator[Api]:
 def serve(dsn: str, port: int, origin: str) -> None:
     clock, plenty = SystemClock(), Rate(1e6, 1e6)
     rates = Rates(begin=plenty, failures=plenty, session=plenty)
-    parts = Parts(Database(dsn, clock), clock, origin, rates=rates, title="Test", api=router)
+    database = Database(dsn, clock)
+    live = Live(database, clock)
+    parts = Parts(database, clock, origin, rates=rates, title="Test", api=router, opens=(live,), state={"live": live})
     uvicorn.run(create_app(parts), host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 

@@ -34,7 +34,7 @@ class Operation(StrEnum):
     BULK = "bulk"  # many at once: bulk requests, batches, import
     EXPORT = "export"
     MERGE = "merge"  # two records that are the same one
-    ATTACH = "attach"  # files
+    ATTACH = "attach"  # files, to look at and to add; only employees take them away
     SEARCH = "search"
     FEED = "feed"  # changes since a cursor
     VIEW = "view"  # saved views
@@ -61,6 +61,7 @@ CUSTOMERS: Final[dict[Operation, frozenset[str]]] = {
     Operation.CREATE: frozenset({*CASES, "interactions"}),
     Operation.ANSWER: frozenset(CASES),
     Operation.RATE: frozenset(CASES),
+    Operation.ATTACH: frozenset(CASES),
 }
 # The fields that a customer may give when it reports something; the contact is always its own.
 REPORTED: Final[dict[str, frozenset[str]]] = {
@@ -75,15 +76,16 @@ AT_LARGE: Final = frozenset(
     {
         Operation.SELF,
         Operation.SEARCH,
+        Operation.ATTACH,  # one file, by its own id
         Operation.FEED,
         Operation.VIEW,
-        Operation.ERASE,
-        Operation.ADMINISTER,
         Operation.MERGE,
         Operation.BULK,
+        Operation.ERASE,
+        Operation.ADMINISTER,
     }
 )
-CUSTOMERS_AT_LARGE: Final = frozenset({Operation.SELF, Operation.SEARCH})
+CUSTOMERS_AT_LARGE: Final = frozenset({Operation.SELF, Operation.SEARCH, Operation.ATTACH})
 
 
 def verdict(role: Role, operation: Operation, kind: str = "") -> Verdict:

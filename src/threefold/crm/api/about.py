@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
@@ -14,7 +16,9 @@ from threefold.crm.actor import Role
 from threefold.crm.api import params, reading, replies
 from threefold.crm.api.models import KIND, LINE, Given
 from threefold.crm.api.operations import Call, Gives, Operation, Param, add
+from threefold.crm.desk import Row
 from threefold.crm.kinds import KINDS
+from threefold.crm.live import Live
 
 
 class Me(Given):
@@ -91,9 +95,37 @@ async def _search(call: Call) -> Response:
 
 
 async def _changes(call: Call) -> Response:
-    after, limit = call.query.get("after"), call.query.get("limit", 50)
+    """Waiting, it holds no connection to the database.
+
+    It looks again whenever something was saved, and each second: an older transaction may hold back what is newer.
+    """
+    after = call.query.get("after")
+    if after == "now":
+        async with call.desk.read() as connection:
+            after = await feed.latest(connection)
+    rows, cursor = await _since(call, after)
+    if rows or not call.query.get("wait"):
+        return _told(rows, cursor)
+    live: Live = call.request.app.state.live
+    something = live.subscribe(call.desk.actor)
+    try:
+        for _ in range(call.query["wait"]):
+            rows, cursor = await _since(call, after)
+            if rows or await call.request.is_disconnected():
+                break
+            with suppress(TimeoutError):
+                await asyncio.wait_for(anext(something), 1)
+    finally:
+        await something.aclose()
+    return _told(rows, cursor)
+
+
+async def _since(call: Call, after: str | None) -> tuple[list[Row], str]:
     async with call.desk.read() as connection:
-        rows, cursor = await feed.changes(connection, call.desk.actor, after, limit)
+        return await feed.changes(connection, call.desk.actor, after, call.query.get("limit", 100))
+
+
+def _told(rows: list[Row], cursor: str) -> Response:
     return replies.response(replies.value({"items": rows, "next": cursor}))
 
 
@@ -103,6 +135,21 @@ Q: Final = Param(
     {"type": "string", "minLength": 1, "maxLength": 200, "pattern": LINE},
     reading.text(200),
     required=True,
+)
+
+
+SINCE: Final = Param("after", "`next` of the answer before; `now` for the end.", params.CURSOR)
+WAIT: Final = Param(
+    "wait",
+    "Seconds to wait for something to tell.",
+    {"type": "integer", "minimum": 0, "maximum": 30, "default": 0},
+    reading.whole(0, 30),
+)
+FEED_LIMIT: Final = Param(
+    "limit",
+    "How many at most.",
+    {"type": "integer", "minimum": 1, "maximum": feed.MOST, "default": 100},
+    reading.whole(1, feed.MOST),
 )
 
 
@@ -142,7 +189,9 @@ def describe() -> None:
             tag="changes",
             does=_changes,
             needs=rules.Operation.FEED,
-            params=(params.AFTER, params.LIMIT),
+            params=(SINCE, WAIT, FEED_LIMIT),
             gives=(Gives(200, "Changes in the order in which they were saved, none left out.", Changes),),
+            about="Begin without `after` for everything there ever was, or with `after=now` for what comes. Then go on "
+            "from `next`, as often as you like: each change comes once, those of one record in order.",
         )
     )

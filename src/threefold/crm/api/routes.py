@@ -9,7 +9,7 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from threefold.crm.api import bulk, cases, merges, records
+from threefold.crm.api import about, attachments, batches, bulk, cases, merges, records, views
 from threefold.crm.api.dispatch import Dispatch
 from threefold.crm.api.document import document
 from threefold.crm.api.operations import OPERATIONS, Call, Gives, Operation, add
@@ -34,6 +34,10 @@ def _describe() -> None:
     bulk.describe()
     cases.describe()
     merges.describe()
+    attachments.describe()
+    views.describe()
+    batches.describe()
+    about.describe()
     add(
         Operation(
             "GET",

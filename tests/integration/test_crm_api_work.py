@@ -1,0 +1,203 @@
+"""The API beyond single records: cases, merges, batches, files, views, the feed of changes, and who may what."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+from tests.api_world import Api, api
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world() -> AsyncIterator[Api]:
+    async with api() as made:
+        yield made
+
+
+async def test_a_case_goes_from_report_to_rating(world: Api) -> None:
+    case = await world.make("requests", {"subject": "It hums", "kind": "repair"}, by="customer")
+    at = f"/requests/{case['id']}"
+    assert case["first_response_due_at"] is not None
+    me = world.who("employee")["id"]
+    assigned = await world.ask("POST", f"{at}/assign", {"assignee_id": me})
+    assert (assigned.status, assigned.json()["assignee_id"], assigned.json()["status"]) == (200, me, "assigned")
+    assert (await world.ask("POST", f"{at}/assign", {})).status == 422
+    assert (await world.ask("POST", f"{at}/watch", {})).json()["watchers"] == [me]
+    assert (await world.ask("POST", f"{at}/watch", {"watching": False})).json()["watchers"] == []
+
+    mine = (await world.ask("GET", "/queue", mine="true")).json()["items"]
+    assert [one["id"] for one in mine] == [case["id"]]
+    note = await world.ask("POST", f"{at}/answers", {"body": "odd one", "internal": True})
+    assert (note.status, note.json()["internal"]) == (201, True)
+    said = await world.ask("POST", f"{at}/answers", {"body": "We come on Monday.", "status": "done"})
+    assert said.headers["location"] == f"/api/v1/interactions/{said.json()['id']}"
+    seen = (await world.ask("GET", "/interactions", request_id=case["id"], by="customer")).json()["items"]
+    assert [one["body"] for one in seen] == ["We come on Monday."]
+    assert (await world.ask("GET", f"/interactions/{note.json()['id']}", by="customer")).status == 404
+
+    assert (await world.ask("POST", f"{at}/rating", {"satisfaction": 6}, by="customer")).status == 422
+    rated = await world.ask("POST", f"{at}/rating", {"satisfaction": 5}, by="customer")
+    assert (rated.status, rated.json()["satisfaction"], rated.json()["status"]) == (200, 5, "done")
+    back = await world.ask("POST", f"{at}/answers", {"body": "It hums again."}, by="customer")
+    assert (back.json()["direction"], back.json()["channel"]) == ("in", "chat")
+    assert (await world.ask("GET", at)).json()["status"] == "in progress"
+    beyond = await world.ask("POST", f"{at}/answers", {"body": "x", "internal": True}, by="customer")
+    assert beyond.status == 403
+    assert (await world.ask("POST", f"{at}/answers", {"body": "mine now"}, by="other")).status == 404
+    assert (await world.ask("POST", f"{at}/rating", {"satisfaction": 1}, by="other")).status == 404
+    wrong = await world.ask("POST", f"{at}/status", {"status": "assigned"})
+    assert wrong.status == 200
+    again = await world.ask("POST", f"{at}/status", {"status": "new"})
+    assert (again.status, again.json()["type"]) == (409, "urn:threefold:problem:conflict")
+
+
+async def test_two_cases_and_two_contacts_become_one_and_part_again(world: Api) -> None:
+    one, two = [await world.make("queries", {"subject": name}, by="customer") for name in ("One", "Two")]
+    merged = await world.ask("POST", f"/queries/{one['id']}/merge", {"other": two["id"]})
+    assert merged.status == 200
+    listed = (await world.ask("GET", "/queries/merges")).json()["items"]
+    assert (await world.ask("GET", f"/queries/{two['id']}")).json()["merged_into_id"] == one["id"]
+    assert (await world.ask("POST", f"/merges/{listed[0]['id']}/undo")).status == 200
+    assert (await world.ask("GET", f"/queries/{two['id']}")).json()["merged_into_id"] is None
+
+    people = [
+        await world.make("contacts", {"full_name": "Eve", "email": "eve@example.com", "phone": phone})
+        for phone in ("", "123")
+    ]
+    found = (await world.ask("GET", "/contacts/duplicates")).json()["items"]
+    assert [{row["id"] for row in group["rows"]} for group in found] == [{person["id"] for person in people}]
+    both = {"keep": people[0]["id"], "drop": people[1]["id"], "choices": {"phone": "drop"}}
+    made = await world.ask("POST", "/contacts/merge", both)
+    assert made.status == 201
+    assert (await world.ask("GET", f"/contacts/{people[0]['id']}")).json()["phone"] == "123"
+    assert (await world.ask("GET", f"/contacts/{people[1]['id']}")).status == 404
+    assert (await world.ask("POST", f"/merges/{made.json()['id']}/undo")).status == 200
+    assert (await world.ask("GET", f"/contacts/{people[1]['id']}")).json()["phone"] == "123"
+    assert (await world.ask("POST", f"/merges/{made.json()['id']}/undo")).status == 409
+    assert (await world.ask("POST", "/contacts/merge", {**both, "drop": people[0]["id"]})).status == 422
+
+
+async def test_a_batch_is_done_and_taken_back(world: Api) -> None:
+    account = await world.make("accounts", {"name": "Acme"})
+    deals = [await world.make("deals", {"name": name, "account_id": account["id"]}) for name in ("a", "b")]
+    items = [{"id": deal["id"], "version": 1} for deal in deals]
+    done = await world.ask("POST", "/deals/batches", {"what": "set", "items": items, "changes": {"stage": "won"}})
+    assert (done.status, done.json()["records"]) == (201, 2)
+    assert {one["stage"] for one in (await world.ask("GET", "/deals")).json()["items"]} == {"won"}
+    stale = await world.ask("POST", "/deals/batches", {"what": "delete", "items": items})
+    assert stale.status == 412
+    tag = await world.make("tags", {"name": "big"})
+    tagged = {"what": "tag", "items": [{"id": deal["id"]} for deal in deals], "tag_id": tag["id"]}
+    assert (await world.ask("POST", "/deals/batches", tagged)).status == 201
+    back = await world.ask("POST", f"/batches/{done.json()['id']}/undo")
+    assert (back.status, back.json()["left_over"]) == (200, [])
+    assert {one["stage"] for one in (await world.ask("GET", "/deals")).json()["items"]} == {"lead"}
+    assert len((await world.ask("GET", "/batches")).json()["items"]) == 2
+
+
+async def test_files_come_back_as_they_were_and_only_as_attachments(world: Api) -> None:
+    case = await world.make("queries", {"subject": "With a picture"}, by="customer")
+    at = f"/queries/{case['id']}/attachments"
+    page = b"<script>alert(1)</script>"
+    octets = {"Content-Type": "application/octet-stream"}
+    made = await world.ask("POST", at, raw=page, headers=octets, name='../../a"b\u202egnp.html')
+    assert made.status == 201
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="p.svg"\r\nContent-Type: image/svg+xml\r\n\r\n'
+        b"<svg/>\r\n--x--\r\n"
+    )
+    as_form = {"Content-Type": "multipart/form-data; boundary=x"}
+    second = await world.ask("POST", at, raw=form, headers=as_form, by="customer")
+    assert (second.status, second.json()["name"], second.json()["media_type"]) == (201, "p.svg", "image/svg+xml")
+    got = await world.ask("GET", f"/attachments/{made.json()['id']}", by="customer")
+    assert got.body == page
+    assert got.headers["x-content-type-options"] == "nosniff"
+    assert got.headers["content-disposition"].startswith("attachment; filename=")
+    assert ".." not in got.headers["content-disposition"]
+    assert got.headers["etag"] == f'"{hashlib.sha256(page).hexdigest()}"'
+    same = await world.ask("GET", f"/attachments/{made.json()['id']}", headers={"If-None-Match": got.headers["etag"]})
+    assert (same.status, same.body) == (304, b"")
+    assert (await world.ask("GET", f"/attachments/{made.json()['id']}", by="other")).status == 404
+    assert (await world.ask("GET", at, by="other")).status == 404
+    assert (await world.ask("DELETE", f"/attachments/{made.json()['id']}", by="customer")).status == 404
+    assert (await world.ask("DELETE", f"/attachments/{made.json()['id']}")).status == 204
+    assert len((await world.ask("GET", at)).json()["items"]) == 1
+    assert (await world.ask("POST", f"/attachments/{made.json()['id']}/restore")).status == 204
+    for raw, headers, status in (
+        (b"", octets, 422),
+        (b"x", {"Content-Type": "text/plain"}, 415),
+        (b"--x--\r\n", as_form, 422),
+        (b"nonsense", as_form, 400),
+        (b"x", {"Content-Type": "multipart/form-data"}, 400),
+        (bytes(10 * 2**20 + 1), octets, 413),
+        (form.replace(b'"file"', b'"fiel"'), as_form, 422),
+    ):
+        assert (await world.ask("POST", at, raw=raw, headers=headers)).status == status, (raw[:20], headers)
+    assert len((await world.ask("GET", at)).json()["items"]) == 2
+
+
+async def test_views_are_kept_for_oneself_or_for_all(world: Api) -> None:
+    view = {"kind": "deals", "name": "Won", "asked": "stage=won&sort=-value_cents", "columns": ["name"]}
+    own = await world.ask("POST", "/views", view)
+    assert (own.status, own.json()["mine"]) == (200, True)
+    assert (await world.ask("POST", "/views", {**view, "asked": "stage=wno"})).status == 422
+    assert (await world.ask("GET", "/views", kind="deals", by="administrator")).json()["items"] == []
+    everybody = await world.ask("POST", "/views", {**view, "shared": True})
+    seen = (await world.ask("GET", "/views", kind="deals", by="administrator")).json()["items"]
+    assert [one["id"] for one in seen] == [everybody.json()["id"]]
+    assert (await world.ask("GET", "/views")).status == 422
+    assert (await world.ask("DELETE", f"/views/{own.json()['id']}")).status == 204
+    assert (await world.ask("GET", "/views", kind="deals", by="customer")).status == 404
+
+
+async def test_the_search_finds_what_one_may_see(world: Api) -> None:
+    await world.make("queries", {"subject": "Zebra crossing"}, by="customer")
+    await world.make("queries", {"subject": "Zebra stripes"}, by="other")
+    found = (await world.ask("GET", "/search", q="zebr")).json()["items"]
+    assert {one["title"] for one in found} == {"Zebra crossing", "Zebra stripes"}
+    assert [one["title"] for one in (await world.ask("GET", "/search", q="zebra", by="customer")).json()["items"]] == [
+        "Zebra crossing"
+    ]
+    for odd in ("'", "%", "a & | ! ( ) :*", "\u200b", "\U0001f600"):
+        assert (await world.ask("GET", "/search", q=odd)).status == 200, odd
+    assert (await world.ask("GET", "/search")).status == 422
+
+
+async def test_changes_are_told_once_each_and_a_waiting_reader_hears_at_once(world: Api) -> None:
+    start = (await world.ask("GET", "/changes", after="now")).json()["next"]
+    assert (await world.ask("GET", "/changes", after=start)).json() == {"items": [], "next": start}
+    waiting = asyncio.ensure_future(world.ask("GET", "/changes", after=start, wait=20))
+    await asyncio.sleep(0.3)
+    began = asyncio.get_running_loop().time()
+    made = await world.make("tags", {"name": "heard"})
+    heard = (await waiting).json()
+    assert asyncio.get_running_loop().time() - began < 3
+    assert [(one["kind"], one["record_id"], one["op"]) for one in heard["items"]] == [("tags", made["id"], "create")]
+    await world.ask("PATCH", f"/tags/{made['id']}", {"colour": "red"}, match='"1"')
+    more = (await world.ask("GET", "/changes", after=heard["next"])).json()["items"]
+    assert [(one["version"], one["changes"]["colour"]) for one in more] == [(2, ["", "red"])]
+    seen: list[tuple[str, int]] = []
+    cursor: dict[str, str] = {}
+    while True:
+        page = (await world.ask("GET", "/changes", limit=7, **cursor)).json()
+        seen += [(one["record_id"], one["version"]) for one in page["items"]]
+        cursor = {"after": page["next"]}
+        if not page["items"]:
+            break
+    assert len(seen) == len(set(seen)) == (await world.pg.sql("SELECT count(*) FROM crm.log"))[0][0]
+    assert (await world.ask("GET", "/changes", after="nonsense")).status == 400
+    assert (await world.ask("GET", "/changes", by="customer")).status == 404
+
+
+async def test_one_is_told_who_one_is_and_what_one_may(world: Api) -> None:
+    told = (await world.ask("GET", "/me", by="customer")).json()
+    assert told["role"] == "customer"
+    assert told["may"]["create"] == ["queries", "requests", "interactions"]
+    assert "change" not in told["may"]
+    assert "erase" not in (await world.ask("GET", "/me")).json()["may"]
+    assert "erase" in (await world.ask("GET", "/me", by="administrator")).json()["may"]
