@@ -31,6 +31,7 @@ _VERBS = {
     "storage": ("storage", "app", _EVERY_DAY),
     "snapshot": ("snapshot", "snapshot", _EVERY_DAY),
     "status": ("status", "status", _EVERY_DAY),
+    "crm": ("crm", "app", _EVERY_DAY),
     "list": ("list_points", "list_points", _DISASTER),
     "recover": ("recover", "recover", _DISASTER),
     "verify": ("verify", "verify", _DISASTER),

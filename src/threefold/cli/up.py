@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -19,7 +19,7 @@ from threefold.kernel.errors import Unavailable
 from threefold.local.home import Home
 from threefold.local.stack import Stack
 
-_COLOURS = {"S1": "cyan", "S2": "magenta", "S3": "yellow", "protect": "green"}
+_COLOURS = {"S1": "cyan", "S2": "magenta", "S3": "yellow", "protect": "green", "crm": "blue"}
 
 
 def up(
@@ -27,7 +27,10 @@ def up(
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
-    """Run everything of DIR on this machine: PostgreSQL, three storage servers, the DRaaS server.
+    """Run everything of DIR on this machine: PostgreSQL, three storage servers, the DRaaS server, the CRM.
+
+    An empty CRM gets a sample company, and the links are printed that let an administrator's device and a
+    customer's in.
 
     Each is a process of its own, with its process id in DIR/run, so that you can kill one and watch. None is
     restarted silently. Ctrl-C stops all of them in order.
@@ -78,17 +81,21 @@ async def _work(stack: Stack, output: Output) -> None:
     if not (await stack.run("status"))["snapshots"]:
         output.note("taking the first snapshot")
         await stack.run("snapshot")
+    people = await _crm(stack, output)
     home = stack.home
     port = home.primary_port
     facts = {
         "primary": {"port": port, "user": "postgres", "password_file": home.folder / "secrets/postgres.password"},
         "stores": {store.name: store.endpoint for store in home.settings.store},
         "processes": {name: child.pid for name, child in stack.children.items()},
+        "crm": {"url": home.settings.crm.public_url, **people} if home.settings.crm else None,
     }
     output.result(
         facts,
         "",
-        f"[bold green]Everything runs.[/] PostgreSQL takes connections on port {port}:",
+        "[bold green]Everything runs.[/]",
+        *_crm_lines(home, people),
+        f"PostgreSQL takes connections on port {port}:",
         f"  PGPASSWORD=$(cat {home.folder}/secrets/postgres.password) psql -h 127.0.0.1 -p {port} -U postgres",
         f"Look at it from another terminal:  threefold status --config {home.config}",
         "Ctrl-C stops everything.",
@@ -96,3 +103,32 @@ async def _work(stack: Stack, output: Output) -> None:
     )
     died = await stack.somebody_died()
     raise Unavailable(died, hint="the others are stopped now; start again with `threefold up`")
+
+
+async def _crm(stack: Stack, output: Output) -> dict[str, Any]:
+    """Start it; the first time with a sample company: the answer of `threefold crm sample`, otherwise nothing."""
+    home = stack.home
+    if home.settings.crm is None:
+        return {}
+    people: dict[str, Any] = {}
+    if await asyncio.to_thread(stack.primary.crm_is_empty):
+        output.note("making the CRM's tables and a sample company")
+        people = await stack.run("crm sample")
+    output.note("starting the CRM")
+    await stack.start_crm()
+    return people
+
+
+def _crm_lines(home: Home, people: dict[str, Any]) -> list[str]:
+    crm = home.settings.crm
+    if crm is None:
+        return []
+    if not people:
+        again = f"threefold crm invite YOUR@ADDRESS --again --config {home.config}"
+        return [f"The CRM is at [bold]{crm.public_url}[/]   (nobody gets in any more? {again})"]
+    lines = [
+        f"The CRM is at [bold]{crm.public_url}[/]. Each of these links lets one device in, once, within three days:"
+    ]
+    for role, link in people["links"].items():
+        lines += [f"  {people['people'][role]}, {role}:", f"    {link}"]
+    return lines

@@ -74,12 +74,14 @@ class Table:
     rows: Sequence[Row]
 
 
-def load(connection: psycopg.Connection[Any], seed: int, sizes: Sizes | None = None) -> dict[str, int]:
+def load(
+    connection: psycopg.Connection[Any], seed: int, sizes: Sizes | None = None, present: datetime = PRESENT
+) -> dict[str, int]:
     """Create the schema and fill it, in one transaction: afterwards all of it is there, or none. Rows per table."""
     counts = {}
     with connection.transaction(), connection.cursor() as cursor:
         migrate(connection)
-        for table in generate(seed, sizes or Sizes()):
+        for table in generate(seed, sizes or Sizes(), present):
             names = sql.SQL(", ").join(sql.Identifier(column) for column in table.columns)
             target = sql.SQL("COPY {}.{} ({}) FROM STDIN").format(
                 sql.Identifier("crm"), sql.Identifier(table.name), names
@@ -92,9 +94,9 @@ def load(connection: psycopg.Connection[Any], seed: int, sizes: Sizes | None = N
     return counts
 
 
-def generate(seed: int, sizes: Sizes) -> Iterator[Table]:
+def generate(seed: int, sizes: Sizes, present: datetime = PRESENT) -> Iterator[Table]:
     """Tables in the order that their references allow."""
-    make = _Maker(seed)
+    make = _Maker(seed, present)
     accounts = [make.account() for _ in range(sizes.accounts)]
     yield Table("accounts", ("id", "name", "industry", "country", "city", "employees", *_TIMES), accounts)
 
@@ -126,8 +128,9 @@ _TIMES: tuple[LiteralString, LiteralString] = ("created_at", "updated_at")
 class _Maker:
     """One row at a time, all chance from one seed."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, present: datetime) -> None:
         self._chance = random.Random(seed)
+        self._present = present
         self._person = Person(Locale.EN, seed=seed)
         self._address = Address(Locale.EN, seed=seed)
 
@@ -192,11 +195,11 @@ class _Maker:
     def _times(self, *, recent: float) -> tuple[datetime, datetime]:
         """Created and last changed; ``recent`` above 1 gathers rows near the present."""
         age = self._chance.random() ** recent * YEARS_BACK * 365 * 86400
-        created = PRESENT - timedelta(seconds=int(age))
+        created = self._present - timedelta(seconds=int(age))
         return created, created + timedelta(seconds=int(self._chance.random() ** 4 * age))
 
     def _state(self, created: datetime, living: Sequence[str], settled: Sequence[str]) -> str:
-        days = (PRESENT - created).days
+        days = (self._present - created).days
         return self._one(living if self._chance.random() < 1 / (1 + days / 10) else settled)
 
     def _key(self, created: datetime) -> UUID:

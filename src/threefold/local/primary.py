@@ -97,3 +97,11 @@ class Primary:
             level = sql.Literal("on" if sync else "remote_write")
             connection.execute(sql.SQL("ALTER SYSTEM SET synchronous_commit = {}").format(level))
             connection.execute("SELECT pg_reload_conf()")
+
+    def crm_is_empty(self) -> bool:
+        """Nobody has used it yet."""
+        with psycopg.connect(self._home.crm_conninfo()) as connection:
+            made = connection.execute("SELECT to_regclass('crm.accounts')").fetchone()
+            if made is None or made[0] is None:
+                return True
+            return connection.execute("SELECT 1 FROM crm.accounts LIMIT 1").fetchone() is None

@@ -1,4 +1,4 @@
-"""Everything of one folder, running: three storage servers, PostgreSQL, the DRaaS server, as separate processes.
+"""Everything of one folder, running: three storage servers, PostgreSQL, the DRaaS server, the CRM: separate processes.
 
 Started in the order in which they need each other, stopped in the reverse one. The storage servers and the DRaaS
 server are the commands that anybody would run (``threefold storage serve``, ``threefold protect``), with the same
@@ -24,7 +24,9 @@ from threefold.local.processes import Child, Hear, alive, answers, start, until
 from threefold.settings import Store
 
 PROTECT = "protect"
+CRM = "crm"
 PRIMARY = "primary"
+_CRM_PATIENCE_S = 90  # its tables are made first
 
 
 class Stack:
@@ -80,10 +82,18 @@ class Stack:
             ended.cancel()
         await self.primary.make_synchronous()
 
+    async def start_crm(self) -> None:
+        """Returns when it serves. Only where the settings have a [crm] section: another CRM needs none of ours."""
+        crm = self.home.settings.crm
+        if crm is None:
+            return
+        child = await self._start(CRM, [CRM, "serve", "--config", str(self.home.config)])
+        await until(answers(crm.listen), child, f"it served {crm.listen}", within=_CRM_PATIENCE_S)
+
     async def run(self, verb: str, *arguments: str) -> dict[str, Any]:
         """One verb of ours on this home, as a process; its answer. Raises Unavailable with what it said."""
         said: list[str] = []
-        command = [verb, *arguments, "--json", "--config", str(self.home.config)]
+        command = [*verb.split(), *arguments, "--json", "--config", str(self.home.config)]
         child = await start(verb, ["threefold", *command], lambda _, line: said.append(line))
         try:
             await child.ended()
@@ -115,10 +125,12 @@ class Stack:
                 task.cancel()
 
     async def stop(self) -> None:
-        """PostgreSQL first, while its last changes still find the DRaaS server; then that one; the stores last.
+        """The CRM first; PostgreSQL while its last changes still find the DRaaS server; that one; the stores last.
 
         Only what was started here: another `threefold up` of the same folder is left alone.
         """
+        if CRM in self.children:
+            await self.children[CRM].stop()
         if self._primary_is_ours and self.primary.server.pid is not None:
             try:
                 await self.primary.server.stop("fast", timeout=20)

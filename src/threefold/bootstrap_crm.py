@@ -1,0 +1,103 @@
+"""Where the CRM's real parts are chosen and handed in, as bootstrap.py does for what protects it.
+
+The two do not know each other: the CRM runs on any PostgreSQL, and any CRM is protected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import psycopg
+from fastapi import FastAPI
+from psycopg.conninfo import make_conninfo
+
+from threefold.connectivity.app import Pages, Parts, create_app, edge_set
+from threefold.crm import api, pages
+from threefold.crm.company import Company, load_company
+from threefold.crm.database import Database
+from threefold.crm.escalation import escalation
+from threefold.crm.live import Live
+from threefold.crm.migrate import Migration, crm_set, migrate
+from threefold.crm.pages.rendering import STATIC
+from threefold.crm.pages.site import Site
+from threefold.kernel.clock import Clock, SystemClock
+from threefold.kernel.errors import Unavailable
+from threefold.settings import CrmSettings
+
+_ASK_EVERY_S = 1.0
+
+
+def conninfo_of(settings: CrmSettings) -> str:
+    """To the CRM's database, password included: for libpq alone, never for a log or an argument list."""
+    crm = settings.crm
+    secret = {"password": settings.secret(crm.password)} if crm.password else {}
+    return make_conninfo(crm.dsn, **secret)
+
+
+def database_of(settings: CrmSettings, clock: Clock) -> Database:
+    return Database(conninfo_of(settings), clock, size=settings.crm.connections)
+
+
+async def wait_for_database(settings: CrmSettings, clock: Clock, patience: float, say: Callable[[str], None]) -> None:
+    """Until it takes connections: whoever starts both need not know in which order. Raises Unavailable."""
+    deadline = clock.monotonic() + patience
+    told = False
+    while True:
+        try:
+            async with await psycopg.AsyncConnection.connect(conninfo_of(settings), connect_timeout=5):
+                return
+        except psycopg.OperationalError as error:
+            if clock.monotonic() > deadline:
+                raise Unavailable(
+                    f"the CRM's database does not take connections: {_first_line(error)}",
+                    hint="see [crm] dsn and password in threefold.toml; the role has to own that database",
+                ) from None
+        if not told:
+            say("waiting for the CRM's database")
+            told = True
+        await clock.sleep(_ASK_EVERY_S)
+
+
+def prepare(settings: CrmSettings) -> list[Migration]:
+    """The tables, as this version of the code wants them; what was applied now."""
+    with psycopg.connect(conninfo_of(settings)) as connection:
+        return migrate(connection, crm_set(), edge_set())
+
+
+def load_sample(settings: CrmSettings, seed: int, clock: Clock) -> Company:
+    """A sample company, as of now. Raises Refused where the CRM is not empty."""
+    with psycopg.connect(conninfo_of(settings)) as connection:
+        return load_company(connection, seed, clock.now())
+
+
+def ledger_of(settings: CrmSettings) -> Path:
+    """Of erasures: outside of the database, because a recovery to an earlier time takes the database back."""
+    return settings.path(settings.crm.erasures)
+
+
+def application(settings: CrmSettings) -> FastAPI:
+    """The whole CRM, ready to be served. Raises BadInput for a public address that browsers give no keys to."""
+    crm = settings.crm
+    clock = SystemClock()
+    database = database_of(settings, clock)
+    live = Live(database, clock)
+    site = Site(name=crm.site or "this machine")
+    return create_app(
+        Parts(
+            database=database,
+            clock=clock,
+            public_url=crm.public_url,
+            api=api.router,
+            pages=Pages(pages.router, pages.shell_page, str(STATIC), pages.problem_page),
+            trust_proxy=crm.trust_proxy,
+            opens=(live,),
+            loops=(partial(escalation, database, clock),),
+            state={"live": live, "site": lambda: site},
+        )
+    )
+
+
+def _first_line(error: psycopg.Error) -> str:
+    return str(error).strip().partition("\n")[0].lower()

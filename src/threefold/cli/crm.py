@@ -1,0 +1,197 @@
+"""`threefold crm`: our own CRM, and what its operator needs beside its pages."""
+
+from __future__ import annotations
+
+import asyncio
+from socket import socket
+from typing import Annotated
+
+import typer
+
+from threefold import bootstrap_crm, telemetry
+from threefold.cli.common import execute
+from threefold.cli.options import CONFIG, Config, Json, Quiet
+from threefold.cli.output import Output
+from threefold.connectivity.invitations import first_administrator, invite_contact
+from threefold.crm import log
+from threefold.crm.actor import SYSTEM
+from threefold.kernel.clock import SystemClock
+from threefold.kernel.errors import BadInput, Damaged, Refused
+from threefold.settings import CrmSettings, load_crm
+
+app = typer.Typer(help="Our own CRM: customers, queries, requests, products.", no_args_is_help=True)
+
+_PATIENCE_S = 60.0
+_LAST_REQUESTS_S = 5
+
+
+@app.command()
+def serve(
+    config: Config = CONFIG,
+    listen: Annotated[
+        str | None, typer.Option(help="Where to listen, in place of the settings'.", metavar="HOST:PORT")
+    ] = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Serve the CRM: its pages, its API, and the edge that lets devices in.
+
+    Makes or brings up to date the tables of its database first, and replays the erasure ledger: nobody who asked to be
+    forgotten comes back with a recovery. Several may serve one database.
+
+    [bold]Example:[/] threefold crm serve --config crm/threefold.toml
+    """
+    output = Output(as_json, quiet)
+    settings = load_crm(config)
+    if listen is not None:
+        settings = settings.model_copy(update={"crm": settings.crm.model_copy(update={"listen": address(listen)})})
+    execute(_prepare(settings, output), output, logs=True)
+    _serve(settings, output)
+
+
+async def _prepare(settings: CrmSettings, output: Output) -> None:
+    clock = SystemClock()
+    await bootstrap_crm.wait_for_database(settings, clock, _PATIENCE_S, output.note)
+    for migration in await asyncio.to_thread(bootstrap_crm.prepare, settings):
+        telemetry.report("migration applied", file=migration.name)
+
+
+def _serve(settings: CrmSettings, output: Output) -> None:
+    """uvicorn has the event loop: it handles signals, and lets requests under way come to their end."""
+    import uvicorn  # noqa: PLC0415 - the other verbs need not load it
+
+    class Server(uvicorn.Server):
+        async def startup(self, sockets: list[socket] | None = None) -> None:
+            await super().startup(sockets)
+            if self.started:
+                facts = {"url": settings.crm.public_url, "listening": settings.crm.listen}
+                output.result(facts, f"the CRM is at {settings.crm.public_url}")
+
+    host, _, port = settings.crm.listen.rpartition(":")
+    config = uvicorn.Config(
+        bootstrap_crm.application(settings),
+        host=host.strip("[]"),
+        port=int(port),
+        loop="uvloop",
+        http="httptools",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        timeout_graceful_shutdown=_LAST_REQUESTS_S,
+    )
+    server = Server(config)
+    try:
+        server.run()
+    except SystemExit:  # uvicorn's word for "could not begin"; why is in the log
+        raise Refused(
+            f"the CRM could not begin to serve {settings.crm.listen}",
+            hint="is one running there already? the log says why",
+        ) from None
+
+
+@app.command()
+def invite(
+    email: Annotated[str, typer.Argument(help="The person's address.", metavar="EMAIL")],
+    name: Annotated[str, typer.Option(help="How the person is called.")] = "Administrator",
+    again: Annotated[
+        bool, typer.Option("--again", help="Though administrators have devices: all of them lost theirs.")
+    ] = False,
+    config: Config = CONFIG,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Make the link that lets the first administrator in - and the way back in, when nobody can sign in any more.
+
+    Everybody else is invited from within the CRM.
+
+    [bold]Example:[/] threefold crm invite ada@example.com --name "Ada Lovelace"
+    """
+    output = Output(as_json, quiet)
+    settings = load_crm(config)
+
+    async def work() -> str:
+        await _prepare(settings, output)
+        async with bootstrap_crm.database_of(settings, SystemClock()) as database:
+            return await first_administrator(database, name=name, email=email, again=again)
+
+    link = join_link(settings, execute(work(), output))
+    output.result(
+        {"link": link}, f"Open this link on the device of {email}, within three days; it works once:", f"  {link}"
+    )
+
+
+@app.command()
+def sample(
+    seed: Annotated[int, typer.Option(help="The same seed gives the same company.")] = 1,
+    config: Config = CONFIG,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Fill an empty CRM with a sample company, and print an administrator's link and a customer's.
+
+    [bold]Example:[/] threefold crm sample --config crm/threefold.toml
+    """
+    output = Output(as_json, quiet)
+    settings = load_crm(config)
+    output.result(*execute(_sample(settings, seed, output), output))
+
+
+async def _sample(settings: CrmSettings, seed: int, output: Output) -> tuple[dict[str, object], str]:
+    await _prepare(settings, output)
+    output.note("making a sample company")
+    company = await asyncio.to_thread(bootstrap_crm.load_sample, settings, seed, SystemClock())
+    async with bootstrap_crm.database_of(settings, SystemClock()) as database:
+        token = await first_administrator(database, name=company.administrator, email=company.administrator_email)
+        async with database.write(SYSTEM, "sample") as tx:
+            customer = await invite_contact(tx, company.customer)
+    links = {"administrator": join_link(settings, token), "customer": join_link(settings, customer.token)}
+    people = {"administrator": company.administrator, "customer": customer.person["full_name"]}
+    lines = [f"  {people[role]}, {role}:\n    {link}" for role, link in links.items()]
+    told = "\n".join(["Each of these links lets one device in, once:", *lines])
+    return {"rows": company.rows, "links": links, "people": people}, told
+
+
+@app.command()
+def verify_log(config: Config = CONFIG, as_json: Json = False, quiet: Quiet = False) -> None:
+    """Prove that nobody changed the history: every record's chain of changes, and that the record agrees with it.
+
+    [bold]Example:[/] threefold crm verify-log --json
+    """
+    output = Output(as_json, quiet)
+    settings = load_crm(config)
+    progress = output.progress()
+
+    async def work() -> log.Report:
+        async with bootstrap_crm.database_of(settings, SystemClock()) as database, database.read() as connection:
+            return await log.verify(connection, progress)
+
+    try:
+        found = execute(work(), output)
+    finally:
+        output.finish(progress)
+    facts = {"records": found.records, "entries": found.entries, "erased": found.erased, "wrong": found.wrong}
+    broken = [{"kind": each.kind, "id": str(each.id), "problem": each.problem} for each in found.broken]
+    told = [
+        f"{found.entries:,} changes of {found.records:,} records: every chain is whole, every record agrees with it"
+    ]
+    if not found.sound:
+        told = [f"  {each['kind']} {each['id']}: {each['problem']}" for each in broken]
+    output.result({**facts, "sound": found.sound, "broken": broken}, *told)
+    if not found.sound:
+        raise Damaged(
+            f"{found.wrong:,} records do not agree with the data log",
+            hint="somebody changed the database behind the CRM, or it is damaged: recover to before, and compare",
+        )
+
+
+def join_link(settings: CrmSettings, token: str) -> str:
+    """The token stands in the fragment, which no server ever sees in a log."""
+    return f"{settings.crm.public_url.rstrip('/')}/join#{token}"
+
+
+def address(listen: str) -> str:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdecimal():
+        raise BadInput(f"not an address: {listen!r}", hint="it reads like 127.0.0.1:8080")
+    return listen
