@@ -52,8 +52,6 @@ async def _person(there: Crm) -> tuple[Row, Row]:
         await there.create("tasks", subject=SECRET, record_kind="queries", record_id=str(case["id"]))
         mail = f"{SECRET}{uuid4().hex}@x.example"
         await there.create("users", full_name=SECRET, email=mail, role="customer", **about)
-            "users", full_name=SECRET, email=f"{SECRET}{uuid4().hex}@x.example", role="customer", **about
-        )
         await _do(there, SYSTEM, attachments.put, QUERIES, case["id"], f"{SECRET}.txt", "text/plain", SECRET.encode())
         await _do(there, EMPLOYEE, batches.apply, QUERIES, [(case["id"], None)], {"subject": f"about {SECRET}"})
         made.append(contact)

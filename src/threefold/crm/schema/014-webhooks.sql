@@ -16,6 +16,7 @@ CREATE TABLE crm.webhooks (
 CREATE TABLE crm.deliveries (
     id          uuid PRIMARY KEY,            -- the receiver's Webhook-Id: the same at every try
     webhook_id  uuid NOT NULL REFERENCES crm.webhooks ON DELETE CASCADE,
+    number      bigint GENERATED ALWAYS AS IDENTITY,     -- the order of the changes
     body        bytea NOT NULL,              -- as it is signed
     kind        text NOT NULL,
     record_id   uuid NOT NULL,
@@ -29,7 +30,7 @@ CREATE TABLE crm.deliveries (
     settled_at  timestamptz,
     UNIQUE (webhook_id, record_id, record_version)   -- one change is told to one receiver once
 );
-CREATE INDEX deliveries_due ON crm.deliveries (webhook_id, due_at, id) WHERE status = 'waiting';
+CREATE INDEX deliveries_due ON crm.deliveries (webhook_id, due_at, number) WHERE status = 'waiting';
 CREATE INDEX deliveries_newest ON crm.deliveries (webhook_id, created_at DESC, id DESC);
 CREATE INDEX deliveries_dead ON crm.deliveries (created_at DESC, id DESC) WHERE status = 'dead';
 CREATE INDEX deliveries_settled ON crm.deliveries (settled_at) WHERE status = 'delivered';
