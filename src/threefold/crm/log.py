@@ -28,6 +28,7 @@ from threefold.kernel.errors import Damaged, NotThere
 from threefold.kernel.progress import Progress, Silent
 
 _BATCH = 2_000
+_TRIGGERS = ("log_insert", "log_update", "log_delete", "stamped", "never_emptied")
 _MOST_TOLD = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -149,12 +150,17 @@ _MICROSECOND = datetime.resolution
 async def _kinds(connection: Connection) -> list[str]:
     """Those of the table of kinds, and what else the log knows: its entries have to belong somewhere."""
     found = await connection.execute(
-        "SELECT tgrelid::regclass::text AS name FROM pg_trigger WHERE tgname = 'log_insert' ORDER BY 1"
+        "SELECT tgrelid::regclass::text AS name, count(*) FILTER (WHERE tgenabled IN ('O', 'A')) AS awake"
+        " FROM pg_trigger WHERE tgname = ANY(%s) GROUP BY 1 ORDER BY 1",
+        (list(_TRIGGERS),),
     )
-    logged = [row["name"].removeprefix("crm.") for row in await found.fetchall()]
-    if absent := KINDS.keys() - set(logged):
-        raise Damaged(f"crm.{min(absent)} is not under the data log any more", hint="its triggers were taken off")
-    return logged
+    awake = {row["name"].removeprefix("crm."): row["awake"] for row in await found.fetchall()}
+    asleep = [name for name in {**dict.fromkeys(KINDS, 0), **awake} if awake.get(name, 0) < len(_TRIGGERS)]
+    if asleep:
+        raise Damaged(
+            f"crm.{min(asleep)} is not under the data log any more", hint="its triggers were switched or taken off"
+        )
+    return sorted(awake)
 
 
 async def _columns(connection: Connection, kind: str) -> list[str]:
