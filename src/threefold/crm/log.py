@@ -28,7 +28,7 @@ from threefold.kernel.errors import Damaged, NotThere
 from threefold.kernel.progress import Progress, Silent
 
 _BATCH = 2_000
-_TRIGGERS = ("log_insert", "log_update", "log_delete", "stamped", "never_emptied")
+_TRIGGERS = ("log_insert", "log_update", "log_delete", "stamped")
 _MOST_TOLD = 100
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
