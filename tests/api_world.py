@@ -3,7 +3,7 @@
     async with api() as world:
         made = await world.ask("POST", "/accounts", {"name": "Acme"}, by="employee")
 
-Run as a program it serves: ``python -m tests.api_world DSN PORT ORIGIN``.
+Run as a program it serves: ``python -m tests.api_world DSN PORT ORIGIN LEDGER``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -22,12 +24,14 @@ import uvicorn
 
 from tests.edge_client import Answer, Client
 from tests.pg import Cluster, cluster, free_port
-from threefold.connectivity import invitations
+from threefold.connectivity import erasing, invitations
 from threefold.connectivity.app import Parts, create_app, edge_set
 from threefold.connectivity.edge import Rates
 from threefold.connectivity.limits import Rate
+from threefold.crm import erasure
 from threefold.crm.api import router
 from threefold.crm.database import Database
+from threefold.crm.ledger import Ledger
 from threefold.crm.live import Live
 from threefold.crm.migrate import crm_set, migrate
 from threefold.kernel.clock import SystemClock
@@ -42,6 +46,11 @@ class Api:
     port: int
     process: subprocess.Popen[bytes] | None = None
     people: dict[str, Client] = field(default_factory=dict)
+
+    @property
+    def ledger(self) -> Path:
+        """Of erasures."""
+        return self.pg.folder / "erased.jsonl"
 
     @property
     def origin(self) -> str:
@@ -82,7 +91,15 @@ class Api:
 
     async def start(self) -> None:
         """Until it answers."""
-        command = [sys.executable, "-m", "tests.api_world", self.pg.dsn(), str(self.port), self.origin]
+        command = [
+            sys.executable,
+            "-m",
+            "tests.api_world",
+            self.pg.dsn(),
+            str(self.port),
+            self.origin,
+            str(self.ledger),
+        ]
         self.process = subprocess.Popen(command)
         for _ in range(300):
             try:
@@ -131,14 +148,16 @@ async def api() -> AsyncIterator[Api]:
                 world.process.wait()
 
 
-def serve(dsn: str, port: int, origin: str) -> None:
+def serve(dsn: str, port: int, origin: str, ledger: str) -> None:
     clock, plenty = SystemClock(), Rate(1e6, 1e6)
     rates = Rates(begin=plenty, failures=plenty, session=plenty)
     database = Database(dsn, clock)
     live = Live(database, clock)
-    parts = Parts(database, clock, origin, rates=rates, title="Test", api=router, opens=(live,), state={"live": live})
+    erase = partial(erasure.erase, ledger=Ledger(Path(ledger)), hooks=(erasing.forget,))
+    state = {"live": live, "erase": erase}
+    parts = Parts(database, clock, origin, rates=rates, title="Test", api=router, opens=(live,), state=state)
     uvicorn.run(create_app(parts), host="127.0.0.1", port=port, log_level="warning", access_log=False)
 
 
 if __name__ == "__main__":
-    serve(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    serve(sys.argv[1], int(sys.argv[2]), *sys.argv[3:])

@@ -201,3 +201,51 @@ async def test_one_is_told_who_one_is_and_what_one_may(world: Api) -> None:
     assert "change" not in told["may"]
     assert "erase" not in (await world.ask("GET", "/me")).json()["may"]
     assert "erase" in (await world.ask("GET", "/me", by="administrator")).json()["may"]
+
+
+async def test_webhooks_are_the_administrators_and_their_secret_is_told_once(world: Api) -> None:
+    hook = {"url": "https://example.com/hook", "kinds": ["queries"], "description": "Ours"}
+    assert (await world.ask("POST", "/webhooks", hook)).status == 403
+    assert (await world.ask("GET", "/webhooks", by="customer")).status == 404
+    made = await world.ask("POST", "/webhooks", hook, by="administrator")
+    assert (made.status, made.json()["secret"][:6]) == (201, "whsec_")
+    at = f"/webhooks/{made.json()['id']}"
+    read = await world.ask("GET", at, by="administrator")
+    assert "secret" not in read.json()
+    assert "secret" not in (await world.ask("GET", "/webhooks", by="administrator")).json()["items"][0]
+    changed = await world.ask("PATCH", at, {"active": False}, match='"1"', by="administrator")
+    assert (changed.json()["active"], changed.json()["url"]) == (False, hook["url"])
+    assert (await world.ask("PATCH", at, {"active": True}, match='"1"', by="administrator")).status == 412
+    again = await world.ask("POST", f"{at}/secret", by="administrator")
+    assert again.json()["secret"] != made.json()["secret"]
+    for url in (
+        "http://127.0.0.1/",
+        "https://localhost/x",
+        "https://10.0.0.1/",
+        "ftp://example.com/x",
+        "https://[::1]/",
+    ):
+        refused = await world.ask("POST", "/webhooks", {"url": url}, by="administrator")
+        assert (refused.status, set(refused.json()["fields"])) == (422, {"url"}), url
+    assert (await world.ask("GET", f"{at}/deliveries", by="administrator")).json() == {"items": [], "next": None}
+    assert (await world.ask("POST", f"{at}/deliveries/{made.json()['id']}/resend", by="administrator")).status == 404
+    assert (await world.ask("DELETE", at, match=again.headers["etag"], by="administrator")).status == 204
+
+
+async def test_a_person_is_erased_by_administrators_alone(world: Api) -> None:
+    person = await world.make("contacts", {"full_name": "Zoe Zander", "email": "zoe@example.com"})
+    case = await world.make("queries", {"subject": "About Zoe", "contact_id": person["id"]})
+    at = f"/contacts/{person['id']}"
+    assert (await world.ask("POST", f"{at}/erasure", {})).status == 403
+    assert (await world.ask("POST", f"{at}/erasure", {}, by="customer")).status == 404
+    gone = await world.ask("POST", f"{at}/erasure", {"reason": "letter"}, by="administrator")
+    assert gone.status == 200, gone.body
+    left = b"".join(
+        [
+            (await world.ask("GET", path)).body
+            for path in (at, f"{at}/timeline", f"/queries/{case['id']}", f"/queries/{case['id']}/timeline", "/contacts")
+        ]
+    )
+    assert b"Zoe" not in left
+    assert b"zoe@" not in left
+    assert person["id"] in world.ledger.read_text()

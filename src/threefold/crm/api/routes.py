@@ -9,7 +9,7 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from threefold.crm.api import about, attachments, batches, bulk, cases, merges, records, views
+from threefold.crm.api import about, attachments, batches, bulk, cases, erasures, merges, records, views, webhooks
 from threefold.crm.api.dispatch import Dispatch
 from threefold.crm.api.document import document
 from threefold.crm.api.operations import OPERATIONS, Call, Gives, Operation, add
@@ -38,6 +38,8 @@ def _describe() -> None:
     views.describe()
     batches.describe()
     about.describe()
+    webhooks.describe()
+    erasures.describe()
     add(
         Operation(
             "GET",

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from fastapi import Response
 from pydantic import Field as Constraint
+from pydantic import StringConstraints, WithJsonSchema
 
 from threefold.crm import rules, webhooks
 from threefold.crm.api import models, params, reading, replies
@@ -19,7 +20,22 @@ from threefold.crm.kinds import KINDS
 from threefold.crm.webhook_rules import URL_MOST
 
 KindName = Annotated[str, Constraint(pattern=KIND, examples=["queries"])]
-Url = Annotated[str, Constraint(min_length=8, max_length=URL_MOST, pattern=LINE, examples=["https://example.com/hook"])]
+_REST: Final = (
+    r"[A-Za-z0-9]([A-Za-z0-9.-]{0,200}[A-Za-z0-9])?(:([1-9][0-9]{0,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}))?([/?][!-~]*)?$"
+)
+Url = Annotated[
+    str,
+    StringConstraints(max_length=URL_MOST, pattern=f"^https?://{_REST}"),
+    WithJsonSchema(
+        {
+            "type": "string",
+            "maxLength": URL_MOST,
+            "pattern": f"^https://{_REST}",
+            "description": "Plain http only where the settings allow receivers in one's own network.",
+            "examples": ["https://example.com/hook"],
+        }
+    ),
+]
 Kinds = Annotated[list[KindName], Constraint(max_length=len(KINDS), description="Empty: all kinds.")]
 About = Annotated[str, Constraint(max_length=200, pattern=LINE)]
 
@@ -79,9 +95,18 @@ class Delivery(Given):
     settled_at: datetime | None
 
 
+class Resent(Given):
+    resent: int
+
+
 class Deliveries(Given):
     items: list[Delivery]
     next: Next
+
+
+def _private(call: Call) -> bool:
+    """Whether webhooks may go to addresses within one's own network: a setting, off unless it was switched on."""
+    return bool(getattr(call.request.app.state, "webhooks_private", False))
 
 
 async def _listing(call: Call) -> Response:
@@ -91,10 +116,10 @@ async def _listing(call: Call) -> Response:
 
 
 async def _creating(call: Call) -> Response:
-    values = models.sent(call.body)
+    sent, private = call.body, _private(call)
 
     async def work(tx: Tx) -> Reply:
-        row = await webhooks.subscribe(tx, values["url"], values.get("kinds", []), values.get("description", ""))
+        row = await webhooks.subscribe(tx, sent.url, sent.kinds, sent.description, private=private)
         return replies.record(row, status=201, kind="webhooks")
 
     return replies.response(await call.desk.write(work))
@@ -108,10 +133,10 @@ async def _reading(call: Call) -> Response:
 
 async def _changing(call: Call) -> Response:
     version = reading.expected_version(call.request)
-    changes = models.sent(call.body)
+    changes, private = models.sent(call.body), _private(call)
 
     async def work(tx: Tx) -> Reply:
-        return replies.record(await webhooks.change(tx, call.id, changes, version))
+        return replies.record(await webhooks.change(tx, call.id, changes, version, private=private))
 
     return replies.response(await call.desk.write(work))
 
@@ -140,6 +165,20 @@ async def _resending(call: Call) -> Response:
 
     async def work(tx: Tx) -> Reply:
         return replies.value(await webhooks.resend(tx, hook, delivery), status=202)
+
+    return replies.response(await call.desk.write(work))
+
+
+async def _new_secret(call: Call) -> Response:
+    async def work(tx: Tx) -> Reply:
+        return replies.record(await webhooks.new_secret(tx, call.id))
+
+    return replies.response(await call.desk.write(work))
+
+
+async def _resending_dead(call: Call) -> Response:
+    async def work(tx: Tx) -> Reply:
+        return replies.value({"resent": await webhooks.resend_dead(tx, call.id)}, status=202)
 
     return replies.response(await call.desk.write(work))
 
@@ -229,6 +268,30 @@ def describe() -> None:
             "Send one delivery again",
             does=_resending,
             gives=(Gives(202, "It will be sent again at once.", Delivery),),
+            writes=True,
+            **common,
+        )
+    )
+    add(
+        Operation(
+            "POST",
+            "/webhooks/{id}/resend",
+            "resendDead",
+            "Send again all that was given up",
+            does=_resending_dead,
+            gives=(Gives(202, "They will be sent again at once.", Resent),),
+            writes=True,
+            **common,
+        )
+    )
+    add(
+        Operation(
+            "POST",
+            "/webhooks/{id}/secret",
+            "newSecret",
+            "Make a new secret",
+            does=_new_secret,
+            gives=(Gives(200, "Everything sent from now on is signed with it.", WebhookMade, headers=("ETag",)),),
             writes=True,
             **common,
         )
