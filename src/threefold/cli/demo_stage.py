@@ -239,7 +239,7 @@ def what_is_left(world: World, *, keep: bool, folder: object) -> str:
     pids += [found["pid"] for found in (outcome.recovery, outcome.before) if found.get("pid")]
     lines = [
         f"[bold]Everything runs on[/] in {home.folder}:",
-        f"  export PGPASSWORD=$(cat {home.folder}/secrets/postgres.password)",
+        f"  export PGPASSWORD=$(cat {home.folder}/secrets/crm.password)",
         f"  the recovered CRM:       psql {_psql(outcome.recovery)}",
         f"  before the mistake:      psql {_psql(outcome.before)}",
         f"  what the stores hold:    threefold list --config {home.config}",
@@ -249,7 +249,7 @@ def what_is_left(world: World, *, keep: bool, folder: object) -> str:
 
 
 def _psql(recovered: Mapping[str, Any]) -> str:
-    return f"-h 127.0.0.1 -p {recovered.get('port')} -U postgres postgres"
+    return f"-h 127.0.0.1 -p {recovered.get('port')} -U crm crm"
 
 
 def _phases(recovered: Mapping[str, Any]) -> str:

@@ -51,7 +51,7 @@ class Output:
         if self.as_json:
             self.line("note", {"text": text})
         elif not self.quiet:
-            Console(stderr=True, highlight=False).print(text, markup=False)
+            Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
 
     def warn(self, text: str) -> None:
         if self.as_json:

@@ -72,7 +72,7 @@ def _load(world: World) -> tuple[dict[str, int], int]:
 async def people_work(world: World) -> None:
     """The rest of act 1."""
     narrator = world.narrator
-    await world.team.start(world.writers_dsn, world.home.secret("postgres.password"), world.seed)
+    await world.team.start(world.writers_dsn, world.home.secret("crm.password"), world.seed)
     narrator.say(f"{DESKS} people work on the CRM; a ledger on the other side notes what each was told is saved")
     await world.clock.sleep(2)  # caches warm, connections made
     world.outcome.healthy = pace = await world.team.pace(_HEALTHY_S)

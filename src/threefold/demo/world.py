@@ -19,7 +19,7 @@ from threefold.demo.narrator import Narrator
 from threefold.demo.outcome import Outcome
 from threefold.demo.team import Team, Watch
 from threefold.kernel.clock import Clock
-from threefold.local.home import SUPERUSER, Home
+from threefold.local.home import CRM_USER, Home
 from threefold.local.stack import PRIMARY, PROTECT, Stack
 
 T = TypeVar("T")
@@ -79,12 +79,12 @@ class World:
 
     def conninfo(self, port: int | None = None) -> str:
         return make_conninfo(
-            self.home.superuser_conninfo(), **({} if port is None else {"port": port}), connect_timeout=10
+            self.home.crm_conninfo(), **({} if port is None else {"port": port}), connect_timeout=10
         )
 
     @property
     def writers_dsn(self) -> str:
-        return make_conninfo(host="127.0.0.1", port=self.home.primary_port, user=SUPERUSER, dbname="postgres")
+        return make_conninfo(host="127.0.0.1", port=self.home.primary_port, user=CRM_USER, dbname=CRM_USER)
 
     @property
     def other_side(self) -> Path:
