@@ -108,15 +108,15 @@ def create_app(parts: Parts) -> FastAPI:
         setattr(app.state, name, value)
     app.state.edge = edge
     _answer_failures(app, edge)
-    app.include_router(_health(edge))
-    for router in (begin_routes.router, routes.router, people_routes.router):
-        app.include_router(router)
+    # Mounts first: each is one look at a path, where an included router is one for each of its routes.
     if parts.api is not None:
         app.include_router(parts.api)
+    app.mount("/connect", _connect())
+    app.include_router(_health(edge))
     if parts.pages is not None:
         edge.shell, edge.problem_page = parts.pages.shell, parts.pages.problem_page
-        app.include_router(parts.pages.router)
         app.mount("/static", _Static(directory=parts.pages.static), name="static")
+        app.include_router(parts.pages.router)
     app.add_middleware(Gate, edge=edge)
     return app
 
@@ -141,6 +141,13 @@ def _answer_failures(app: FastAPI, edge: Edge) -> None:
 
     for kind in (ThreefoldError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, failed)
+
+
+def _connect() -> APIRouter:
+    router = APIRouter()
+    for part in (begin_routes.router, routes.router, people_routes.router):
+        router.routes.extend(part.routes)
+    return router
 
 
 def _health(edge: Edge) -> APIRouter:

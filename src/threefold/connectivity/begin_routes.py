@@ -20,10 +20,10 @@ from threefold.crm.actor import Actor, Role
 from threefold.crm.desk import Connection, Row
 from threefold.crm.errors import Invalid
 
-router = APIRouter(prefix="/connect", tags=["connect"])
+router = APIRouter()
 
 
-def edge_of(request: Request) -> Edge:
+async def edge_of(request: Request) -> Edge:
     edge: Edge = request.app.state.edge
     return edge
 

@@ -54,7 +54,7 @@ class Proof:
 
 def check(header: str, *, method: str, address: str, now: datetime, token: str | None = None) -> Proof:
     """``address``: scheme, host and path as the client sees them. Raises BadProof."""
-    jose, claims, key = _opened(header)
+    jose, claims, thumbprint = _opened(header)
     if claims.get("htm") != method:
         raise BadProof("the proof is for another method", hint=_AGAIN)
     if not isinstance(claims.get("htu"), str) or _plain(claims["htu"]) != _plain(address):
@@ -70,7 +70,6 @@ def check(header: str, *, method: str, address: str, now: datetime, token: str |
     if token is not None and claims.get("ath") != token_hash(token):
         raise BadProof("the proof is for another session", hint="ath is the token's SHA-256, base64url")
     jwk = {name: str(jose["jwk"][name]) for name in sorted(_JWK)}
-    thumbprint = key.thumbprint()
     digest = hashlib.sha256(f"{thumbprint}.{jti}".encode()).digest()
     return Proof(thumbprint, jwk, UUID(bytes=digest[:16]), datetime.fromtimestamp(float(said), UTC) + _KEPT)
 
@@ -80,7 +79,7 @@ def token_hash(token: str) -> str:
     return urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).rstrip(b"=").decode()
 
 
-def _opened(header: str) -> tuple[dict[str, Any], dict[str, Any], ECKey]:
+def _opened(header: str) -> tuple[dict[str, Any], dict[str, Any], str]:
     """Shape first, then the signature; nothing of it is believed before."""
     if not header:
         raise BadProof("the request carries no proof", hint="send the DPoP header; in a browser, reload the page")
@@ -102,17 +101,18 @@ def _opened(header: str) -> tuple[dict[str, Any], dict[str, Any], ECKey]:
     if not (isinstance(x, str) and isinstance(y, str) and _COORDINATE.fullmatch(x) and _COORDINATE.fullmatch(y)):
         raise BadProof("the device's key is malformed", hint=_AGAIN)
     try:
-        key = _key(x, y)
+        key, thumbprint = _key(x, y)
         jws.deserialize_compact(header, key, algorithms=["ES256"])
     except (JoseError, ValueError):
         raise BadProof("the proof's signature does not hold", hint=_AGAIN) from None
-    return jose, claims, key
+    return jose, claims, thumbprint
 
 
 @lru_cache(maxsize=2048)
-def _key(x: str, y: str) -> ECKey:
-    """Opening a point takes half as long as checking a signature, and devices come back."""
-    return ECKey.import_key({"kty": "EC", "crv": "P-256", "x": x, "y": y})
+def _key(x: str, y: str) -> tuple[ECKey, str]:
+    """With its thumbprint. Opening a point takes half as long as checking a signature, and devices come back."""
+    key = ECKey.import_key({"kty": "EC", "crv": "P-256", "x": x, "y": y})
+    return key, key.thumbprint()
 
 
 def _json(part: str) -> dict[str, Any]:

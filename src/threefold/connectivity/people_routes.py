@@ -17,7 +17,7 @@ from threefold.crm.desk import Row
 from threefold.crm.errors import Forbidden, Invalid
 from threefold.kernel.errors import NotThere
 
-router = APIRouter(prefix="/connect", tags=["connect"])
+router = APIRouter()
 
 
 @router.post("/invitations")

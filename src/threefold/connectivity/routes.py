@@ -25,10 +25,10 @@ from threefold.crm.desk import Row, Tx
 from threefold.crm.errors import Invalid
 from threefold.kernel.errors import NotThere
 
-router = APIRouter(prefix="/connect", tags=["connect"])
+router = APIRouter()
 
 
-def session_of(request: Request) -> Session:
+async def session_of(request: Request) -> Session:
     desk: EdgeDesk = request.state.desk
     return desk.session
 

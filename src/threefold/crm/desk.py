@@ -84,7 +84,7 @@ class Desk(Protocol):
         ...
 
 
-def desk_of(request: Request) -> Desk:
-    """For ``Depends``."""
+async def desk_of(request: Request) -> Desk:
+    """For ``Depends``, which would take a plain function into a thread."""
     desk: Desk = request.state.desk
     return desk
