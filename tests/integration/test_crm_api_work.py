@@ -219,14 +219,11 @@ async def test_webhooks_are_the_administrators_and_their_secret_is_told_once(wor
     again = await world.ask("POST", f"{at}/secret", by="administrator")
     assert again.json()["secret"] != made.json()["secret"]
     for url in (
-        "http://127.0.0.1/",
-        "https://localhost/x",
-        "https://10.0.0.1/",
-        "ftp://example.com/x",
-        "https://[::1]/",
-    ):
+        "http://example.com/", "ftp://example.com/", "https:///x", "https://a:b@c/", "https://x:99999/", "https://x\n",
+        "https://-x/", "//example.com", "",
+    ):  # fmt: skip
         refused = await world.ask("POST", "/webhooks", {"url": url}, by="administrator")
-        assert (refused.status, set(refused.json()["fields"])) == (422, {"url"}), url
+        assert (refused.status, set(refused.json().get("fields", ()))) == (422, {"url"}), (url, refused.body)
     assert (await world.ask("GET", f"{at}/deliveries", by="administrator")).json() == {"items": [], "next": None}
     assert (await world.ask("POST", f"{at}/deliveries/{made.json()['id']}/resend", by="administrator")).status == 404
     assert (await world.ask("DELETE", at, match=again.headers["etag"], by="administrator")).status == 204
