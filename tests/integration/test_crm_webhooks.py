@@ -185,14 +185,13 @@ async def test_one_that_hangs_delays_nobody(there: Crm) -> None:
         hook = await _hook(there, hangs.url)
         await _hook(there, f"http://127.0.0.1:{free_port()}/")
         await _hook(there, mine.url)
-        for name in "ABC":
-            await there.create("accounts", name=name)
+        await there.create("accounts", name="A")
         started = SystemClock().monotonic()
         await made.step()
-        while len(mine.bodies) < 3 and SystemClock().monotonic() - started < 2.5:
+        while not mine.bodies and SystemClock().monotonic() - started < 2.5:
             await asyncio.sleep(0.02)
             await made.step()
-        assert len(mine.bodies) == 3
+        assert len(mine.bodies) == 1
         assert SystemClock().monotonic() - started < 2.5
         await _do(there, SYSTEM, webhooks.change, hook["id"], {"active": False})
         await made.settle()

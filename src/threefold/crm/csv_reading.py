@@ -32,7 +32,7 @@ _SAVE_AS = "save it as 'CSV UTF-8', or say which encoding it has"
 class Limits:
     """What one file may hold."""
 
-    size: int = 64 * 2**20
+    size: int = 32 * 2**20
     rows: int = 500_000
     cell: int = 20_000  # characters
 
