@@ -38,7 +38,7 @@ _COORDINATE: Final = re.compile(r"[A-Za-z0-9_-]{43}")
 _JTI: Final = re.compile(r"[A-Za-z0-9._~+/=-]{8,64}")
 _JWK: Final = frozenset({"kty", "crv", "x", "y"})
 _LATEST: Final = 2**40
-_AGAIN: Final = "make a new proof for each request (docs/reference/crm-api.md, Proofs)"
+_AGAIN: Final = "make a new proof for each request (docs/reference/connect.md)"
 _PORTS: Final = {"http": ":80", "https": ":443"}
 
 
