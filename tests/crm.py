@@ -52,11 +52,13 @@ class Crm:
 
 
 @asynccontextmanager
-async def crm(major: int = 18, *, settings: Mapping[str, str] | None = None, size: int = 10) -> AsyncIterator[Crm]:
+async def crm(
+    major: int = 18, *, settings: Mapping[str, str] | None = None, size: int = 10, wait: float = 5.0
+) -> AsyncIterator[Crm]:
     async with cluster(major, settings=settings) as pg:
         with psycopg.connect(pg.dsn()) as connection:
             migrate(connection)
-        async with Database(pg.dsn(), SystemClock(), size=size) as database:
+        async with Database(pg.dsn(), SystemClock(), size=size, wait=wait) as database:
             yield Crm(pg, database)
 
 

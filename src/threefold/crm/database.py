@@ -52,13 +52,24 @@ class Database:
     """``after_commit`` hears what every saved transaction changed; it must neither wait nor raise."""
 
     def __init__(
-        self, conninfo: str, clock: Clock, *, size: int = 10, writable: bool = True, patience: float = _PATIENCE_S
+        self,
+        conninfo: str,
+        clock: Clock,
+        *,
+        size: int = 10,
+        writable: bool = True,
+        patience: float = _PATIENCE_S,
+        wait: float = _WAIT_S,
     ) -> None:
-        """``writable=False``: for a standby; any of its hosts will do."""
+        """``writable=False``: for a standby; any of its hosts will do.
+
+        Seconds: ``patience`` for a commit to be confirmed, ``wait`` for a free connection.
+        """
         self.conninfo = conninfo_of(conninfo, writable=writable)
         self.after_commit: list[Callable[[frozenset[Change]], None]] = []
         self._clock = clock
         self._patience = patience
+        self._wait_for = wait
         self._commits: set[asyncio.Task[None]] = set()
         self._readers = self._pool(size, f"-c default_transaction_read_only=on -c statement_timeout={_WORK_MS}")
         self._writers = self._pool(size, "")
@@ -70,11 +81,10 @@ class Database:
             kwargs={"autocommit": True, "row_factory": dict_row},
             min_size=0 if options == "" else 1,
             max_size=size,
-            timeout=_WAIT_S,
+            timeout=self._wait_for,
             max_waiting=size * 20,
             reconnect_timeout=60,
             open=False,
-            check=_alive,
             name="crm",
         )
 
@@ -116,11 +126,10 @@ class Database:
 
         ``reason``: for the data log.
         """
-        connection = await _taken(self._writers)
-        handed_on = False
+        tx = await self._begun(actor, reason)
+        connection, handed_on = tx.connection, False
         try:
             try:
-                tx = await self._begin(connection, actor, reason)
                 yield tx
             except psycopg.Error as error:
                 raise refusal(error) from error
@@ -137,6 +146,20 @@ class Database:
         self._commits.discard(commit)
         if not commit.cancelled():
             commit.exception()  # whoever waited has it; if nobody does any more, it is nobody's
+
+    async def _begun(self, actor: Actor, reason: str) -> Tx:
+        """A connection may be lost while it is taken; a BEGIN is sent again without harm."""
+        for last in (False, True):
+            connection = await _taken(self._writers)
+            try:
+                return await self._begin(connection, actor, reason)
+            except BaseException as error:
+                await asyncio.shield(self._roll_back(connection))
+                if isinstance(error, psycopg.Error) and (last or not connection.closed):
+                    raise refusal(error) from error
+                if not isinstance(error, psycopg.Error):
+                    raise
+        raise AssertionError  # not reached
 
     async def _begin(self, connection: Connection, actor: Actor, reason: str) -> Tx:
         """One round trip. Of several statements psycopg shows the results one by one."""
@@ -206,19 +229,32 @@ def conninfo_of(conninfo: str, *, writable: bool) -> str:
 
 
 async def _taken(pool: _Pool) -> Connection:
+    """One that is alive: those that the server closed while they lay in the pool are thrown away."""
     try:
-        return await pool.getconn()
+        for _ in range(pool.max_size + 1):
+            connection = await pool.getconn()
+            if await _alive(connection):
+                return connection
+            await connection.close()
+            await pool.putconn(connection)
     except (PoolTimeout, psycopg.Error) as error:
         raise Unavailable("the database does not answer", hint="wait a little and ask again") from error
+    raise Unavailable("the database does not keep its connections", hint="wait a little and ask again")
 
 
-async def _alive(connection: Connection) -> None:
-    """A connection that the server closed while it lay in the pool has something to read; nothing is asked for that."""
+async def _alive(connection: Connection) -> bool:
+    """Nothing is sent unless there is something to read, which is an end, or a word that TLS left lying."""
+    if connection.closed:
+        return False
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):
-        await connection.close()
-        raise psycopg.OperationalError("the connection was closed while nobody used it")
+    if not poll.poll(0):
+        return True
+    try:
+        await connection.execute("SELECT")
+    except psycopg.Error:
+        return False
+    return True
 
 
 def _text(value: UUID | None) -> str:

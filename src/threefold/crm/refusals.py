@@ -44,6 +44,8 @@ def refusal(error: psycopg.Error, *, committing: bool = False) -> ThreefoldError
         return Unavailable("two changes met, and this one has to be made again", hint="ask again")
     if isinstance(error, errors.ReadOnlySqlTransaction):
         return Unavailable("the database takes no changes at the moment", hint="wait a little and ask again")
+    if isinstance(error, errors.InFailedSqlTransaction):
+        return NotSaved("something in the change had failed before; nothing of it was saved", hint="ask again")
     if committing:
         return NotSaved(
             "the connection was lost before the change was confirmed",
