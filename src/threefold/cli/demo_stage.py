@@ -212,6 +212,9 @@ def outcome_table(outcome: Outcome) -> RenderableType:
     rows.add_row("RPO", "0" if outcome.exact else "[bold red]not 0[/]")
     took = words.span(outcome.writable_seconds)
     rows.add_row("RTO", f"[bold]{took}[/] from the blow to the first change ({_phases(outcome.recovery)})")
+    rows.add_row(
+        "the CRM's pages", f"back after {words.span(outcome.crm_seconds)}, as an employee on a new laptop saw them"
+    )
     back = f"{outcome.contacts_back:,} of {outcome.contacts_deleted:,} contacts, {_phases(outcome.before)}"
     rows.add_row("before the mistake", back)
     for name, pace in (("pace, healthy", outcome.healthy), ("pace, S3 stopped", outcome.one_store_stopped)):
@@ -240,7 +243,8 @@ def what_is_left(world: World, *, keep: bool, folder: object) -> str:
     lines = [
         f"[bold]Everything runs on[/] in {home.folder}:",
         f"  export PGPASSWORD=$(cat {home.folder}/secrets/crm.password)",
-        f"  the recovered CRM:       psql {_psql(outcome.recovery)}",
+        f"  the CRM's pages:         {outcome.crm.get('link')}   (lets one device in, once)",
+        f"  the recovered database:  psql {_psql(outcome.recovery)}",
         f"  before the mistake:      psql {_psql(outcome.before)}",
         f"  what the stores hold:    threefold list --config {home.config}",
         f"  stop all of it:          kill {' '.join(map(str, pids))}",

@@ -6,16 +6,21 @@ import asyncio
 import shutil
 import signal
 from datetime import datetime
+from functools import partial
+
+from psycopg.conninfo import make_conninfo
 
 from threefold.demo.judge import Verdict, judge, read_base
 from threefold.demo.ledger import read_ledger
 from threefold.demo.protected import Mistake
 from threefold.demo.team import Watch
+from threefold.demo.visitor import Visitor
 from threefold.demo.world import PRIMARY, World
 from threefold.kernel.errors import Unavailable
 from threefold.postgres.server import Server
 
 RECOVERED = ("recovered", "before-the-mistake")
+_EMPLOYEE = "ada@threefold.example"
 
 
 async def disaster(world: World, watch: Watch) -> float:
@@ -89,6 +94,35 @@ def _sentence(verdict: Verdict) -> str:
         )
     wrong = [*verdict.lost, *verdict.altered, *verdict.unexplained]
     return f"the promise is broken: {len(wrong)} rows differ, the first: {wrong[0]}"
+
+
+async def the_crm_answers(world: World, blow: float, port: int) -> None:
+    """The rest of act 5: the CRM itself, on the recovered database, as somebody at a desk sees it."""
+    crm, narrator, outcome = world.home.settings.crm, world.narrator, world.outcome
+    if crm is None:
+        return
+    recovered = {
+        "THREEFOLD_CRM__DSN": make_conninfo(crm.dsn, port=port),
+        "THREEFOLD_CRM__SITE": "the recovery site",
+    }
+    narrator.doing("starting the CRM on the recovered database")
+    await world.stack.start_crm(recovered)
+    invited = await world.stack.run("crm invite", _EMPLOYEE, "--name", "Ada Okafor", environment=recovered)
+    visitor = Visitor(crm.public_url, world.clock)
+    await asyncio.to_thread(visitor.enrol, invited["link"], "a new laptop")
+    page = await asyncio.to_thread(partial(visitor.ask, "GET", "/queue", accept="text/html"))
+    outcome.crm_seconds = world.clock.monotonic() - blow
+    queue = (await asyncio.to_thread(visitor.ask, "GET", "/api/v1/queue?limit=4")).json()["items"]
+    narrator.say(
+        f"the CRM's pages are back {outcome.crm_seconds:.1f} s after the blow, at {crm.public_url}; "
+        "somebody enrols a new laptop and sees the queue:",
+        url=crm.public_url,
+        page_bytes=len(page.body),
+    )
+    for case in queue:
+        narrator.say(f"    {case['subject']}   ({case['status']}, priority {case['priority']})")
+    again = await world.stack.run("crm invite", _EMPLOYEE, "--again", environment=recovered)
+    outcome.crm = {"url": crm.public_url, "link": again["link"], "queue": queue}
 
 
 async def before_the_mistake(world: World, mistake: Mistake, port: int) -> None:

@@ -51,6 +51,8 @@ class Outcome:
     recovery: Mapping[str, Any] = field(default_factory=dict)
     writable_seconds: float = 0.0  # from the blow to the first new change in the recovered database
     latest: Verdict | None = None
+    crm: Mapping[str, Any] = field(default_factory=dict)  # where its pages are, and a link that lets a device in
+    crm_seconds: float = 0.0  # from the blow to the first page
     before: Mapping[str, Any] = field(default_factory=dict)  # the second recovery
     before_verdict: Verdict | None = None
     contacts_back: int = 0

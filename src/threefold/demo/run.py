@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from threefold.bootstrap import open_parts
-from threefold.demo.disaster import before_the_mistake, disaster, recovery, stop_recovered
+from threefold.demo.disaster import before_the_mistake, disaster, recovery, stop_recovered, the_crm_answers
 from threefold.demo.narrator import Narrator
 from threefold.demo.outcome import Outcome
 from threefold.demo.protected import a_store_stalls, people_work, protection_begins, somebody_errs
@@ -36,6 +36,7 @@ async def play(folder: Path, narrator: Narrator, clock: Clock, *, seed: int, kee
             mistake = await somebody_errs(world)
             blow = await disaster(world, watch)
             await recovery(world, blow, first)
+            await the_crm_answers(world, blow, first)
             await before_the_mistake(world, mistake, second)
         return world, world.outcome
 

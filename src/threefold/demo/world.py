@@ -78,9 +78,7 @@ class World:
         return psycopg.connect(self.conninfo(port))
 
     def conninfo(self, port: int | None = None) -> str:
-        return make_conninfo(
-            self.home.crm_conninfo(), **({} if port is None else {"port": port}), connect_timeout=10
-        )
+        return make_conninfo(self.home.crm_conninfo(), **({} if port is None else {"port": port}), connect_timeout=10)
 
     @property
     def writers_dsn(self) -> str:

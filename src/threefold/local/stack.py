@@ -82,19 +82,22 @@ class Stack:
             ended.cancel()
         await self.primary.make_synchronous()
 
-    async def start_crm(self) -> None:
-        """Returns when it serves. Only where the settings have a [crm] section: another CRM needs none of ours."""
+    async def start_crm(self, environment: Mapping[str, str] | None = None) -> None:
+        """Returns when it serves. Only where the settings have a [crm] section: another CRM needs none of ours.
+
+        ``environment``: settings in place of the file's, such as the address of a recovered database.
+        """
         crm = self.home.settings.crm
         if crm is None:
             return
-        child = await self._start(CRM, [CRM, "serve", "--config", str(self.home.config)])
+        child = await self._start(CRM, [CRM, "serve", "--config", str(self.home.config)], environment)
         await until(answers(crm.listen), child, f"it served {crm.listen}", within=_CRM_PATIENCE_S)
 
-    async def run(self, verb: str, *arguments: str) -> dict[str, Any]:
+    async def run(self, verb: str, *arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
         """One verb of ours on this home, as a process; its answer. Raises Unavailable with what it said."""
         said: list[str] = []
         command = [*verb.split(), *arguments, "--json", "--config", str(self.home.config)]
-        child = await start(verb, ["threefold", *command], lambda _, line: said.append(line))
+        child = await start(verb, ["threefold", *command], lambda _, line: said.append(line), environment=environment)
         try:
             await child.ended()
         except asyncio.CancelledError:
