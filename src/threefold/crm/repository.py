@@ -108,6 +108,8 @@ def scope(actor: Actor, kind: Kind) -> Condition:
 
 
 def where(actor: Actor, kind: Kind, asked: Asked) -> Condition:
+    if asked.deleted and actor.is_customer:
+        raise NotThere("there is no such thing here")
     found = [scope(actor, kind)]
     found.append(Condition(sql.SQL("deleted_at IS NOT NULL" if asked.deleted else "deleted_at IS NULL"), []))
     found += [_filter(kind, one) for one in asked.filters]
