@@ -17,6 +17,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 
 from threefold.crm.desk import Desk, desk_of
+from threefold.crm.live import EVERYTHING
 from threefold.crm.pages.rendering import site_of
 
 router = APIRouter()
@@ -48,6 +49,9 @@ async def _events(request: Request, desk: Desk) -> AsyncIterator[bytes]:
             except StopAsyncIteration:
                 return
             waiting = None
+            if kind == EVERYTHING[0]:
+                yield b"event: all\ndata: {}\n\n"
+                continue
             yield b"data: " + json.dumps({"kind": kind, "id": str(record)}).encode() + b"\n\n"
     finally:
         if waiting is not None:

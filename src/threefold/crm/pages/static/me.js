@@ -97,7 +97,8 @@
   const sessions = async () => {
     const found = (await get("/connect/sessions")).sessions;
     fill("sessions", found.map((one) => {
-      const detail = [`With ${one.how === "password" ? "a password" : `a ${one.how}`}, `, time(one.created_at), ...(one.seen_at ? [", last seen ", time(one.seen_at)] : [])];
+      const how = { password: "With a password, ", passkey: "With a passkey, " }[one.how] || "Since the device joined, ";
+      const detail = [how, time(one.created_at), ...(one.seen_at ? [", last seen ", time(one.seen_at)] : [])];
       const end = button("Sign out", async () => {
         await device.post(`/connect/sessions/${one.id}/end`);
         if (one.this) location.assign("/signin");
