@@ -65,7 +65,8 @@ async def do(request: Request, desk: ADesk) -> Response:
         if sent.get("fail") == "answer":
             return Reply(422, b"{}")
         n = await (await tx.connection.execute("SELECT count(*) AS n FROM public.done")).fetchone()
-        return Reply(201, json.dumps({"n": n and n["n"]}).encode(), headers={"ETag": '"1"'})
+        said = {"n": n and n["n"], "echo": sent.get("echo", "")}
+        return Reply(201, json.dumps(said).encode(), headers={"ETag": '"1"'})
 
     reply = await desk.write(work)
     return Response(reply.body, reply.status, dict(reply.headers), reply.media_type)

@@ -72,6 +72,7 @@ async def test_while_the_first_is_under_way_the_second_is_told_so(crm: Crm, ada:
     await asyncio.sleep(0.4)
     second = await asyncio.to_thread(post, ada, what, key, slow=1)
     assert (second.status, second.code) == (409, "conflict")
+    assert not first.done(), "told at once, not when the first is done"
     assert (await first).status == 201
     assert post(ada, what, key, slow=1).headers["idempotency-replayed"] == "true"
 
@@ -97,6 +98,7 @@ async def test_a_key_belongs_to_one_person(crm: Crm, ada: Client) -> None:
 async def test_what_failed_left_nothing_and_may_be_asked_again(crm: Crm, ada: Client, fail: str) -> None:
     what, key = uuid4().hex, uuid4().hex
     assert post(ada, what, key, fail=fail).status >= 400
+    assert post(ada, what, "", fail=fail).status >= 400
     assert await done(crm, what) == 0
     assert post(ada, what, key).status == 201, "the key was not used up by a failure"
 

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
@@ -16,7 +17,11 @@ from tests.edge_client import Authenticator, Client
 from tests.edge_server import PASSWORD, Crm, edge_crm
 
 from threefold.connectivity import invitations
+from threefold.connectivity.erasing import forget
+from threefold.crm import erasure
+from threefold.crm.actor import SYSTEM
 from threefold.crm.database import Database
+from threefold.crm.ledger import Ledger
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Refused
 
@@ -229,13 +234,17 @@ async def test_wrong_passwords_are_slowed_down_and_tell_nothing(crm: Crm, ada: C
     email = emil.who["user"]["email"]
     spent = {}
     for tried in (email, f"{uuid4().hex}@example.com"):
-        since = time.monotonic()
-        answers = [emil.twin().sign_in(tried, "wrong wrong wrong") for _ in range(3)]
-        spent[tried] = time.monotonic() - since
+        answers, took = [], []
+        for _ in range(3):
+            since = time.monotonic()
+            answers.append(emil.twin().sign_in(tried, "wrong wrong wrong"))
+            took.append(time.monotonic() - since)
+        spent[tried] = min(took)
         assert [a.code for a in answers] == ["credentials"] * 3
         assert len({a.body for a in answers}) == 1
         assert [emil.twin().sign_in(tried, "wrong wrong wrong").code for _ in range(2)] == ["credentials", "too-many"]
     assert max(spent.values()) < 4 * min(spent.values()), "the time tells who exists"
+    await crm.cluster.sql("UPDATE edge.attempts SET wait_until = now() + interval '1 minute'")
     limited = emil.twin().sign_in(email, PASSWORD)
     assert limited.status == 429, "the right one has to wait as well"
     assert int(limited.headers["retry-after"]) >= 1
@@ -377,3 +386,26 @@ async def test_nothing_in_the_edges_tables_lets_its_reader_in(crm: Crm, emil: Cl
     assert emil.token.encode().hex() not in text
     assert PASSWORD not in text
     assert "$argon2id$" in text
+
+
+async def test_an_erased_person_leaves_nothing_here_and_cannot_come_back(
+    crm: Crm, ada: Client, emil: Client, tmp_path: Path
+) -> None:
+    of = await contact(crm)
+    cora = crm.client()
+    assert cora.enrol(crm.invite(emil, contact_id=of), "Cora's own phone", password=PASSWORD).status == 201
+    key = uuid4().hex
+    assert emil.post("/t/do", {"what": "Cora", "echo": of}, key=key).status == 201
+    async with Database(crm.cluster.dsn(), SystemClock()) as database, database.write(SYSTEM) as tx:
+        await erasure.erase(tx, UUID(of), "asked for", Ledger(tmp_path / "erasures"), [forget])
+    assert cora.get("/connect/me").status == 401
+    assert cora.sign_in(cora.who["user"]["email"], PASSWORD).code == "unknown-device"
+    user = cora.who["user"]["id"]
+    for table in ("passwords", "passkeys", "sessions", "invitations"):
+        assert await crm.cluster.sql(f"SELECT count(*) FROM edge.{table} WHERE user_id = %s", (user,)) == [(0,)]
+    devices = await crm.cluster.sql("SELECT name, revoked_at IS NULL FROM edge.devices WHERE user_id = %s", (user,))
+    assert devices == [("Erased device", False)]
+    told = await crm.cluster.sql("SELECT DISTINCT address, detail::text FROM edge.audit WHERE user_id = %s", (user,))
+    assert told == [("", "{}")]
+    replayed = emil.post("/t/do", {"what": "Cora", "echo": of}, key=key)
+    assert (replayed.status, replayed.body) == (201, b"{}"), "what was kept told of them"

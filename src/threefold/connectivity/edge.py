@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from starlette.requests import Request
 from starlette.responses import Response
 
-from threefold.connectivity import dpop, headers
+from threefold.connectivity import dpop, headers, loops
 from threefold.connectivity.audit import Audit
 from threefold.connectivity.headers import Site
 from threefold.connectivity.ledger import Ledger
@@ -79,14 +79,10 @@ class Edge:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The loops, until the end; what the audit still holds is written then."""
-        loops: list[Callable[[], Awaitable[None]]] = [self.ledger.run, self.audit.run, self.streams.run, self._prune]
-        tasks = [asyncio.ensure_future(loop()) for loop in loops]
         try:
-            yield
+            async with loops.running([self.ledger.run, self.audit.run, self.streams.run, self._prune], self.clock):
+                yield
         finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             with contextlib.suppress(Exception):  # the database may be gone, and the process ends in any case
                 async with asyncio.timeout(2):
                     await self.audit.flush()

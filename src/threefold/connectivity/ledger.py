@@ -26,6 +26,7 @@ from typing import Any, Final
 from uuid import UUID
 
 import psycopg
+import structlog
 
 from threefold.connectivity.dpop import Proof
 from threefold.connectivity.refusals import BadProof, Unauthenticated
@@ -70,6 +71,8 @@ _SEEN: Final = """
 STILL_VALID: Final = f"""
     SELECT s.id FROM edge.sessions s JOIN edge.devices d ON d.id = s.device_id JOIN crm.users u ON u.id = s.user_id
     WHERE s.id = ANY(%s) AND {_VALID}"""  # noqa: S608 - put together from constants
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,7 @@ class Ledger:
                     self._wanted.clear()
                 await self._serve(self._without_twins(batch))
         finally:
-            for asked in self._queue:
-                _fail(asked, Unavailable("the server is stopping", hint="ask again in a moment"))
+            self._fail_all(self._queue, Unavailable("the server is stopping", hint="ask again in a moment"))
             await self._drop()
 
     @staticmethod
@@ -149,24 +151,44 @@ class Ledger:
         return list(held.values())
 
     async def _serve(self, batch: list[_Asked]) -> None:
+        failure: ThreefoldError = Unavailable("the database does not answer", hint="ask again in a moment")
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                rows, spent = await self._looked_up(batch)
-        except (psycopg.Error, OSError, TimeoutError, Unavailable):
-            await self._drop()
-            for asked in batch:
-                _fail(asked, Unavailable("the database does not answer", hint="ask again in a moment"))
-            return
+                rows, spent = await self._asked_twice(batch)
         except asyncio.CancelledError:
-            for asked in batch:
-                _fail(asked, Unavailable("the server is stopping", hint="ask again in a moment"))
+            self._fail_all(batch, Unavailable("the server is stopping", hint="ask again in a moment"))
             raise
+        except Exception as error:  # whatever it is: who waits is told, and the next batch is served
+            if not isinstance(error, psycopg.Error | OSError | TimeoutError | Unavailable):
+                log.exception("sessions could not be looked up")
+            await self._drop()
+            self._fail_all(batch, failure)
+            return
         for n, asked in enumerate(batch):
             _answer(asked, rows.get(n), new=asked.proof.spent_id in spent)
         unseen = [row["session"] for row in rows.values() if row["unseen"] and row["fits"]]
         if unseen and self._connection is not None:
             with contextlib.suppress(psycopg.Error):  # of use to people only; the next request tries again
                 await self._connection.execute(_SEEN, (self._idle, unseen))
+
+    async def _asked_twice(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
+        """A connection that broke while nobody used it is made anew.
+
+        What the first try spent is then a replay: the device makes a new proof. The other way round would be a hole.
+        """
+        used_before = self._connection is not None
+        try:
+            return await self._looked_up(batch)
+        except psycopg.OperationalError:
+            if not used_before:
+                raise
+            await self._drop()
+            return await self._looked_up(batch)
+
+    @staticmethod
+    def _fail_all(batch: list[_Asked], error: ThreefoldError) -> None:
+        for asked in batch:
+            _fail(asked, error)
 
     async def _looked_up(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
         """The sessions by place in the batch, and the proofs that are new."""

@@ -28,7 +28,7 @@ _HASHER: Final = PasswordHasher()  # RFC 9106's second choice: 64 MiB, three pas
 _WORKERS: Final = ThreadPoolExecutor(2, "passwords")  # each takes 64 MiB and a core while it works
 _WRONG: Final = "that e-mail address and password do not belong together on this device"
 
-# Three for free, then 2, 4, 8 ... seconds up to a quarter of an hour; a day without any forgets them.
+# Three for free, then 4, 8, 16 ... seconds up to a quarter of an hour; a day without any forgets them.
 _COUNT: Final = """
     INSERT INTO edge.attempts AS a (account, failures, wait_until) VALUES (%(account)s, 1, now())
     ON CONFLICT (account) DO UPDATE SET
@@ -36,7 +36,7 @@ _COUNT: Final = """
         tried_at = now(),
         wait_until = now() + make_interval(secs => CASE
             WHEN a.tried_at < now() - interval '1 day' OR a.failures < 3 THEN 0
-            ELSE least(900, power(2, least(a.failures, 15) - 2)) END)
+            ELSE least(900, power(2, least(a.failures, 15) - 1)) END)
     WHERE a.wait_until <= now()
     RETURNING failures"""
 

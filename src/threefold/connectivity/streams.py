@@ -60,11 +60,14 @@ class Streams:
         while True:
             await self._any.wait()
             await self._clock.sleep(_EVERY_SECONDS)
-            with contextlib.suppress(psycopg.Error, ThreefoldError, OSError):
-                await self.look()
+            await self.look()
 
     async def look(self) -> None:
-        """End those that do not hold any more."""
+        """End those that do not hold any more; later, if the database does not answer now."""
+        with contextlib.suppress(psycopg.Error, ThreefoldError, OSError):
+            await self._look()
+
+    async def _look(self) -> None:
         asked = {stream.session for stream in self._running}
         if not asked:
             return
