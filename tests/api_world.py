@@ -28,7 +28,7 @@ from threefold.connectivity import erasing, invitations
 from threefold.connectivity.app import Parts, create_app, edge_set
 from threefold.connectivity.edge import Rates
 from threefold.connectivity.limits import Rate
-from threefold.crm import erasure
+from threefold.crm import erasure, imports
 from threefold.crm.api import router
 from threefold.crm.database import Database
 from threefold.crm.ledger import Ledger
@@ -154,7 +154,7 @@ def serve(dsn: str, port: int, origin: str, ledger: str) -> None:
     database = Database(dsn, clock)
     live = Live(database, clock)
     erase = partial(erasure.erase, ledger=Ledger(Path(ledger)), hooks=(erasing.forget,))
-    state = {"live": live, "erase": erase}
+    state = {"live": live, "erase": erase, "run_import": partial(imports.run_apart, database, clock)}
     parts = Parts(database, clock, origin, rates=rates, title="Test", api=router, opens=(live,), state=state)
     uvicorn.run(create_app(parts), host="127.0.0.1", port=port, log_level="warning", access_log=False)
 

@@ -175,6 +175,22 @@ async def test_a_time_has_to_be_one(world: Api, due: object) -> None:
     assert (await world.ask("POST", "/tasks", {"subject": "x", "due_at": due})).status == 422
 
 
+async def test_times_and_dates_come_back_as_they_were_meant(world: Api) -> None:
+    for given, kept in (
+        ("2026-01-01T02:00:00+02:00", "2026-01-01T00:00:00Z"),
+        ("2026-01-01t00:00:00.5z", "2026-01-01T00:00:00.500000Z"),
+        (None, None),
+    ):
+        assert (await world.make("tasks", {"subject": "x", "due_at": given}))["due_at"] == kept
+    product = await world.make("products", {"sku": "dated", "name": "x", "price_cents": 5})
+    price = {"product_id": product["id"], "currency": "USD", "price_cents": 7, "valid_from": "2028-02-29"}
+    made = await world.make("prices", price)
+    assert made["valid_from"] == "2028-02-29"
+    assert (await world.ask("POST", "/prices", {**price, "valid_from": "2027-02-29"})).status == 422
+    assert (await world.ask("POST", "/prices", {**price, "valid_from": 20_000})).status == 422
+    assert (await world.ask("POST", "/prices", price)).status == 409
+
+
 @pytest.mark.parametrize(
     ("query", "status"),
     [

@@ -246,3 +246,33 @@ async def test_a_person_is_erased_by_administrators_alone(world: Api) -> None:
     assert b"Zoe" not in left
     assert b"zoe@" not in left
     assert person["id"] in world.ledger.read_text()
+
+
+async def test_a_file_is_tried_taken_in_or_refused_whole(world: Api) -> None:
+    csv = {"Content-Type": "text/csv"}
+    good = "name;city\r\nÄpfel AG;Köln\r\n=cmd();Bonn\r\n".encode()
+    before = (await world.pg.sql("SELECT count(*) FROM crm.accounts"))[0][0]
+    tried = await world.ask("POST", "/imports/accounts", raw=b"\xef\xbb\xbf" + good, headers=csv, dry_run="true")
+    assert (tried.status, tried.json()["status"], tried.json()["created"]) == (201, "checked", 2), tried.body
+    bad = await world.ask("POST", "/imports/accounts", raw=good + b";Rom\r\n", headers=csv)
+    assert (bad.status, list(bad.json()["fields"])) == (422, ["row 4, name"])
+    assert (await world.pg.sql("SELECT count(*) FROM crm.accounts"))[0][0] == before
+    begun = await world.ask("POST", f"/imports/{tried.json()['id']}/run")
+    assert begun.status == 202
+    for _ in range(100):
+        told = (await world.ask("GET", f"/imports/{tried.json()['id']}")).json()
+        if told["status"] == "done":
+            break
+        await asyncio.sleep(0.1)
+    assert (told["status"], told["done"], told["created"]) == ("done", 2, 2)
+    assert (await world.ask("GET", "/accounts", name="=cmd()")).json()["items"][0]["city"] == "Bonn"
+    assert (await world.ask("POST", f"/imports/{tried.json()['id']}/check")).status == 409
+    form = (
+        b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.csv"\r\n\r\nname\r\nUtf\xff\r\n\r\n--x--\r\n'
+    )
+    odd = await world.ask(
+        "POST", "/imports/accounts", raw=form, headers={"Content-Type": "multipart/form-data; boundary=x"}
+    )
+    assert odd.status == 422, odd.body
+    assert (await world.ask("POST", "/imports/accounts", raw=good, headers=csv, by="customer")).status == 404
+    assert (await world.ask("POST", "/imports/users", raw=good, headers=csv)).status == 405

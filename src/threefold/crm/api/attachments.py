@@ -11,19 +11,13 @@ from fastapi import Response
 from pydantic import Field as Constraint
 
 from threefold.crm import attachments, rules
-from threefold.crm.api import reading, replies, uploads
-from threefold.crm.api.models import LINE, Given
-from threefold.crm.api.operations import Call, Does, Gives, Operation, Param, Raw, add
+from threefold.crm.api import params, replies, uploads
+from threefold.crm.api.models import Given
+from threefold.crm.api.operations import Call, Does, Gives, Operation, Raw, add
 from threefold.crm.desk import Reply, Tx
 from threefold.crm.errors import Invalid
 from threefold.crm.kinds import KINDS, LINKED, Kind
 
-NAME: Final = Param(
-    "name",
-    "The file's name; a form says it itself.",
-    {"type": "string", "minLength": 1, "maxLength": 200, "pattern": LINE},
-    reading.text(200),
-)
 FILE: Final = Raw(
     {"application/octet-stream": uploads.AS_BYTES, uploads.FORM: uploads.AS_FORM},
     "The file, of at most 10 MiB: itself, or as the part `file` of a form.",
@@ -123,7 +117,7 @@ def _describe(kind: Kind) -> None:
             f"Put a file to one {kind.one}",
             does=_putting(kind),
             takes=FILE,
-            params=(NAME,),
+            params=(params.NAME,),
             gives=(Gives(201, "Kept, and saved.", Attachment, headers=("Location",)),),
             writes=True,
             **common,

@@ -21,6 +21,7 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Strict,
     StringConstraints,
     TypeAdapter,
     WithJsonSchema,
@@ -65,17 +66,18 @@ class Given(BaseModel):
 
 
 def _written(pattern: str, meaning: str) -> BeforeValidator:
-    """Pydantic takes digits for seconds since 1970 as well; nobody means that."""
+    """Checks the spelling, and text it has to be; pydantic, which would take seconds since 1970 too, reads the rest."""
     expected = re.compile(pattern, re.ASCII)
 
     def check(value: Any) -> Any:
-        if isinstance(value, str) and not expected.fullmatch(value):
+        if not (isinstance(value, str) and expected.fullmatch(value)):
             raise ValueError(meaning)
         return value
 
     return BeforeValidator(check)
 
 
+LAX: Final[Any] = Strict(strict=False)  # beside a spelling that was checked
 TIME_WRITTEN: Final = _written(TIME, "a time is written like 2026-11-24T15:18:08Z, with its offset, from 1900 on")
 DATE_WRITTEN: Final = _written(DATE, "a date is written like 2026-11-24, from 1900 on")
 TIME_SHOWN: Final[Any] = WithJsonSchema({"type": "string", "format": "date-time", "pattern": TIME})
@@ -94,7 +96,7 @@ def _instant(value: datetime) -> datetime:
 
 
 INSTANT: Final[TypeAdapter[datetime]] = TypeAdapter(
-    Annotated[AwareDatetime, TIME_WRITTEN, TIME_SHOWN, AfterValidator(_instant)]
+    Annotated[AwareDatetime, LAX, TIME_WRITTEN, TIME_SHOWN, AfterValidator(_instant)]
 )
 
 
@@ -144,17 +146,19 @@ def _type(field: Field, *, sent: bool) -> Any:
         case Type.BOOLEAN:
             return bool
         case Type.ID:
-            return Annotated[UUID, ID_WRITTEN] if sent else UUID
+            return Annotated[UUID, LAX, ID_WRITTEN] if sent else UUID
         case Type.IDS:
-            return Annotated[list[Annotated[UUID, ID_WRITTEN]], Constraint(max_length=field.most)]
+            return Annotated[list[Annotated[UUID, LAX, ID_WRITTEN]], Constraint(max_length=field.most)]
         case Type.CHOICE:
             return Literal[field.choices]
         case Type.TIME:
             return (
-                Annotated[AwareDatetime, TIME_WRITTEN, TIME_SHOWN, AfterValidator(_instant)] if sent else AwareDatetime
+                Annotated[AwareDatetime, LAX, TIME_WRITTEN, TIME_SHOWN, AfterValidator(_instant)]
+                if sent
+                else AwareDatetime
             )
         case Type.DATE:
-            return Annotated[date, DATE_WRITTEN, DATE_SHOWN] if sent else date
+            return Annotated[date, LAX, DATE_WRITTEN, DATE_SHOWN] if sent else date
 
 
 def nullable(field: Field) -> bool:

@@ -33,6 +33,12 @@ AFTER_VERSION: Final = Param(
     {"type": "integer", "minimum": 1, "maximum": models.INTEGER_MOST},
     reading.whole(1, models.INTEGER_MOST),
 )
+NAME: Final = Param(
+    "name",
+    "The file's name; a form says it itself.",
+    {"type": "string", "maxLength": 200, "pattern": models.PATTERNS[Type.TEXT, True]},
+    reading.text(200),
+)
 AS_OF: Final = Param("as_of", "The record as it was at this time.", {"type": "string", "format": "date-time"}, _time)
 DELETED: Final = Param(
     "deleted", "From the recycle bin, too.", {"type": "boolean", "default": False}, reading.yes_or_no

@@ -9,7 +9,19 @@ from typing import Final
 
 from fastapi import APIRouter, Response
 
-from threefold.crm.api import about, attachments, batches, bulk, cases, erasures, merges, records, views, webhooks
+from threefold.crm.api import (
+    about,
+    attachments,
+    batches,
+    bulk,
+    cases,
+    erasures,
+    imports,
+    merges,
+    records,
+    views,
+    webhooks,
+)
 from threefold.crm.api.dispatch import Dispatch
 from threefold.crm.api.document import document
 from threefold.crm.api.operations import OPERATIONS, Call, Gives, Operation, add
@@ -40,6 +52,7 @@ def _describe() -> None:
     about.describe()
     webhooks.describe()
     erasures.describe()
+    imports.describe()
     add(
         Operation(
             "GET",
