@@ -26,6 +26,7 @@ from threefold.crm.kinds import CUSTOMERS_READ
 from threefold.kernel.clock import Clock
 
 _CHANNEL: Final = "crm_live"
+_NAME: Final = "threefold live"
 _MOST_WAITING = 500  # events of one page; more of them are told as one
 _MOST_UNSENT = 10_000  # while the connection is lost
 _PAYLOAD = 7_500  # bytes: PostgreSQL takes fewer than 8000
@@ -133,7 +134,7 @@ class Live:
         while True:
             with suppress(psycopg.Error):
                 async with await psycopg.AsyncConnection.connect(
-                    self._database.conninfo, autocommit=True
+                    self._database.conninfo, autocommit=True, application_name=_NAME
                 ) as connection:
                     await connection.execute(f"SET synchronous_commit = off; LISTEN {_CHANNEL}")
                     if not first:

@@ -2,14 +2,18 @@
 -- most indexes hold only that; ties are broken by id, which is last in each.
 
 -- Words as the search compares them: lower case, without accents, split where there is no letter and no digit.
-CREATE FUNCTION crm.plain(given text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN
+-- (Neither is declared STRICT: PostgreSQL would not put its body into the statement then, and a call costs ten times it.)
+CREATE FUNCTION crm.plain(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     CASE WHEN octet_length(given) = length(given)
          THEN lower(translate(given, E'!"#$%&''()*+,-./:;<=>?@[\\]^_`{|}~\t\r\n', repeat(' ', 36)))
          ELSE lower(regexp_replace(
-             replace(regexp_replace(normalize(given, NFKD), U&'[\0300-\036f]+', '', 'g'), U&'\00df', 'ss'),
+             replace(replace(replace(translate(
+                 regexp_replace(normalize(given, NFKD), U&'[\0300-\036f]+', '', 'g'),
+                 'ŁłØøĐđÐðĦħŦŧı', 'LlOoDdDdHhTti'),   -- letters that Unicode takes for whole
+                 'ß', 'ss'), 'æ', 'ae'), 'œ', 'oe'),
              '[^[:alnum:]]+', ' ', 'g'))
     END;
-CREATE FUNCTION crm.words(given text) RETURNS tsvector LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN
+CREATE FUNCTION crm.words(given text) RETURNS tsvector LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
     array_to_tsvector(array_remove(string_to_array(left(crm.plain(given), 500), ' '), ''));
 -- What somebody looks for: records that have every word, or one that begins so. A single letter stands for itself.
 CREATE FUNCTION crm.asked_words(given text) RETURNS tsquery LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE RETURN (
@@ -18,13 +22,19 @@ CREATE FUNCTION crm.asked_words(given text) RETURNS tsquery LANGUAGE sql IMMUTAB
 
 -- What the search looks into is `searched` of kinds.py.
 CREATE INDEX accounts_words ON crm.accounts USING gin (crm.words(name || ' ' || city)) WHERE deleted_at IS NULL;
+-- An import's words wait in the index's pending list, which searches read too; crm.tidy_search sorts them in after it.
 CREATE INDEX contacts_words ON crm.contacts USING gin (crm.words(full_name || ' ' || email || ' ' || phone))
-    WHERE deleted_at IS NULL;
+    WITH (gin_pending_list_limit = 16384) WHERE deleted_at IS NULL;
 CREATE INDEX products_words ON crm.products USING gin (crm.words(name || ' ' || sku)) WHERE deleted_at IS NULL;
 CREATE INDEX queries_words ON crm.queries USING gin (crm.words(subject)) WHERE deleted_at IS NULL;
 CREATE INDEX requests_words ON crm.requests USING gin (crm.words(subject)) WHERE deleted_at IS NULL;
 CREATE INDEX tasks_words ON crm.tasks USING gin (crm.words(subject)) WHERE deleted_at IS NULL;
 CREATE INDEX deals_words ON crm.deals USING gin (crm.words(name)) WHERE deleted_at IS NULL;
+
+CREATE FUNCTION crm.tidy_search() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SELECT sum(gin_clean_pending_list(c.oid))::bigint
+    FROM pg_class c WHERE c.relnamespace = 'crm'::regnamespace AND c.relname LIKE '%\_words' AND c.relkind = 'i'
+$$;
 
 -- Lists in their own order, and by their title.
 CREATE INDEX accounts_updated ON crm.accounts (updated_at, id) WHERE deleted_at IS NULL;
