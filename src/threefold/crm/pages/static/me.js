@@ -37,7 +37,9 @@
     const small = element("div", "muted small");
     small.append(...detail);
     about.append(head, small);
-    item.append(about, ...buttons);
+    const actions = element("div", "row");
+    actions.append(...buttons);
+    item.append(about, actions);
     return item;
   };
   const fill = (name, lines, empty) => {

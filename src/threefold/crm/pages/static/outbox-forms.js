@@ -54,6 +54,10 @@
     }
   };
 
+  // What the form calls its fields, for when they are shown without it.
+  const labels = (form) =>
+    Object.fromEntries([...form.elements].filter(({ name, labels }) => name && labels?.length).map(({ name, labels }) => [name, labels[0].firstChild.textContent.trim()]));
+
   const submit = async (form, submitter) => {
     if (form.dataset.busy) return;
     form.dataset.key ||= crypto.randomUUID();
@@ -66,6 +70,7 @@
       fields,
       what: form.dataset.outboxWhat || "Change",
       title: title.slice(0, 120),
+      labels: labels(form),
       page: form.dataset.outboxPage || location.pathname,
       user: document.body.dataset.user || (await store.get("notes", "user").catch(() => "")) || "",
     };
@@ -127,6 +132,14 @@
     }
   });
 
+  // What is wrong with a field is said until somebody does something about it.
+  document.addEventListener("input", ({ target }) => {
+    const shown = target.name && target.form?.querySelector(`[data-error="${CSS.escape(target.name)}"]`);
+    if (!shown) return;
+    shown.textContent = "";
+    target.removeAttribute("aria-invalid");
+  });
+
   // ---- The list and the badge.
 
   const element = (tag, className, text) => Object.assign(document.createElement(tag), { className, textContent: text || "" });
@@ -152,13 +165,14 @@
     detail.append(`${entry.what}, written `, at);
     words.append(head, detail);
     if (entry.problem) {
-      const fields = Object.entries(entry.problem.fields || {}).map(([name, text]) => ` ${name}: ${text}.`);
+      const fields = Object.entries(entry.problem.fields || {}).map(([name, text]) => ` ${entry.labels?.[name] || name}: ${text}.`);
       words.append(element("p", "small", self.threefold.problemText(entry.problem) + fields.join("")));
     }
-    item.append(words);
-    if (refused) item.append(action("Mend", "", () => mend(entry)));
-    else item.append(action("Send now", "", () => flush({ force: true, told: true })));
-    item.append(action("Discard", "plain danger", () => confirm(`Discard “${entry.title || entry.what}”? It was not sent, and will be gone.`) && outbox.discard(entry.key)));
+    const actions = element("div", "row");
+    if (refused) actions.append(action("Mend", "", () => mend(entry)));
+    else actions.append(action("Send now", "", () => flush({ force: true, told: true })));
+    actions.append(action("Discard", "plain danger", () => confirm(`Discard “${entry.title || entry.what}”? It was not sent, and will be gone.`) && outbox.discard(entry.key)));
+    item.append(words, actions);
     return item;
   };
 
@@ -241,6 +255,10 @@
       if (form) fill(form, entry);
     }
     flush({ force: true });
+  });
+  // What this page just sent is shown where it belongs, without waiting for the stream.
+  document.addEventListener("threefold:done", () => {
+    for (const region of document.querySelectorAll("[data-live]")) self.htmx?.trigger(region, "live");
   });
   document.addEventListener("htmx:afterSettle", () => {
     for (const form of document.querySelectorAll("form[data-outbox]:not([data-key])")) renew(form);
