@@ -13,11 +13,13 @@ import psycopg
 from fastapi import FastAPI
 from psycopg.conninfo import make_conninfo
 
+from threefold.connectivity import erasing
 from threefold.connectivity.app import Pages, Parts, create_app, edge_set
-from threefold.crm import api, pages
+from threefold.crm import api, erasure, imports, pages
 from threefold.crm.company import Company, load_company
 from threefold.crm.database import Database
 from threefold.crm.escalation import escalation
+from threefold.crm.ledger import Ledger
 from threefold.crm.live import Live
 from threefold.crm.migrate import Migration, crm_set, migrate
 from threefold.crm.pages.rendering import STATIC
@@ -94,7 +96,13 @@ def application(settings: CrmSettings) -> FastAPI:
             trust_proxy=crm.trust_proxy,
             opens=(live,),
             loops=(partial(escalation, database, clock),),
-            state={"live": live, "site": lambda: site},
+            state={
+                "live": live,
+                "site": lambda: site,
+                "erase": partial(erasure.erase, ledger=Ledger(ledger_of(settings)), hooks=(erasing.forget,)),
+                "run_import": partial(imports.run_apart, database, clock),
+                "webhooks_private": crm.webhooks_to_private,
+            },
         )
     )
 

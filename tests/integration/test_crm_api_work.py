@@ -276,3 +276,29 @@ async def test_a_file_is_tried_taken_in_or_refused_whole(world: Api) -> None:
     assert odd.status == 422, odd.body
     assert (await world.ask("POST", "/imports/accounts", raw=good, headers=csv, by="customer")).status == 404
     assert (await world.ask("POST", "/imports/users", raw=good, headers=csv)).status == 405
+
+
+async def test_a_list_goes_out_as_a_file_as_it_was_asked_for(world: Api) -> None:
+    for name in ("=1+1", 'Quoted "Ltd", Bonn', "Zürich AG"):
+        await world.make("accounts", {"name": name, "city": "Exportstadt"})
+    file = await world.ask(
+        "GET", "/exports/accounts.csv", city="Exportstadt", sort="name", columns="name,city", bom="true"
+    )
+    assert file.status == 200, file.body
+    assert file.headers["content-type"] == "text/csv; charset=utf-8"
+    assert file.headers["content-disposition"] == 'attachment; filename="accounts.csv"'
+    lines = file.body.decode("utf-8-sig").splitlines()
+    assert lines[0] == "name,city"
+    assert sorted(lines[1:]) == sorted(
+        ["'=1+1,Exportstadt", '"Quoted ""Ltd"", Bonn",Exportstadt', "Zürich AG,Exportstadt"]
+    )
+    for odd in (
+        {"columns": "nmae"},
+        {"columns": "name,name"},
+        {"columns": ""},
+        {"limit": "5"},
+        {"nmae": "x"},
+        {"bom": "1"},
+    ):
+        assert (await world.ask("GET", "/exports/accounts.csv", **odd)).status == 422, odd
+    assert (await world.ask("GET", "/exports/accounts.csv", by="customer")).status == 404

@@ -16,6 +16,7 @@ from threefold.crm.api import (
     bulk,
     cases,
     erasures,
+    exports,
     imports,
     merges,
     records,
@@ -53,6 +54,7 @@ def _describe() -> None:
     webhooks.describe()
     erasures.describe()
     imports.describe()
+    exports.describe()
     add(
         Operation(
             "GET",
