@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm, customer
 
-from threefold.crm import attachments, batches, cases, erasure, log, merge
+from threefold.crm import attachments, batches, cases, erasure, imports, log, merge
 from threefold.crm.actor import SYSTEM, Actor
 from threefold.crm.desk import Row, Tx
 from threefold.crm.errors import Conflict, Forbidden
@@ -78,9 +78,10 @@ async def _verified(there: Crm) -> log.Report:
 
 async def test_a_person_is_gone_from_everywhere_and_the_log_proves_itself(there: Crm, tmp_path: Path) -> None:
     contact, other = await _person(there)
+    await _do(there, EMPLOYEE, imports.upload, CONTACTS, "x.csv", f"name,email\n{SECRET},x@x.example\n".encode())
     bystander = await there.contact(phone="7")
     ledger = Ledger(tmp_path / "kept" / "erasures.jsonl")
-    assert {"contacts", "log", "merges", "batches", "attachments", "blobs"} <= set(await _found(there))
+    assert {"contacts", "log", "merges", "batches", "attachments", "blobs", "imports"} <= set(await _found(there))
     told: list[erasure.Erased] = []
 
     async def hook(tx: Tx, erased: erasure.Erased) -> None:

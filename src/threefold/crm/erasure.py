@@ -86,6 +86,7 @@ async def _erase(tx: Tx, contact_id: UUID, hooks: Sequence[Hook]) -> tuple[Erase
     users = await _ids(tx, _USERS, about)
     others = [each for text in (_INTERACTIONS, _TASKS, _AFFILIATIONS, _FILES) for each in await _ids(tx, text, about)]
     await tx.connection.execute(_BLOBS)
+    await tx.connection.execute(_UPLOADS)
     everything = [*persons, *queries, *requests, *users, *others]
     for text in (_LOG, _MERGES, _BATCHES):
         await tx.connection.execute(text, {"ids": everything})
@@ -150,6 +151,11 @@ _USERS: Final = """
 _FILES: Final = "DELETE FROM crm.attachments WHERE record_id = ANY(%(records)s) RETURNING id"
 _BLOBS: Final = """
     DELETE FROM crm.blobs b WHERE NOT EXISTS (SELECT FROM crm.attachments a WHERE a.sha256 = b.sha256)
+"""
+# Whom a file names cannot be told before it is read; who uploaded it can do so again.
+_UPLOADS: Final = """
+    UPDATE crm.imports SET status = 'cancelled', data = NULL, finished_at = now()
+    WHERE data IS NOT NULL AND status <> 'running'
 """
 _LOG: Final = """
     UPDATE crm.log SET changes = NULL, salt = NULL WHERE record_id = ANY(%(ids)s) AND salt IS NOT NULL

@@ -39,6 +39,7 @@ async def upload(tx: Tx, kind: Kind, filename: str, data: bytes, *, encoding: st
     known = import_rules.words(kind)
     sheet = await asyncio.to_thread(csv_reading.open_sheet, data, encoding, delimiter)
     mapping = csv_reading.guess(sheet.header, known)
+    await tx.connection.execute(_ABANDONED)
     cursor = await tx.connection.execute(
         f"INSERT INTO crm.imports (id, kind, filename, encoding, delimiter, header, mapping, data)"  # noqa: S608 - ours
         f" VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING {_SHOWN}",
@@ -192,6 +193,13 @@ async def _go(tx: Tx, row: Row, *, write: bool, progress: Progress | None = None
 
 def _place(fault: Fault) -> tuple[int, str]:
     return fault.row, fault.column
+
+
+# Files that nobody went on with are not kept: they are full of persons.
+_ABANDONED: Final = """
+    UPDATE crm.imports SET status = 'cancelled', data = NULL, finished_at = now()
+    WHERE data IS NOT NULL AND created_at < now() - interval '1 day' AND status <> 'running'
+"""
 
 
 async def _sheet(connection: Connection, row: Row) -> Sheet:

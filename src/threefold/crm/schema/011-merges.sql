@@ -17,16 +17,16 @@ CREATE INDEX merges_kept ON crm.merges (kept_id);
 CREATE INDEX merges_dropped ON crm.merges (dropped_id);
 
 -- Telephone numbers as duplicates are compared: digits alone, without the ways to write 'international'.
-CREATE FUNCTION crm.digits(given text) RETURNS text LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+CREATE FUNCTION crm.digits(given text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN ltrim(translate(given, translate(given, '0123456789', ''), ''), '0');
 
 -- Duplicates are found by a hash of what they share: eight bytes to compare, whatever the language, because these
 -- indexes are paid for with every contact that comes in. Who reads them compares the words themselves as well.
-CREATE FUNCTION crm.email_key(email text) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+CREATE FUNCTION crm.email_key(email text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN hashtextextended(lower(email), 0);
-CREATE FUNCTION crm.person_key(full_name text, phone text) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+CREATE FUNCTION crm.person_key(full_name text, phone text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN hashtextextended(replace(crm.plain(full_name), ' ', '') || E'\n' || crm.digits(phone), 0);
-CREATE FUNCTION crm.name_key(name text) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+CREATE FUNCTION crm.name_key(name text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN hashtextextended(replace(crm.plain(name), ' ', ''), 0);
 CREATE INDEX contacts_same_email ON crm.contacts (crm.email_key(email), id) WHERE deleted_at IS NULL;
 CREATE INDEX contacts_same_person ON crm.contacts (crm.person_key(full_name, phone), id)
