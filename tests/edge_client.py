@@ -40,8 +40,8 @@ def unb64(text: str) -> bytes:
 class Key:
     """A device's P-256 key."""
 
-    def __init__(self) -> None:
-        self.private = ec.generate_private_key(ec.SECP256R1())
+    def __init__(self, private: ec.EllipticCurvePrivateKey | None = None) -> None:
+        self.private = private or ec.generate_private_key(ec.SECP256R1())
         numbers = self.private.public_key().public_numbers()
         self.jwk = {
             "kty": "EC",
