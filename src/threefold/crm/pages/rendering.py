@@ -129,7 +129,7 @@ def text_of(request: Request, template: str, context: Mapping[str, Any] | None =
     wanted = block or _asked_block(request)
     if wanted in found.blocks:
         within = found.new_context(whole)
-        next(found.root_render_func(within), "")  # until its first words a template makes its imports and sets: for blocks too
+        next(found.root_render_func(within), "")  # as far as its first words: its imports and sets, which blocks use
         return "".join(found.blocks[wanted](within))
     return found.render(whole)
 

@@ -59,7 +59,7 @@ def cents(text: str) -> int | str:
     """
     kept = text.strip().replace("\u00a0", " ").replace(" ", "").replace("'", "")
     sign = -1 if kept.startswith("-") else 1
-    kept = kept.lstrip("+-")
+    kept = kept[1:] if kept[:1] in ("-", "+") else kept
     at = max(kept.rfind("."), kept.rfind(","))
     whole, rest = (kept, "") if at < 0 or len(kept) - at - 1 not in {1, 2} else (kept[:at], kept[at + 1 :])
     groups = whole.replace(",", ".").split(".")

@@ -80,9 +80,10 @@
     try {
       const mended = form.dataset.mends;
       const result = await outbox.write(entry);
-      if (["done", "refused", "conflict"].includes(result.outcome) && mended) await outbox.discard(mended);
-      if (result.outcome === "done") done(form, result);
-      else if (result.outcome === "refused" || result.outcome === "conflict") {
+      if (result.outcome === "done") {
+        if (mended) await outbox.discard(mended); // only now: until then the device holds the words
+        done(form, result);
+      } else if (result.outcome === "refused" || result.outcome === "conflict") {
         showErrors(form, result.problem);
         if (result.outcome === "refused") form.dataset.key = crypto.randomUUID(); // another body needs another key
       } else await keep(form, entry, result, mended);

@@ -47,7 +47,8 @@
     const said = await response.json().catch(() => null);
     const wait = (Number(response.headers.get("Retry-After")) || 0) * 1000;
     if (response.ok && !response.redirected && said) return { outcome: "done", said, deferred: response.status === 202 };
-    if (response.redirected || response.status === 401) return { outcome: "signed-out", problem: said };
+    const unknown = response.status === 403 && String(said?.type).endsWith(":unknown-device"); // it may be enrolled again
+    if (response.redirected || response.status === 401 || unknown) return { outcome: "signed-out", problem: said };
     if ([502, 503, 504].includes(response.status)) return { outcome: "away", wait, problem: said };
     if (response.status >= 500 || [408, 425, 429].includes(response.status)) return { outcome: "later", wait, problem: said };
     if (response.status === 409) return { outcome: "conflict", wait, problem: said };
