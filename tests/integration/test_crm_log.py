@@ -214,3 +214,24 @@ async def test_the_feed_of_many_writers_at_once_is_whole(there: Crm) -> None:
     seen = await reading
     assert len(seen) == len(set(seen)) == 120
     assert set(seen) == made
+
+
+async def test_the_feeds_order_is_that_of_numbers_and_not_of_their_digits() -> None:
+    async with crm() as fresh:
+        first = int((await fresh.pg.sql("SELECT pg_current_xact_id()::text"))[0][0])
+        assert first < 1000
+        async with await psycopg.AsyncConnection.connect(fresh.pg.dsn(), autocommit=True) as connection:
+            for number in range(first, 1010):
+                await connection.execute(
+                    "INSERT INTO crm.tags (id, name) VALUES (gen_random_uuid(), %s)", (str(number),)
+                )
+            rows = await (await connection.execute("SELECT record_id FROM crm.log ORDER BY tx, position")).fetchall()
+        seen, cursor = [], None
+        async with fresh.database.read() as reading:
+            while True:
+                found, cursor = await feed.changes(reading, SYSTEM, cursor, 60)
+                seen += [row["record_id"] for row in found]
+                if not found:
+                    break
+            assert await feed.latest(reading) == cursor
+        assert seen == [row[0] for row in rows]

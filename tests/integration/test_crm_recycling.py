@@ -107,7 +107,7 @@ async def test_the_search_minds_neither_accents_nor_capitals_nor_order(there: Cr
         asked = Asked(text="zo")
         rows = (await records.page(connection, SYSTEM, KINDS["contacts"], asked)).rows
         assert [row["id"] for row in rows] == [contact["id"]]
-        best = await records.search(connection, SYSTEM, "router", 1)
+        best = await records.search(connection, SYSTEM, "red router", 1)
         assert (best[0].kind, best[0].title, best[0].detail) == ("queries", "The router shows a red light", "new")
     await there.delete("queries", case["id"])
     assert await found("light rout") == set()

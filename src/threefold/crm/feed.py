@@ -19,7 +19,7 @@ MOST = 1000
 _START = (0, 0)
 
 _SINCE = """
-    SELECT kind, record_id, version, op, at, actor, device, reason, changes, tx::text AS tx, position
+    SELECT kind, record_id, version, op, at, actor, device, reason, changes, tx::text AS xid, position
     FROM crm.log
     WHERE (tx, position) > (%s::text::xid8, %s) AND tx < pg_snapshot_xmin(pg_current_snapshot())
     ORDER BY tx, position LIMIT %s
@@ -34,20 +34,20 @@ async def changes(connection: Connection, actor: Actor, cursor: str | None, limi
     rules.check(actor, rules.Operation.FEED)
     found = await connection.execute(_SINCE, (*_place(cursor), min(max(limit, 1), MOST)))
     rows = await found.fetchall()
-    last = (rows[-1]["tx"], rows[-1]["position"]) if rows else None
+    last = (rows[-1]["xid"], rows[-1]["position"]) if rows else None
     for row in rows:
-        del row["tx"], row["position"]
+        del row["xid"], row["position"]
     return rows, cursor_of(*last) if last is not None else cursor or cursor_of(*_START)
 
 
 async def latest(connection: Connection) -> str:
     """The cursor after everything that can be told now: where somebody begins who wants only what comes."""
     found = await connection.execute(
-        "SELECT tx::text AS tx, position FROM crm.log WHERE tx < pg_snapshot_xmin(pg_current_snapshot())"
+        "SELECT tx::text AS xid, position FROM crm.log WHERE tx < pg_snapshot_xmin(pg_current_snapshot())"
         " ORDER BY tx DESC, position DESC LIMIT 1"
     )
     row = await found.fetchone()
-    return cursor_of(row["tx"], row["position"]) if row is not None else cursor_of(*_START)
+    return cursor_of(row["xid"], row["position"]) if row is not None else cursor_of(*_START)
 
 
 def cursor_of(tx: int | str, position: int) -> str:

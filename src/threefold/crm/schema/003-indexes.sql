@@ -22,19 +22,13 @@ CREATE FUNCTION crm.asked_words(given text) RETURNS tsquery LANGUAGE sql IMMUTAB
 
 -- What the search looks into is `searched` of kinds.py.
 CREATE INDEX accounts_words ON crm.accounts USING gin (crm.words(name || ' ' || city)) WHERE deleted_at IS NULL;
--- An import's words wait in the index's pending list, which searches read too; crm.tidy_search sorts them in after it.
 CREATE INDEX contacts_words ON crm.contacts USING gin (crm.words(full_name || ' ' || email || ' ' || phone))
-    WITH (gin_pending_list_limit = 16384) WHERE deleted_at IS NULL;
+    WHERE deleted_at IS NULL;
 CREATE INDEX products_words ON crm.products USING gin (crm.words(name || ' ' || sku)) WHERE deleted_at IS NULL;
 CREATE INDEX queries_words ON crm.queries USING gin (crm.words(subject)) WHERE deleted_at IS NULL;
 CREATE INDEX requests_words ON crm.requests USING gin (crm.words(subject)) WHERE deleted_at IS NULL;
 CREATE INDEX tasks_words ON crm.tasks USING gin (crm.words(subject)) WHERE deleted_at IS NULL;
 CREATE INDEX deals_words ON crm.deals USING gin (crm.words(name)) WHERE deleted_at IS NULL;
-
-CREATE FUNCTION crm.tidy_search() RETURNS bigint LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
-    SELECT sum(gin_clean_pending_list(c.oid))::bigint
-    FROM pg_class c WHERE c.relnamespace = 'crm'::regnamespace AND c.relname LIKE '%\_words' AND c.relkind = 'i'
-$$;
 
 -- Lists in their own order, and by their title.
 CREATE INDEX accounts_updated ON crm.accounts (updated_at, id) WHERE deleted_at IS NULL;
