@@ -1,0 +1,47 @@
+"""The clocks of cases as pages show them: which counts next, and how long is left."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from threefold.crm import sla
+from threefold.crm.desk import Connection
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """``what``: "Answer" or "Resolution"."""
+
+    what: str
+    state: str
+    due: datetime
+    late: bool = False
+    remaining: int = 0
+
+
+async def now_of(connection: Connection) -> datetime:
+    """The database's time: what is due was set by it."""
+    row = await (await connection.execute("SELECT now() AS now")).fetchone()
+    assert row is not None
+    found: datetime = row["now"]
+    return found
+
+
+def next_clock(row: Mapping[str, Any], now: datetime) -> Clock | None:
+    """What a case is due for next: an answer while nobody answered, then its resolution."""
+    answered = row["first_responded_at"] is not None
+    what, due = ("Resolution", row["resolution_due_at"]) if answered else ("Answer", row["first_response_due_at"])
+    if due is None:
+        return None
+    reading = sla.read(now, start=row["created_at"], due_at=due, paused_at=row["paused_at"])
+    return Clock(what, str(reading.state), due, reading.late, reading.remaining)
+
+
+def of_reading(what: str, reading: sla.Reading, now: datetime) -> Clock:
+    """Office hours count only when somebody is there; the time that a person waits is the same until it is due."""
+    state = str(reading.state)
+    due = reading.due if state != "paused" else now + timedelta(seconds=reading.remaining)
+    return Clock(what, state, due, reading.late, reading.remaining)

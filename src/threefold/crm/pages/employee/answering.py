@@ -1,0 +1,143 @@
+"""What is done with a case on its page: answered, moved on, given to somebody, watched, merged; and what was said to a
+contact, kept."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import UUID
+
+from fastapi import APIRouter, Request, Response
+
+from threefold.crm import case_states, cases, records, rules
+from threefold.crm.desk import Desk, Reply, Row, Tx
+from threefold.crm.errors import Conflict, Invalid
+from threefold.crm.kinds import CASES, KINDS, Kind
+from threefold.crm.pages.employee.record import shown
+from threefold.crm.pages.rendering import answer, goes
+from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, saying, sentence, texts_in
+from threefold.kernel.errors import NotThere
+
+router = APIRouter(include_in_schema=False)
+Does = Callable[[Tx], Awaitable[Row]]
+
+
+async def done(
+    request: Request, desk: Desk, kind: Kind, id_: UUID, does: Does, part: str, message: str, *, focus: bool = False
+) -> Response:
+    """The change, and the part of the page that shows it."""
+
+    async def work(tx: Tx) -> Reply:
+        await does(tx)
+        return Reply(204)
+
+    reply = await desk.write(work)
+    if reply.status >= 400:
+        return answer(reply)
+    response = saying(await shown(request, desk, kind, id_, part=part, answered=focus), message)
+    response.headers["HX-Trigger-After-Settle"] = "threefold:changed"
+    return response
+
+
+@router.post("/records/{kind}/{record}/answer")
+async def answer_it(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
+    of, id_ = kind_of(kind), id_of(record)
+    texts = texts_in(await form_of(request))
+    try:
+        if of.name in CASES:
+            rules.check(desk.actor, rules.Operation.ANSWER, of.name)
+            return await _answer(request, desk, of, id_, texts)
+        rules.check(desk.actor, rules.Operation.CREATE, "interactions")
+        return await _keep(request, desk, of, id_, texts)
+    except Invalid as error:
+        errors = {name: sentence(what) for name, what in error.fields.items()} or {"": sentence(str(error))}
+        return await shown(request, desk, of, id_, part="record-answer", status=422, errors=errors, texts=texts)
+    except Conflict as error:
+        errors = {"": sentence(str(error)) + " " + sentence(error.hint)}
+        return await shown(request, desk, of, id_, part="record-answer", status=422, errors=errors, texts=texts)
+
+
+async def _answer(request: Request, desk: Desk, kind: Kind, id_: UUID, texts: dict[str, str]) -> Response:
+    more: dict[str, Any] = {
+        "channel": texts.get("channel") or "mail",
+        "internal": texts.get("internal") == "true",
+        "status": texts.get("status") or None,
+    }
+
+    async def does(tx: Tx) -> Row:
+        return await cases.answer(tx, kind, id_, texts.get("body", "").replace("\r\n", "\n"), **more)
+
+    message = "Kept as an internal note." if more["internal"] else "Sent to the customer."
+    return await done(request, desk, kind, id_, does, "record-answer", message)
+
+
+async def _keep(request: Request, desk: Desk, kind: Kind, id_: UUID, texts: dict[str, str]) -> Response:
+    if kind.name != "contacts":
+        raise NotThere("nothing is said to this", hint="keep it at the contact, or answer the case")
+    said = {name: texts[name] for name in ("body", "channel", "direction") if texts.get(name)}
+
+    async def does(tx: Tx) -> Row:
+        return await records.create(tx, KINDS["interactions"], {**said, "contact_id": id_})
+
+    return await done(request, desk, kind, id_, does, "record-answer", "Kept.")
+
+
+@router.post("/records/{kind}/{record}/status")
+async def status(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
+    case, id_ = case_of(kind), id_of(record)
+    wanted = texts_in(await form_of(request)).get("status", "")
+
+    async def does(tx: Tx) -> Row:
+        return await cases.set_status(tx, case, id_, wanted)
+
+    return await done(request, desk, case, id_, does, "record-work", f"It is {wanted} now.")
+
+
+@router.post("/records/{kind}/{record}/assign")
+async def assign(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
+    case, id_ = case_of(kind), id_of(record)
+    texts = texts_in(await form_of(request))
+    given: dict[str, Any] = {
+        name: id_of(texts[name]) if texts[name] else None for name in ("assignee_id", "team_id") if name in texts
+    }
+
+    async def does(tx: Tx) -> Row:
+        return await cases.assign(tx, case, id_, **given)
+
+    return await done(request, desk, case, id_, does, "record-work", "Assigned." if any(given.values()) else "Taken away.")
+
+
+@router.post("/records/{kind}/{record}/watch")
+async def watch(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
+    case, id_ = case_of(kind), id_of(record)
+    watching = texts_in(await form_of(request)).get("watching") == "true"
+
+    async def does(tx: Tx) -> Row:
+        return await cases.watch(tx, case, id_, watching=watching)
+
+    message = "You watch this case." if watching else "You do not watch this case any more."
+    return await done(request, desk, case, id_, does, "record-work", message)
+
+
+@router.post("/records/{kind}/{record}/absorb")
+async def absorb(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
+    """Another case goes into this one."""
+    case, id_ = case_of(kind), id_of(record)
+    rules.check(desk.actor, rules.Operation.WORK, case.name)
+    other = id_of(texts_in(await form_of(request)).get("other", ""))
+
+    async def work(tx: Tx) -> Reply:
+        await cases.merge_cases(tx, case, id_, other)
+        merged = await tx.connection.execute(
+            "SELECT id FROM crm.merges WHERE kept_id = %s AND dropped_id = %s ORDER BY at DESC, id DESC LIMIT 1",
+            [id_, other],
+        )
+        row = await merged.fetchone()
+        undo = f"/merges/{row['id']}/undo" if row else ""
+        return goes(f"/records/{case.name}/{id_}", f"The other {case.one} went into this one.", undo=undo)
+
+    return answer(await desk.write(work))
+
+
+def next_states(kind: Kind, row: Row) -> tuple[str, ...]:
+    return tuple(case_states.FOLLOWS[kind.name].get(row["status"], ()))

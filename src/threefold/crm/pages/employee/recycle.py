@@ -1,0 +1,62 @@
+"""The recycle bin: what was deleted, by whom, and back again with all that went with it."""
+
+from __future__ import annotations
+
+import json
+from typing import Final
+
+from fastapi import APIRouter, Request, Response
+
+from threefold.crm import records, related, rules
+from threefold.crm.asking import Asked
+from threefold.crm.desk import Reply, Tx
+from threefold.crm.kinds import KINDS
+from threefold.crm.pages import listing
+from threefold.crm.pages.rendering import answer, goes, render
+from threefold.crm.pages.staff import AtDesk, id_of, kind_of, only_staff
+
+router = APIRouter(include_in_schema=False)
+SHOWN: Final = ("contacts", "accounts", "queries", "requests", "deals", "tasks", "products", "interactions", "affiliations")
+FOR_ADMINISTRATORS: Final = ("users", "teams", "policies")
+
+
+@router.get("/bin")
+async def recycle_bin(request: Request, desk: AtDesk, kind: str = "contacts", after: str = "") -> Response:
+    of = kind_of(kind)
+    only_staff(desk.actor)
+    rules.check(desk.actor, rules.Operation.HISTORY, of.name)
+    async with desk.read() as connection:
+        asked = Asked(sort="-deleted_at", after=after or None, deleted=True)
+        found = await records.page(connection, desk.actor, of, asked)
+        titles = await related.titles_in(connection, of, found.rows)
+    path, pairs = "/bin", [("kind", of.name)]
+    shown = SHOWN + (FOR_ADMINISTRATORS if desk.actor.is_administrator else ())
+    context = {
+        "kind": of,
+        "kinds": [KINDS[name] for name in shown],
+        "rows": found.rows,
+        "titles": titles,
+        "can_restore": rules.allows(desk.actor, rules.Operation.DELETE, of.name),
+        "next_page": listing.address(path, pairs, after=found.next) if found.next else "",
+        "first_page": listing.address(path, pairs) if after else "",
+    }
+    return render(request, "employee/bin.html", context)
+
+
+@router.post("/bin/{kind}/{record}/restore")
+async def restore(request: Request, desk: AtDesk, kind: str, record: str, goto: str = "") -> Response:
+    of, id_ = kind_of(kind), id_of(record)
+    only_staff(desk.actor)
+    rules.check(desk.actor, rules.Operation.DELETE, of.name)
+    await request.body()
+    to = f"/records/{of.name}/{id_}"
+
+    async def work(tx: Tx) -> Reply:
+        await records.restore(tx, of, id_)
+        message = f"The {of.one} is back, with all that went with it."
+        return goes(to, message) if goto == "record" else Reply(200, json.dumps({"message": message, "goto": to}).encode())
+
+    reply = await desk.write(work)
+    if goto == "list" and reply.status < 400:
+        return answer(goes(f"/bin?kind={of.name}", json.loads(reply.body)["message"]))
+    return answer(reply)

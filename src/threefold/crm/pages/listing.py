@@ -1,0 +1,155 @@
+"""A list's address, read and written: filters, search, order, columns, saved view.
+
+A form of filters sends empty fields, ticks of one field several times, and "nobody" for an empty one; `pairs_of` makes
+of that what asking.py understands, and everything a list links to is written from those pairs.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+from urllib.parse import urlencode
+
+from threefold.crm.kinds import Field, Kind, Type
+from threefold.crm.pages.staff import readable
+from threefold.crm.related import Titles
+
+Pairs = list[tuple[str, str]]
+OURS: Final = ("view", "columns", "ff", "fo", "fv", "after")
+NOBODY: Final = "none"
+# By what a long list can be put in order; 003-indexes.sql and 020-pages.sql have an index for each. Short kinds: all.
+SORTED: Final[Mapping[str, tuple[str, ...]]] = {
+    "accounts": ("name", "updated_at"),
+    "contacts": ("full_name", "email", "updated_at"),
+    "affiliations": ("updated_at",),
+    "products": ("name", "updated_at"),
+    "prices": ("valid_from",),
+    "queries": ("resolution_due_at", "updated_at"),
+    "requests": ("resolution_due_at", "updated_at"),
+    "interactions": ("created_at",),
+    "tasks": ("due_at", "updated_at"),
+    "deals": ("value_cents", "close_on", "updated_at"),
+    "taggings": ("updated_at",),
+}
+OPS: Final = {
+    "contains": "contains",
+    "starts": "begins with",
+    "eq": "is",
+    "ne": "is not",
+    "ge": "is at least",
+    "le": "is at most",
+    "empty": "is empty",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Chip:
+    """One filter in words, and the address without it."""
+
+    text: str
+    without: str
+
+
+def pairs_of(given: Sequence[tuple[str, str]]) -> Pairs:
+    """What asking.parse takes, in order; several ticks of one field become one ``in``."""
+    texts = dict(given)
+    found: dict[str, list[str]] = {}
+    for name, text in given:
+        if name in OURS or not text.strip():
+            continue
+        if text == NOBODY and name.endswith("_id"):
+            found[f"{name}.empty"] = ["true"]
+        else:
+            found.setdefault(name, []).append(text.strip())
+    field, op, value = texts.get("ff", ""), texts.get("fo", ""), texts.get("fv", "").strip()
+    if field and op in OPS and (value or op == "empty"):
+        found[f"{field}.{op}"] = ["true" if op == "empty" else value]
+    pairs: Pairs = []
+    for name, several in found.items():
+        if name.endswith(".in"):
+            pairs.append((name, ",".join(dict.fromkeys(part for text in several for part in text.split(",")))))
+        else:
+            pairs.append((name, several[-1]))
+    return pairs
+
+
+def address(path: str, pairs: Pairs, **changes: str | None) -> str:
+    """``changes``: parameters with other values; None takes one out."""
+    left = [(name, text) for name, text in pairs if name not in changes]
+    left += [(name, text) for name, text in changes.items() if text is not None]
+    return f"{path}?{urlencode(left)}" if left else path
+
+
+def chips(kind: Kind, path: str, pairs: Pairs, titles: Titles) -> list[Chip]:
+    made = []
+    for name, text in pairs:
+        if name in ("sort", "limit", "q", "view", "columns"):
+            continue
+        field_name, _, op = name.partition(".")
+        field = kind.field(field_name)
+        if field is None:
+            continue
+        made.append(Chip(f"{field.title} {_words(kind, field, op or 'eq', text, titles)}", address(path, [p for p in pairs if p[0] != name])))
+    return made
+
+
+def _words(kind: Kind, field: Field, op: str, text: str, titles: Titles) -> str:
+    if op == "empty":
+        return "is empty" if text == "true" else "is there"
+    values = [_value(kind, field, part, titles) for part in (text.split(",") if op == "in" else [text])]
+    sign = {"in": "is", "eq": "is", "ge": "≥", "le": "≤", "gt": ">", "lt": "<"}.get(op, OPS.get(op, op))
+    return f"{sign} {' or '.join(values)}"
+
+
+def _value(kind: Kind, field: Field, text: str, titles: Titles) -> str:
+    try:
+        if field.type is Type.BOOLEAN:
+            return "yes" if text == "true" else "no"
+        return str(readable(kind, field.name, text, titles))
+    except ValueError:
+        return text
+
+
+def sortable(kind: Kind, column: str) -> bool:
+    return kind.name not in SORTED or column in SORTED[kind.name]
+
+
+def settable(kind: Kind) -> list[Field]:
+    """What a bulk edit can set: what is chosen, not what is typed."""
+    return [
+        field
+        for field in kind.fields
+        if not field.kept
+        and (
+            field.type in (Type.BOOLEAN, Type.DATE)
+            or (field.type is Type.CHOICE and field.name != "record_kind")
+            or field.name == "priority"
+            or (field.type is Type.ID and field.refers in ("users", "teams"))
+        )
+    ]
+
+
+def filterable(kind: Kind) -> list[Field]:
+    """Fields with a plain control in the filter's form; the rest is reached by "another field"."""
+    return [
+        field
+        for field in kind.fields
+        if field.name != "record_kind"
+        and (
+            field.type in (Type.CHOICE, Type.BOOLEAN)
+            or field.name == "priority"
+            or (field.type is Type.ID and field.refers in ("users", "teams"))
+        )
+    ]
+
+
+def comparable(kind: Kind) -> list[Field]:
+    """What "another field" offers."""
+    return [
+        field
+        for field in kind.fields
+        if field.type in (Type.TEXT, Type.EMAIL, Type.INTEGER, Type.CENTS, Type.DATE) and field.name != "priority"
+    ]
