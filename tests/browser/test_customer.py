@@ -184,6 +184,24 @@ async def test_products_and_own_devices(carla: Person) -> None:
     assert carla.complaints() == []
 
 
+async def test_another_site_cannot_make_this_device_sign_a_change(crm: Served, carla: Person) -> None:
+    """What passes the service worker counts as our own request, so it has to leave alone what others begin."""
+    form = (
+        f'<form method="post" action="{crm.origin}/report"><input name="about" value="question">'
+        '<input name="subject" value="forged"><input name="body" value="forged"></form><button>go</button>'
+    )
+    page = await carla.context.new_page()
+    await page.route("http://elsewhere.test/", lambda route: route.fulfill(body=form, content_type="text/html"))
+    await page.goto("http://elsewhere.test/")
+    async with page.expect_navigation(url=f"{crm.origin}/report") as navigation:
+        await page.evaluate("document.querySelector('form').submit()")
+    answer = await navigation.value
+    assert answer is not None
+    assert answer.status == 403
+    assert await crm.cluster.sql("SELECT count(*) FROM crm.queries WHERE subject = 'forged'") == [(0,)]
+    await page.close()
+
+
 async def test_signs_out_and_in_again(carla: Person) -> None:
     page = carla.page
     await page.goto("/")
