@@ -23,7 +23,7 @@ from threefold.storage_server import s3
 from threefold.storage_server.disk import Vanished
 from threefold.storage_server.engine import Engine
 from threefold.storage_server.entries import INLINE, LOCK_MODES, Entry
-from threefold.storage_server.http import Disconnected, Reply, Request
+from threefold.storage_server.messages import Disconnected, Reply, Request
 from threefold.storage_server.multipart import Multipart
 from threefold.storage_server.payload import Payload
 from threefold.storage_server.s3 import S3Error, bad_request, disk_full, slow_down
@@ -33,7 +33,9 @@ from threefold.storage_server.transfer import receive, wire_bytes_max
 
 _log = logging.getLogger(__name__)
 _XML = ("content-type", "application/xml")
-_KEPT_HEADERS = ("content-type", "content-encoding", "content-disposition", "content-language", "cache-control")
+_KEPT_HEADERS = frozenset(
+    ("content-type", "content-encoding", "content-disposition", "content-language", "cache-control")
+)
 _TYPE_UNSAID = "application/octet-stream"
 _LIST_MAX = 1000
 _DOCUMENT_BYTES_MAX = 2 << 20
@@ -80,7 +82,7 @@ class App:
             reply = _error(request, S3Error(503, "ServiceUnavailable", "this store has lost its data folder"))
         except Damaged as error:
             _log.error("%s %s: %s", request.method, request.path, error)
-            reply = _error(request, S3Error(500, "InternalError", error.message))
+            reply = _error(request, S3Error(500, "ObjectDamaged", error.message))
         except ThreefoldError as error:
             reply = _error(request, S3Error(503, "ServiceUnavailable", error.message))
         except OSError as error:
@@ -322,7 +324,10 @@ async def _read(request: Request, size: int) -> bytes:
 
 def _attributes(headers: Mapping[str, str]) -> bytes:
     """Headers that are given back with the object."""
-    kept = {name: value for name, value in headers.items() if name in _KEPT_HEADERS or name.startswith("x-amz-meta-")}
+    names = [name for name in headers if name in _KEPT_HEADERS or name.startswith("x-amz-meta-")]
+    if not names:
+        return b""
+    kept = {name: headers[name] for name in names}
     encoding = kept.get("content-encoding")
     if encoding is not None:
         coding = ",".join(part for part in encoding.replace(" ", "").split(",") if part != "aws-chunked")

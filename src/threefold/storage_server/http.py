@@ -15,14 +15,21 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
 import httptools
 
 from threefold.kernel.clock import Clock
+from threefold.storage_server.messages import (
+    Disconnected,
+    Handler,
+    Reply,
+    Request,
+    encode_head,
+    encode_refusal,
+    header_name,
+)
 
 _log = logging.getLogger(__name__)
 HEAD_BYTES_MAX = 32 << 10
@@ -32,70 +39,6 @@ IDLE_TIMEOUT_S = 120.0
 STALL_TIMEOUT_S = 30.0
 DISCARD_TIMEOUT_S = 10.0
 CONNECTIONS_MAX = 512
-_STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus}
-
-
-class Disconnected(Exception):
-    """The client went away before its request was whole, or its answer taken."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """``body`` may be a stream; then ``length`` says how much it will give. ``length`` alone answers a HEAD."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...] = ()
-    body: bytes | AsyncIterator[bytes] = b""
-    length: int | None = None
-
-
-@dataclass(slots=True, eq=False)
-class Request:
-    """A request whose body may still be on its way. Header names are lower-case, values Latin-1."""
-
-    connection: Connection
-    method: str = ""
-    path: str = ""
-    query: str = ""
-    headers: dict[str, str] = field(default_factory=dict)
-    keep_alive: bool = True
-    pieces: deque[bytes] = field(default_factory=deque)
-    buffered: int = 0
-    whole: bool = False
-    discarded: bool = False
-
-    @property
-    def secure(self) -> bool:
-        return self.connection.secure
-
-    @property
-    def address(self) -> str:
-        return self.connection.address
-
-    @property
-    def length(self) -> int | None:
-        """As announced; None: chunked."""
-        return None if "transfer-encoding" in self.headers else int(self.headers.get("content-length", 0))
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        """The body, as it comes."""
-        while True:
-            while self.pieces:
-                piece = self.pieces.popleft()
-                self.buffered -= len(piece)
-                yield piece
-            if self.whole:
-                return
-            await self.connection.more(self)
-
-    async def read(self) -> bytes:
-        """All of it; the caller has checked the length."""
-        if self.whole and len(self.pieces) <= 1:
-            return self.pieces[0] if self.pieces else b""
-        return b"".join([piece async for piece in self.chunks()])
-
-
-Handler = Callable[[Request], Awaitable[Reply]]
 
 
 class Server:
@@ -229,7 +172,7 @@ class Connection(asyncio.Protocol):
         request = self._arriving
         if request is None or not self._in_head:  # a trailer: nobody asked for it, and no signature covers it
             return
-        key, text = name.decode("ascii").lower(), value.decode("latin-1")
+        key, text = header_name(name), value.decode("latin-1")
         if key in request.headers:
             text = f"{request.headers[key]},{text}"
         request.headers[key] = text
@@ -323,13 +266,7 @@ class Connection(asyncio.Protocol):
         self._proved = self._proved or reply.status < HTTPStatus.BAD_REQUEST
         last = not request.keep_alive or not request.whole or self._server.closing
         streamed = not isinstance(reply.body, bytes)
-        length = len(reply.body) if isinstance(reply.body, bytes) and reply.length is None else reply.length
-        head = [_STATUS_LINES[reply.status], self._server.date()]
-        head += [f"{name}: {value}\r\n" for name, value in reply.headers]
-        if reply.status != HTTPStatus.NO_CONTENT:
-            head.append(f"content-length: {length}\r\n")
-        head.append("connection: close\r\n\r\n" if last else "\r\n")
-        encoded = "".join(head).encode("latin-1")
+        encoded = encode_head(reply, self._server.date(), last=last)
         if isinstance(reply.body, bytes):
             transport.write(encoded + reply.body)
         else:
@@ -367,7 +304,7 @@ class Connection(asyncio.Protocol):
         """What came is not a request: say so, if nothing else is being said, and hang up."""
         if self._transport is not None:
             if self._serving is None:
-                self._transport.write(f"{_STATUS_LINES[status]}content-length: 0\r\nconnection: close\r\n\r\n".encode())
+                self._transport.write(encode_refusal(status))
                 self._transport.close()
             else:
                 self.abort()

@@ -12,7 +12,7 @@ from threefold.kernel.clock import Clock
 from threefold.storage_server.blobs import BlobWriter
 from threefold.storage_server.engine import Engine
 from threefold.storage_server.entries import BLOCK_BYTES, Entry
-from threefold.storage_server.http import Request
+from threefold.storage_server.messages import Request
 from threefold.storage_server.payload import Payload
 from threefold.storage_server.s3 import Condition, S3Error, bad_request
 from threefold.storage_server.transfer import receive

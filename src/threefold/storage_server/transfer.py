@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from threefold.storage_server.engine import Engine
 from threefold.storage_server.entries import BLOCK_BYTES
-from threefold.storage_server.http import Request
+from threefold.storage_server.messages import Request
 from threefold.storage_server.payload import Payload
 from threefold.storage_server.s3 import bad_request
 

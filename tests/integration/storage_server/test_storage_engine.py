@@ -30,8 +30,8 @@ from threefold.storage_server.compaction import compact_oldest
 from threefold.storage_server.disk import NoNextFile
 from threefold.storage_server.engine import Engine, EngineOptions
 from threefold.storage_server.entries import INLINE
-from threefold.storage_server.http import Request
 from threefold.storage_server.journal_file import JournalFile
+from threefold.storage_server.messages import Request
 from threefold.storage_server.records import PAGE, FileHeader, Kind, scan
 from threefold.storage_server.s3 import Condition, S3Error
 from threefold.storage_server.sigv4 import Credentials, Verifier
