@@ -183,8 +183,8 @@ class Appender:
 
     def next_retry(self) -> float | None:
         """When to poll again though nothing happens (monotonic seconds)."""
-        lanes = self.lanes.values()
-        return min((lane.retry_at for lane in lanes if lane.may_send), default=None)
+        at = [lane.retry_at for lane in self.lanes.values() if lane.may_send]
+        return min(at) if at else None
 
     def answer(self, token: int, answer: Answer | LogObject, now: float) -> None:
         """What a request came to."""

@@ -138,6 +138,7 @@ class LogWriter:
         self._clock = clock
         self._on_settled = on_settled
         self._told = appender.settled
+        self._loop = asyncio.get_running_loop()  # asking again costs a system call before Python 3.12
         self._tasks: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
@@ -157,11 +158,10 @@ class LogWriter:
         """Wait until no slot is under way, ``patience`` seconds at the most: what arrives meanwhile shares the next."""
         if not self.appender.unsettled:
             return
-        loop = asyncio.get_running_loop()
-        until = loop.time() + patience
-        timer = loop.call_at(until, self._turn.set)
+        until = self._loop.time() + patience
+        timer = self._loop.call_at(until, self._turn.set)
         try:
-            while self.appender.unsettled and loop.time() < until and not self.fenced.is_set():
+            while self.appender.unsettled and self._loop.time() < until and not self.fenced.is_set():
                 self._turn.clear()
                 await self._turn.wait()
         finally:
@@ -170,7 +170,7 @@ class LogWriter:
     def pump(self) -> None:
         """Start whatever the appender wants started."""
         for send in self.appender.poll(self._clock.monotonic()):
-            task = asyncio.create_task(self._perform(send))
+            task = self._loop.create_task(self._perform(send))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
         self._set_timer()
@@ -210,4 +210,4 @@ class LogWriter:
         at = self.appender.next_retry()
         if at is not None:
             wait = max(at - self._clock.monotonic(), 0.001)
-            self._timer = asyncio.get_running_loop().call_later(wait, self.pump)
+            self._timer = self._loop.call_later(wait, self.pump)

@@ -34,6 +34,8 @@ _WEIGHT = 1 / 8
 
 
 class Operation(Enum):
+    __hash__ = object.__hash__  # Enum's own is a Python function, and a create asks for it four times
+
     CREATE = "create"
     WRITE = "write"
     READ = "read"
@@ -95,7 +97,9 @@ class _Book:
     lost: bool = False
 
     def took(self, operation: Operation, seconds: float, now: float) -> None:
-        track = self.tracks.setdefault(operation, _Track(ewma=seconds))
+        track = self.tracks.get(operation)
+        if track is None:
+            track = self.tracks[operation] = _Track(ewma=seconds)
         track.ewma += _WEIGHT * (seconds - track.ewma)
         track.samples.append((now, seconds))
 

@@ -80,7 +80,10 @@ class ObservedStore:
         await self._store.close()
 
     async def _watch(self, operation: Operation, key: str, request: Awaitable[T], *, sent: int = 0) -> T:
-        count = self._counts.setdefault((operation, key.partition("/")[0]), _Count())
+        counted = (operation, key.partition("/")[0])
+        count = self._counts.get(counted)
+        if count is None:
+            count = self._counts[counted] = _Count()
         count.requests += 1
         count.bytes_out += sent
         began = self._clock.monotonic()

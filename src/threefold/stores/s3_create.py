@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import re
 import ssl
 from datetime import datetime
 from hashlib import sha256
@@ -25,6 +26,7 @@ from threefold.kernel.clock import Clock
 from threefold.stores.answers import Failure, of_status
 
 _SIGNED: Final = "host;if-none-match;x-amz-content-sha256;x-amz-date"
+_PLAIN: Final = re.compile(r"[A-Za-z0-9/\-._~]*", re.ASCII)
 _IDLE_MAX: Final = 8  # connections kept for the next request
 _SAID_MAX: Final = 4096  # bytes of an error that are kept, to find its code in
 
@@ -53,18 +55,20 @@ class S3Creates:
         self._date = self._day = self._scope = ""
         self._key = b""
         self._idle: list[_Connection] = []
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call before Python 3.12
 
     async def create(self, key: str, body: bytes, seconds: float) -> Failure | None:
         """None: created, and durable. Takes ``seconds`` at the most, connecting included."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = self._loop or asyncio.get_running_loop()
         until = loop.time() + seconds
         connection = self._idle.pop() if self._idle else await self._connect(seconds)
         if isinstance(connection, Failure):
             return connection
-        answer = connection.send(self._head(key, body), body)
+        connection.answer = loop.create_future()
+        connection.send(self._head(key, body), body)
         timer = loop.call_at(until, connection.give_up)
         try:
-            return await answer
+            return await connection.answer
         finally:
             timer.cancel()
             if connection.reusable and len(self._idle) < _IDLE_MAX:
@@ -87,7 +91,7 @@ class S3Creates:
         return connection
 
     def _head(self, key: str, body: bytes) -> bytes:
-        path = self._path + quote(key, safe="/-._~")
+        path = self._path + (key if _PLAIN.fullmatch(key) else quote(key, safe="/-._~"))
         digest = sha256(body).hexdigest()
         now = self._clock.now()
         if now.timestamp() // 1 != self._second:
@@ -125,18 +129,17 @@ class _Connection(asyncio.Protocol):
         self._idle = idle
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self._answer: asyncio.Future[Failure | None] | None = None
+        self.answer: asyncio.Future[Failure | None] | None = None
         self._said = b""
 
-    def send(self, head: bytes, body: bytes) -> asyncio.Future[Failure | None]:
+    def send(self, head: bytes, body: bytes) -> None:
+        """What came of it is told to `answer`."""
         self.reusable = False
         self._said = b""
-        self._answer = answer = asyncio.get_running_loop().create_future()
         if self._transport is None:
             self._settle(Failure("broke the connection off"))
         else:
             self._transport.writelines((head, body))
-        return answer
 
     def give_up(self) -> None:
         self._settle(Failure("did not answer in time"))
@@ -146,8 +149,8 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _settle(self, outcome: Failure | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(outcome)
+        if self.answer is not None and not self.answer.done():
+            self.answer.set_result(outcome)
 
     # asyncio.Protocol
 
