@@ -179,7 +179,7 @@ def keyed(kind: Kind, alias: str) -> tuple[str, str]:
     if kind.name == "contacts":
         return f"crm.email_key({name})", f"lower({name})"
     if kind.name == "accounts":
-        return f"crm.name_key({name})", f"replace(crm.plain({name}), ' ', '')"
+        return f"crm.name_key({name})", f"crm.bare({name})"
     return name, name
 
 

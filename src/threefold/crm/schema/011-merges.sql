@@ -24,10 +24,14 @@ CREATE FUNCTION crm.digits(given text) RETURNS text LANGUAGE sql IMMUTABLE PARAL
 -- indexes are paid for with every contact that comes in. Who reads them compares the words themselves as well.
 CREATE FUNCTION crm.email_key(email text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
     RETURN hashtextextended(lower(email), 0);
-CREATE FUNCTION crm.person_key(full_name text, phone text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN hashtextextended(replace(crm.plain(full_name), ' ', '') || E'\n' || crm.digits(phone), 0);
+-- A name without case, accents, blanks and what people put between its parts.
+CREATE FUNCTION crm.bare(name text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN
+    CASE WHEN octet_length(name) = length(name) THEN translate(lower(name), ' .,-''&()/', '')
+         ELSE replace(crm.plain(name), ' ', '') END;
 CREATE FUNCTION crm.name_key(name text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
-    RETURN hashtextextended(replace(crm.plain(name), ' ', ''), 0);
+    RETURN hashtextextended(crm.bare(name), 0);
+CREATE FUNCTION crm.person_key(full_name text, phone text) RETURNS bigint LANGUAGE sql IMMUTABLE PARALLEL SAFE
+    RETURN hashtextextended(crm.bare(full_name) || E'\n' || crm.digits(phone), 0);
 CREATE INDEX contacts_same_email ON crm.contacts (crm.email_key(email), id) WHERE deleted_at IS NULL;
 CREATE INDEX contacts_same_person ON crm.contacts (crm.person_key(full_name, phone), id)
     WHERE deleted_at IS NULL AND phone <> '';
