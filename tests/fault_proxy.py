@@ -30,6 +30,7 @@ class Fault(Enum):
     ANSWER = "answer"  # the proxy answers ``status`` with ``code`` itself; nothing is forwarded
     LOSE_REPLY = "lose reply"  # forwarded and applied; the connection closes instead of the reply
     HALF_BODY = "half body"  # forwarded; the reply breaks off in the middle of its body
+    STALL = "stall"  # forwarded; a reply of some size comes to a halt in the middle, the connection staying open
 
 
 class FaultProxy:
@@ -45,6 +46,7 @@ class FaultProxy:
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self.port = 0
         self.requests = 0  # that came in, whatever became of them
+        self.stalled = 0  # replies that came to a halt
         self.heads: list[str] = []  # their request lines and headers
 
     def do(
@@ -147,6 +149,11 @@ class FaultProxy:
                 writer.write(reply[: head + (len(reply) - head) // 2])
                 await writer.drain()
                 return
+            if fault is Fault.STALL and len(reply) > 64 * 1024:
+                self.stalled += 1
+                writer.write(reply[: len(reply) // 2])
+                await writer.drain()
+                await asyncio.sleep(3600)
             writer.write(reply)
             await writer.drain()
 

@@ -360,9 +360,11 @@ provider = "own-{name}"
         self.primary.server.kill()
         shutil.rmtree(self.primary.server.data_dir, ignore_errors=True)
 
-    async def recover(self, *options: str | Path, kill_after: float | None = None) -> dict[str, Any]:
+    async def recover(
+        self, *options: str | Path, into: Path | None = None, kill_after: float | None = None
+    ) -> dict[str, Any]:
         """By the command line, to a running server in the primary's place (same port)."""
-        into = folder("tf-recovered-") / "data"
+        into = into or folder("tf-recovered-") / "data"
         old = self.primary.server
         arguments = ["recover", "--into", into, "--start", "--port", str(old.port), *options]
         server = Server(old.binaries, into, old.port, settings={"fsync": "off", "shared_buffers": "16MB"})

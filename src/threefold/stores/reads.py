@@ -170,7 +170,9 @@ class Reader:
         elif isinstance(answer, Gone):
             self._once(f"{name} lacks some objects, {key} first: other stores' copies are used", about=f"{name} lacks")
         else:
-            self._once(f"{name} does not answer ({answer.reason}): other stores are read", about=f"{name} unknown")
+            self._once(
+                f"{name} did not give {key} ({answer.reason}): other stores' copies are used", about=f"{name} unknown"
+            )
 
     def _once(self, sentence: str, *, about: str | None = None) -> None:
         if (about or sentence) not in self._said:
