@@ -48,6 +48,10 @@ async def test_two_stores_stopped_commits_wait_in_bounded_memory_and_go_on_when_
                 "S3": "silent",
             }
             assert leader.rpo_seconds > 1
+            status = await here.done("status")  # the command, as people ask it: it does not wait for what hangs
+            assert status["leader"]["state"] == "waiting-for-stores"
+            assert "S2" in status["leader"]["reason"]
+            assert "2 of 3 must" in status["trouble"]
             # Held back, not taken in: the primary's slot keeps the rest.
             assert leader.received - leader.settled < 40 * 2**20
             ((restart, written),) = await here.primary.sql(
