@@ -27,7 +27,8 @@ from threefold.vault.manifest import Manifest, snapshot_key
 from threefold.vault.pack import Place, ends, pack_key
 
 _PACKS_AT_ONCE: Final = 3
-_REPAIR: Final = "`threefold store repair` copies it from another store"
+_FILLED_IN: Final = "`threefold protect`, where it runs, looks for what a store lacks and copies it from another"
+_REPLACE: Final = "delete this copy on that store: `threefold protect`, where it runs, copies it again from another"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ async def _verify_chunks(
                 bad_everywhere &= bad
                 if bad:
                     what = f"{len(bad)} of its {len(chunks)} chunks are damaged"
-                    report.problems.append(Problem(name, pack_key(pack), what, _REPAIR, costs_recovery=False))
+                    report.problems.append(Problem(name, pack_key(pack), what, _REPLACE, costs_recovery=False))
             if copies and bad_everywhere:
                 what = f"{len(bad_everywhere)} of its chunks are damaged on every store"
                 report.problems.append(_lost(pack, what, used_by[pack]))
@@ -188,7 +189,7 @@ def _copies(
             report.problems.append(_unknown(name, key, "the store does not answer"))
         elif name not in on:
             what = f"it is not there whole, and on {len(on)} of the other stores"
-            report.problems.append(Problem(name, key, what, _REPAIR, costs_recovery=False))
+            report.problems.append(Problem(name, key, what, _FILLED_IN, costs_recovery=False))
 
 
 def _unknown(store: str, key: str, what: str) -> Problem:
