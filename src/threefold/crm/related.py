@@ -177,3 +177,22 @@ async def lane(connection: Connection, actor: Actor, kind: Kind, value: str, *, 
 
 def is_case(kind: Kind) -> bool:
     return kind.name in CASES
+
+
+async def users(connection: Connection) -> list[Row]:
+    """Everybody who works here or did, with the team's name; customers are found at their contact."""
+    query = (
+        "SELECT u.id, u.full_name, u.email, u.role, u.active, u.version, t.name AS team FROM crm.users u"
+        " LEFT JOIN crm.teams t ON t.id = u.team_id WHERE u.role <> 'customer' AND u.deleted_at IS NULL"
+        " ORDER BY u.full_name, u.id LIMIT 1000"
+    )
+    return await (await connection.execute(query)).fetchall()
+
+
+async def erasures(connection: Connection, most: int = 200) -> list[Row]:
+    """Who was erased: ids and times only, and who did it."""
+    query = (
+        "SELECT e.contact_id, e.at, e.reason, e.records, u.full_name AS who FROM crm.erasures e"
+        " LEFT JOIN crm.users u ON u.id = e.by ORDER BY e.at DESC, e.contact_id LIMIT %s"
+    )
+    return await (await connection.execute(query, [most])).fetchall()

@@ -12,12 +12,12 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm.pages import customer, employee, live, personal, public
+from threefold.crm.pages import admin, customer, employee, live, personal, public
 from threefold.crm.pages.rendering import ENVIRONMENT, render
 from threefold.crm.pages.site import Site
 
 router = APIRouter(include_in_schema=False)
-for part in (public.router, live.router, personal.router, customer.router, employee.router):
+for part in (public.router, live.router, personal.router, customer.router, employee.router, admin.router):
     router.include_router(part)
 
 

@@ -7,3 +7,6 @@ CREATE INDEX requests_by_due ON crm.requests (resolution_due_at, id) WHERE delet
 CREATE INDEX deals_by_value ON crm.deals (value_cents, id) WHERE deleted_at IS NULL;
 CREATE INDEX deals_by_close ON crm.deals (close_on, id) WHERE deleted_at IS NULL;
 CREATE INDEX tasks_by_due ON crm.tasks (due_at, id) WHERE deleted_at IS NULL;
+
+-- The ledger of erasures as administrators look at it.
+CREATE INDEX erasures_newest ON crm.erasures (at DESC, contact_id);

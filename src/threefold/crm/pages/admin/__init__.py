@@ -1,4 +1,14 @@
-"""The administrator's pages: people and their devices, service levels, webhooks, what was seen and erased.
+"""The administrators' pages, a file for each subject. What the edge keeps (devices, invitations, the audit) is asked for
+by script at /connect; here is what the CRM itself keeps."""
 
-They are being written by another pair of hands than the employee's pages.
-"""
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from threefold.crm.pages.admin import audit, people, service_levels, teams, webhooks
+
+router = APIRouter(include_in_schema=False)
+for part in (people, teams, service_levels, webhooks, audit):
+    router.include_router(part.router)
+
+__all__ = ["router"]

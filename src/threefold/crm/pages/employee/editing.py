@@ -16,7 +16,7 @@ from threefold.crm import records, related, rules
 from threefold.crm.desk import Connection, Desk, Reply, Row, Tx
 from threefold.crm.errors import Conflict, Invalid, Stale
 from threefold.crm.kinds import KINDS, Kind
-from threefold.crm.pages import forms
+from threefold.crm.pages import record_forms
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import (
@@ -40,9 +40,9 @@ async def new(request: Request, desk: AtDesk, kind: str) -> Response:
     of = kind_of(kind)
     only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.CREATE, of.name)
-    fields = forms.editable(of, new=True)
+    fields = record_forms.editable(of, new=True)
     given = {name: text for name, text in request.query_params.items() if of.field(name) is not None}
-    texts = forms.texts_of(fields, {each.name: each.default for each in fields}) | given
+    texts = record_forms.texts_of(fields, {each.name: each.default for each in fields}) | given
     return await _new_form(request, desk, of, texts)
 
 
@@ -52,9 +52,9 @@ async def create(request: Request, desk: AtDesk, kind: str) -> Response:
     only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.CREATE, of.name)
     texts = texts_in(await form_of(request))
-    fields = forms.editable(of, new=True)
+    fields = record_forms.editable(of, new=True)
     try:
-        values = forms.values_of(fields, texts, given=True)
+        values = record_forms.values_of(fields, texts, given=True)
 
         async def work(tx: Tx) -> Reply:
             row = await records.create(tx, of, values)
@@ -79,7 +79,7 @@ def _after_making(kind: Kind, row: Row) -> str:
 async def _new_form(
     request: Request, desk: Desk, kind: Kind, texts: dict[str, str], error: Invalid | Conflict | None = None
 ) -> Response:
-    fields = forms.editable(kind, new=True)
+    fields = record_forms.editable(kind, new=True)
     async with desk.read() as connection:
         titles = await _titles_of(connection, kind, texts)
         chosen = await choices(connection, kind, {})
@@ -112,7 +112,7 @@ async def edit(request: Request, desk: AtDesk, kind: str, record: str) -> Respon
     rules.check(desk.actor, rules.Operation.CHANGE, of.name)
     async with desk.read() as connection:
         row = await records.get(connection, desk.actor, of, id_)
-    was = forms.texts_of(forms.editable(of), row)
+    was = record_forms.texts_of(record_forms.editable(of), row)
     return await _edit_form(request, desk, of, row, was, was)
 
 
@@ -131,8 +131,8 @@ async def change(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
     only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.CHANGE, of.name)
     form = texts_in(await form_of(request))
-    fields = forms.editable(of)
-    was = forms.unpacked(form.get("was", ""))
+    fields = record_forms.editable(of)
+    was = record_forms.unpacked(form.get("was", ""))
     typed = {each.name: form.get(each.name, "") for each in fields}
     for each in fields:  # decided after another person was faster
         if form.get(f"take.{each.name}") == "theirs":
@@ -140,9 +140,9 @@ async def change(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
     version = form.get("version", "")
     if not (version.isascii() and version.isdigit() and len(version) < 10):
         raise Invalid("the form does not say what it is based on", hint="open the record again")
-    mine = forms.changed(fields, typed, was)
+    mine = record_forms.changed(fields, typed, was)
     try:
-        values = forms.values_of(mine, typed)
+        values = record_forms.values_of(mine, typed)
 
         async def work(tx: Tx) -> Reply:
             row = await records.update(tx, of, id_, values, int(version))
@@ -167,13 +167,13 @@ async def _overtaken(
     request: Request, desk: Desk, kind: Kind, id_: UUID, typed: dict[str, str], was: dict[str, str]
 ) -> Response:
     """The form again, based on what is there now: theirs and mine side by side where both changed a field."""
-    fields = forms.editable(kind)
+    fields = record_forms.editable(kind)
     async with desk.read() as connection:
         row = await records.get(connection, desk.actor, kind, id_)
         titles = await related.titles_in(connection, kind, [row])
-    now = forms.texts_of(fields, row)
-    mine = {each.name for each in forms.changed(fields, typed, was)}
-    theirs = {each.name for each in forms.changed(fields, now, was)}
+    now = record_forms.texts_of(fields, row)
+    mine = {each.name for each in record_forms.changed(fields, typed, was)}
+    theirs = {each.name for each in record_forms.changed(fields, now, was)}
     texts = {name: typed[name] if name in mine else text for name, text in now.items()}
     conflict = {
         "who": titles.get(row["updated_by"], "Somebody"),
@@ -206,9 +206,9 @@ async def _edit_form(
         "kind": kind,
         "row": row,
         "record_path": f"/records/{kind.name}/{row['id']}",
-        "fields": forms.editable(kind),
+        "fields": record_forms.editable(kind),
         "texts": texts,
-        "was": forms.packed(was),
+        "was": record_forms.packed(was),
         "titles": titles,
         "choices": chosen,
         "errors": _errors(error),

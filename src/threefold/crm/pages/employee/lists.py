@@ -13,7 +13,7 @@ from threefold.crm import asking, batches, records, related, rules, views
 from threefold.crm.desk import Connection, Desk, Reply, Row, Tx
 from threefold.crm.errors import Conflict, Invalid, Stale
 from threefold.crm.kinds import COMMON, KINDS, LINKED, Kind, Type
-from threefold.crm.pages import forms, listing
+from threefold.crm.pages import listing, record_forms
 from threefold.crm.pages.employee.marking import tag_named
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import (
@@ -99,7 +99,7 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, request: Requ
         "view": view,
         "address": listing.address(path, kept),
         "bulk_address": listing.address(f"{path}/bulk", [*kept, *after]),
-        "export_address": listing.address(f"{path}/export.csv", pairs),
+        "export_address": listing.address(f"/api/v1/exports/{kind.name}.csv", [*pairs, ("bom", "true"), *_own_columns(texts)]),
         "clear": path,
         "sort_link": lambda by: listing.address(path, [pair for pair in kept if pair[0] != "sort"], sort=by),
         "next_page": listing.address(path, kept, after=found.next) if found.next else "",
@@ -167,7 +167,7 @@ def _batch(kind: Kind, does: str, items: list[tuple[UUID, int | None]], texts: d
             field = next((each for each in listing.settable(kind) if f"set:{each.name}" == does), None)
             if field is None:
                 raise Invalid("nothing is said to be done with them", hint="choose what is to be done")
-            value = forms.values_of([field], {field.name: texts.get(does, "")})
+            value = record_forms.values_of([field], {field.name: texts.get(does, "")})
             row = await batches.apply(tx, kind, items, value)
         body = json.dumps({"id": str(row["id"]), "records": row["records"]}).encode()
         return Reply(200, body)

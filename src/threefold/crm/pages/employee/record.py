@@ -86,6 +86,8 @@ async def context_of(
     if "talk" in want:
         talked = kind.name in CASES or kind.name == "contacts"
         found |= {"talk": await related.said(connection, kind, id_) if talked else None, "channels": CHANNELS}
+        if kind.name == "contacts":
+            wanted.setdefault("contacts", set()).add(id_)
     if "people" in want and kind.name in CASES:
         found |= {"people": await related.staff(connection), "teams": await related.small(connection, KINDS["teams"])}
     if "tags" in want and kind.name in LINKED:
