@@ -37,11 +37,10 @@ _WAIT_S = 5.0  # for a free connection
 _WORK_MS = 15_000  # for one statement of a request
 _PATIENCE_S = 30.0  # for a commit; one store's failover takes less
 
-# Keepalives find a machine that vanished without a word; the rest are the session's habits. Searching words that
-# half of all records have, a sample of the matches is enough (gin_fuzzy_search_limit).
+# Keepalives find a machine that vanished without a word; the rest are the session's habits.
 _SESSION = (
     "-c timezone=UTC -c datestyle=ISO -c jit=off -c max_parallel_workers_per_gather=0"
-    " -c idle_in_transaction_session_timeout=60s -c gin_fuzzy_search_limit=50000"
+    " -c idle_in_transaction_session_timeout=60s"
 )
 _ALIVE = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3", "connect_timeout": "5"}
 

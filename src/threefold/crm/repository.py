@@ -172,17 +172,18 @@ def page(actor: Actor, kind: Kind, asked: Asked, shown: sql.Composable) -> Condi
     def part(ordered: sql.Composable, *conditions: Condition) -> Condition:
         all_of = joined([basis, *conditions])
         return Condition(
-            sql.SQL("(SELECT {}, {}::text AS _value, id AS _id FROM {} WHERE {} ORDER BY {} LIMIT %s)").format(
+            sql.SQL("(SELECT {}, r.{}::text AS _value, id AS _id FROM {} r WHERE {} ORDER BY {} LIMIT %s)").format(
                 shown, column, table(kind.name), all_of.text, ordered
             ),
             [*all_of.params, asked.limit + 1],
         )
 
-    by_id = sql.SQL("id{}").format(direction)
+    # By the table's own columns: ORDER BY would take what is shown under the same name first, as text.
+    by_id = sql.SQL("r.id{}").format(direction)
     if name == "id":
         rest = [Condition(sql.SQL("id {} %s").format(beyond), [after.id])] if after else []
         return part(by_id, *rest)
-    by_value = sql.SQL("{0}{1}, id{1}").format(column, direction)
+    by_value = sql.SQL("r.{0}{1}, r.id{1}").format(column, direction)
     parts = []
     if after is None or after.value is not None:
         rest = [] if after is None else [_beyond(column, beyond, field, after)]
