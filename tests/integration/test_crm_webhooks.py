@@ -23,7 +23,7 @@ from tests.pg import free_port
 
 from threefold.crm import webhook_rules, webhooks
 from threefold.crm.actor import SYSTEM, Actor
-from threefold.crm.courier import Courier
+from threefold.crm.courier import Courier, collect
 from threefold.crm.errors import Conflict, Forbidden, Invalid, Stale
 from threefold.crm.webhook_sending import Sender
 from threefold.kernel.clock import SystemClock
@@ -134,6 +134,7 @@ async def test_each_change_is_told_once_signed_and_without_what_it_holds(there: 
         await there.update("accounts", account, city="Köln", industry="Food")
         await _round(made)
         await _round(made)
+        assert await _do(there, SYSTEM, collect) == 0, "the cursor has moved past all of it"
         id_ = str(account["id"])
         assert mine.told == [("accounts", id_, 1), ("accounts", id_, 2)]
         assert sorted(all_of_it.told) == sorted([*mine.told, ("tags", str(tag["id"]), 1)])
