@@ -25,7 +25,12 @@ Titles = dict[UUID, str]
 
 # What is shown beside a record of a kind: (kind, the column that names the record).
 AROUND: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
-    "accounts": (("contacts", "account_id"), ("queries", "account_id"), ("requests", "account_id"), ("deals", "account_id")),
+    "accounts": (
+        ("contacts", "account_id"),
+        ("queries", "account_id"),
+        ("requests", "account_id"),
+        ("deals", "account_id"),
+    ),
     "contacts": (("queries", "contact_id"), ("requests", "contact_id"), ("deals", "contact_id")),
     "products": (("prices", "product_id"), ("queries", "product_id"), ("requests", "product_id")),
     "queries": (("queries", "merged_into_id"),),
@@ -62,7 +67,7 @@ async def titles(connection: Connection, wanted: Mapping[str, Iterable[UUID]]) -
     parts, params = [], list[Any]()
     for name, ids in wanted.items():
         kind = KINDS.get(name)
-        found = kind and kind.field(kind.title)
+        found = None if kind is None else kind.field(kind.title)
         if kind is None or found is None or found.type is Type.ID or not (several := list(set(ids))):
             continue
         parts.append(
@@ -102,7 +107,8 @@ async def titles_in(connection: Connection, kind: Kind, rows: Iterable[Mapping[s
 
 async def staff(connection: Connection) -> list[Row]:
     """Who works here and may be given something."""
-    query = "SELECT id, full_name, email, team_id, role, active FROM crm.users WHERE role <> 'customer'" + (
+    query = (
+        "SELECT id, full_name, email, team_id, role, active FROM crm.users WHERE role <> 'customer'"
         " AND deleted_at IS NULL ORDER BY full_name, id LIMIT 1000"
     )
     return [row for row in await (await connection.execute(query)).fetchall() if row["active"]]
@@ -141,8 +147,9 @@ async def said(connection: Connection, kind: Kind, id_: UUID, most: int = 200) -
     """The conversation of a case or with a contact: the last of it, in order of time, with who said it."""
     column = {"queries": "query_id", "requests": "request_id", "contacts": "contact_id"}[kind.name]
     statement = sql.SQL(
-        "SELECT * FROM (SELECT i.id, i.channel, i.direction, i.internal, i.body, i.created_at, i.query_id, i.request_id,"
-        " i.contact_id, u.full_name AS author FROM crm.interactions i LEFT JOIN crm.users u ON u.id = i.created_by"
+        "SELECT * FROM (SELECT i.id, i.channel, i.direction, i.internal, i.body, i.created_at, i.query_id,"
+        " i.request_id, i.contact_id, u.full_name AS author FROM crm.interactions i"
+        " LEFT JOIN crm.users u ON u.id = i.created_by"
         " WHERE i.{} = %s AND i.deleted_at IS NULL ORDER BY i.created_at DESC, i.id DESC LIMIT %s) AS last"
         " ORDER BY created_at, id"
     ).format(sql.Identifier(column))
@@ -151,10 +158,24 @@ async def said(connection: Connection, kind: Kind, id_: UUID, most: int = 200) -
 
 async def tags_of(connection: Connection, id_: UUID) -> list[Row]:
     query = (
-        "SELECT g.id, g.version, t.id AS tag_id, t.name, t.colour FROM crm.taggings g JOIN crm.tags t ON t.id = g.tag_id"
+        "SELECT g.id, g.version, t.id AS tag_id, t.name, t.colour FROM crm.taggings g"
+        " JOIN crm.tags t ON t.id = g.tag_id"
         " WHERE g.record_id = %s AND g.deleted_at IS NULL AND t.deleted_at IS NULL ORDER BY t.name"
     )
     return await (await connection.execute(query, [id_])).fetchall()
+
+
+async def tag_called(connection: Connection, name: str) -> UUID | None:
+    query = "SELECT id FROM crm.tags WHERE lower(name) = lower(%s) AND deleted_at IS NULL"
+    rows = await (await connection.execute(query, [name])).fetchall()
+    return rows[0]["id"] if rows else None
+
+
+async def last_merge(connection: Connection, kept: UUID, dropped: UUID) -> UUID | None:
+    """The merge of these two, for undoing it."""
+    query = "SELECT id FROM crm.merges WHERE kept_id = %s AND dropped_id = %s ORDER BY at DESC, id DESC LIMIT 1"
+    rows = await (await connection.execute(query, [kept, dropped])).fetchall()
+    return rows[0]["id"] if rows else None
 
 
 async def lane(connection: Connection, actor: Actor, kind: Kind, value: str, *, mine: bool, most: int = 30) -> Lane:

@@ -92,7 +92,12 @@ def chips(kind: Kind, path: str, pairs: Pairs, titles: Titles) -> list[Chip]:
         field = kind.field(field_name)
         if field is None:
             continue
-        made.append(Chip(f"{field.title} {_words(kind, field, op or 'eq', text, titles)}", address(path, [p for p in pairs if p[0] != name])))
+        made.append(
+            Chip(
+                f"{field.title} {_words(kind, field, op or 'eq', text, titles)}",
+                address(path, [p for p in pairs if p[0] != name]),
+            )
+        )
     return made
 
 

@@ -1,4 +1,4 @@
-"""People: who works here, what they may do, and the devices they do it on."""
+"""People: who works here and which customers may come in, what they may do, and the devices they do it on."""
 
 from __future__ import annotations
 
@@ -7,12 +7,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import records, related
+from threefold.crm import oversight, records, related
 from threefold.crm.desk import Desk, Reply, Tx
 from threefold.crm.errors import Conflict, Invalid, Stale
 from threefold.crm.kinds import KINDS
+from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import answer, render
-from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_administrators, saying, sentence, texts_in
+from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_administrators, saying, sentence, texts_in, whole
 
 router = APIRouter(include_in_schema=False)
 USERS = KINDS["users"]
@@ -29,15 +30,34 @@ async def people(request: Request, desk: AtDesk) -> Response:
     return render(request, "admin/people.html", context)
 
 
+@router.get("/admin/customers")
+async def customers(request: Request, desk: AtDesk, q: str = "", after: str = "") -> Response:
+    only_administrators(desk.actor)
+    text = q.strip()[:200]
+    async with desk.read() as connection:
+        rows, following = await oversight.customers(connection, text, after or None)
+    pairs = [("q", text)] if text else []
+    context = {
+        "people": rows,
+        "text": text,
+        "next_page": listing.address("/admin/customers", pairs, after=following) if following else "",
+        "first_page": listing.address("/admin/customers", pairs) if after else "",
+    }
+    return render(request, "admin/customers.html", context)
+
+
 @router.get("/admin/people/{record}")
 async def person(request: Request, desk: AtDesk, record: str) -> Response:
     only_administrators(desk.actor)
-    return await _person(request, desk, id_of(record))
+    id_ = id_of(record)
+    desk.saw("users", id_)
+    return await _person(request, desk, id_)
 
 
 async def _person(
     request: Request, desk: Desk, id_: UUID, *, error: Exception | None = None, texts: dict[str, str] | None = None
 ) -> Response:
+    """After a refused change: what was typed stays, based on what is there now, so that saving again is meant."""
     async with desk.read() as connection:
         row = await records.get(connection, desk.actor, USERS, id_, deleted=True)
         titles = await related.titles_in(connection, USERS, [row])
@@ -48,8 +68,9 @@ async def _person(
         "titles": titles,
         "teams": teams,
         "texts": texts or {},
+        "may_sign_in": texts.get("active") == "true" if texts is not None else row["active"],
         "errors": {name: sentence(what) for name, what in fields.items()},
-        "wrong": "" if error is None or fields else sentence(str(error)) + " " + sentence(getattr(error, "hint", "")),
+        "wrong": whole(error) if error is not None and not fields else None,
         "myself": row["id"] == desk.actor.user,
     }
     block = "person_form" if request.method == "POST" else ""
@@ -62,19 +83,17 @@ async def change(request: Request, desk: AtDesk, record: str) -> Response:
     only_administrators(desk.actor)
     id_ = id_of(record)
     texts = texts_in(await form_of(request))
-    changes: dict[str, Any] = {name: texts.get(name, "") for name in ("full_name", "email")}
+    version = texts.get("version", "")
     try:
         async with desk.read() as connection:
             row = await records.get(connection, desk.actor, USERS, id_)
-        if row["role"] != "customer":
-            changes |= {
-                "role": texts.get("role", row["role"]),
-                "team_id": id_of(texts["team_id"]) if texts.get("team_id") else None,
-            }
+        changes: dict[str, Any] = {name: texts.get(name, "").strip() for name in ("full_name", "email")}
         changes["active"] = texts.get("active") == "true"
+        if row["role"] != "customer":
+            team = texts.get("team_id")
+            changes |= {"role": texts.get("role", row["role"]), "team_id": id_of(team) if team else None}
         if id_ == desk.actor.user and (changes.get("role") != "administrator" or not changes["active"]):
             raise Conflict("you cannot take your own rights", hint="another administrator can")
-        version = texts.get("version", "")
 
         async def work(tx: Tx) -> Reply:
             await records.update(tx, USERS, id_, changes, int(version) if version.isdigit() else None)

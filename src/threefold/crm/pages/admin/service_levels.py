@@ -1,7 +1,11 @@
-"""Service levels: how soon a case of each priority is answered and resolved, and when somebody is there."""
+"""Service levels: how soon a case of each priority is answered and resolved, and when somebody is there.
+
+Each line is changed where it stands. One that nobody made a policy for shows the house's default.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import time
 from typing import Any, Final
 
@@ -9,15 +13,19 @@ from fastapi import APIRouter, Request, Response
 
 from threefold.crm import policies, records, related
 from threefold.crm.asking import Asked
-from threefold.crm.desk import Desk, Reply, Tx
-from threefold.crm.errors import Invalid
+from threefold.crm.desk import Connection, Desk, Reply, Row, Tx
+from threefold.crm.errors import Conflict, Invalid, Stale
 from threefold.crm.kinds import CASES, KINDS, PRIORITIES
 from threefold.crm.pages.rendering import answer, render
-from threefold.crm.pages.staff import AtDesk, form_of, only_administrators, saying, sentence
+from threefold.crm.pages.spans import minutes_of, span
+from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_administrators, saying, sentence, texts_in, whole
 from threefold.crm.sla import Office
+from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)
+POLICIES: Final = KINDS["policies"]
 DAYS: Final = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_TIMES: Final = ("first_response_minutes", "resolution_minutes")
 
 
 @router.get("/admin/policies")
@@ -26,12 +34,13 @@ async def service_levels(request: Request, desk: AtDesk) -> Response:
     return await _page(request, desk)
 
 
-async def _page(request: Request, desk: Desk, error: Invalid | None = None, typed: dict[str, Any] | None = None) -> Response:
+async def _page(
+    request: Request, desk: Desk, error: Invalid | None = None, typed: dict[str, Any] | None = None
+) -> Response:
     async with desk.read() as connection:
-        found = await records.page(connection, desk.actor, KINDS["policies"], Asked(sort="name", limit=200))
+        made = await _made(connection, desk)
         office = await policies.office_of(connection)
-        teams = dict(await related.small(connection, KINDS["teams"]))
-    by = {(row["record_kind"], row["priority"]): row for row in found.rows}
+        teams = await related.small(connection, KINDS["teams"])
     shown: dict[str, Any] = {
         "zone": office.zone,
         "opens": f"{office.opens:%H:%M}",
@@ -39,17 +48,137 @@ async def _page(request: Request, desk: Desk, error: Invalid | None = None, type
         "days": list(office.days),
     }
     context = {
-        "tables": [
-            (KINDS[kind], [(number, name, by.get((kind, number)), policies.DEFAULTS[number]) for number, name in PRIORITIES.items()])
-            for kind in CASES
-        ],
+        "tables": [(kind, [_line(kind, number, made) for number in PRIORITIES]) for kind in CASES],
         "teams": teams,
+        "editing": False,
+        "answered": False,
         "office": typed or shown,
         "days": list(enumerate(DAYS)),
         "errors": {name: sentence(what) for name, what in error.fields.items()} if error else {},
     }
     block = "office_form" if request.method == "POST" else ""
     return render(request, "admin/policies.html", context, status=422 if error else 200, block=block)
+
+
+async def _made(connection: Connection, desk: Desk) -> dict[tuple[str, int], Row]:
+    found = await records.page(connection, desk.actor, POLICIES, Asked(sort="name", limit=200))
+    return {(row["record_kind"], row["priority"]): row for row in found.rows}
+
+
+def _line(kind: str, number: int, made: Mapping[tuple[str, int], Row]) -> dict[str, Any]:
+    policy = made.get((kind, number))
+    times = (policy[_TIMES[0]], policy[_TIMES[1]]) if policy else policies.DEFAULTS[number]
+    return {
+        "id": f"policy-{kind}-{number}",
+        "path": f"/admin/policies/{kind}/{number}",
+        "kind": kind,
+        "number": number,
+        "policy": policy,
+        "texts": dict(zip(_TIMES, map(span, times), strict=True)),
+        "office": bool(policy and policy["office_hours"]),
+        "team": policy["escalate_to_id"] if policy else None,
+    }
+
+
+@router.get("/admin/policies/{kind}/{number}")
+async def line(request: Request, desk: AtDesk, kind: str, number: str, edit: str = "") -> Response:
+    """One line, to look at or to change."""
+    only_administrators(desk.actor)
+    return await _one(request, desk, *_which(kind, number), editing=bool(edit))
+
+
+async def _one(
+    request: Request,
+    desk: Desk,
+    kind: str,
+    number: int,
+    *,
+    editing: bool = False,
+    error: Exception | None = None,
+    typed: Mapping[str, Any] | None = None,
+) -> Response:
+    async with desk.read() as connection:
+        line = _line(kind, number, await _made(connection, desk)) | (typed or {})
+        teams = await related.small(connection, KINDS["teams"])
+    fields = error.fields if isinstance(error, Invalid) else {}
+    context = {
+        "line": line,
+        "teams": teams,
+        "editing": editing,
+        "answered": not editing,
+        "errors": {name: sentence(what) for name, what in fields.items()},
+        "wrong": whole(error) if error is not None and not fields else None,
+    }
+    return render(request, "admin/policy.html", context, status=422 if error else 200)
+
+
+@router.post("/admin/policies/{kind}/{number}")
+async def change(request: Request, desk: AtDesk, kind: str, number: str) -> Response:
+    only_administrators(desk.actor)
+    kind, priority = _which(kind, number)
+    texts = texts_in(await form_of(request))
+    typed = {
+        "texts": {name: texts.get(name, "") for name in _TIMES},
+        "office": texts.get("office_hours") == "true",
+        "team": id_of(texts["escalate_to_id"]) if texts.get("escalate_to_id") else None,
+    }
+    try:
+        values = _values(typed)
+
+        async def work(tx: Tx) -> Reply:
+            if texts.get("policy"):
+                version = texts.get("version", "")
+                based = int(version) if version.isdigit() and len(version) < 10 else None
+                await records.update(tx, POLICIES, id_of(texts["policy"]), values, based)
+            else:
+                name = f"{kind.capitalize()}, {PRIORITIES[priority]}"
+                own = {"name": name, "record_kind": kind, "priority": priority}
+                await records.create(tx, POLICIES, own | values)
+            return Reply(204)
+
+        reply = await desk.write(work)
+    except (Invalid, Conflict, Stale, NotThere) as error:
+        return await _one(request, desk, kind, priority, editing=True, error=error, typed=typed)
+    if reply.status >= 400:
+        return answer(reply)
+    return saying(await _one(request, desk, kind, priority), "Saved. It holds for cases from now on.")
+
+
+@router.post("/admin/policies/{kind}/{number}/default")
+async def back_to_default(request: Request, desk: AtDesk, kind: str, number: str) -> Response:
+    only_administrators(desk.actor)
+    kind, priority = _which(kind, number)
+    policy = id_of(texts_in(await form_of(request)).get("policy", ""))
+
+    async def work(tx: Tx) -> Reply:
+        await records.delete(tx, POLICIES, policy, None)
+        return Reply(204)
+
+    reply = await desk.write(work)
+    if reply.status >= 400:
+        return answer(reply)
+    return saying(await _one(request, desk, kind, priority), "The default holds again.")
+
+
+def _values(typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Raises Invalid for what is no length of time."""
+    wrong = {}
+    times = {}
+    for name in _TIMES:
+        times[name] = minutes_of(typed["texts"][name])
+        if times[name] is None:
+            wrong[name] = "it is written like 30 min, 4 h or 1 d 12 h, and a year at most"
+    if not wrong and times["resolution_minutes"] < times["first_response_minutes"]:
+        wrong["resolution_minutes"] = "nothing is resolved before it is answered"
+    if wrong:
+        raise Invalid("this is no service level", wrong)
+    return {**times, "office_hours": typed["office"], "escalate_to_id": typed["team"]}
+
+
+def _which(kind: str, number: str) -> tuple[str, int]:
+    if kind not in CASES or number not in {str(each) for each in PRIORITIES}:
+        raise NotThere("there is no such service level", hint="queries and requests have one for each priority")
+    return kind, int(number)
 
 
 @router.post("/admin/office")

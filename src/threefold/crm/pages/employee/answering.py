@@ -1,5 +1,7 @@
-"""What is done with a case on its page: answered, moved on, given to somebody, watched, merged; and what was said to a
-contact, kept."""
+"""What is done with a case on its page: answered, moved on, given to somebody, watched, merged.
+
+And what was said to a contact, kept there.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import case_states, cases, records, rules
+from threefold.crm import cases, records, related, rules
 from threefold.crm.desk import Desk, Reply, Row, Tx
 from threefold.crm.errors import Conflict, Invalid
 from threefold.crm.kinds import CASES, KINDS, Kind
@@ -104,7 +106,9 @@ async def assign(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
     async def does(tx: Tx) -> Row:
         return await cases.assign(tx, case, id_, **given)
 
-    return await done(request, desk, case, id_, does, "record-work", "Assigned." if any(given.values()) else "Taken away.")
+    return await done(
+        request, desk, case, id_, does, "record-work", "Assigned." if any(given.values()) else "Taken away."
+    )
 
 
 @router.post("/records/{kind}/{record}/watch")
@@ -128,16 +132,8 @@ async def absorb(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
 
     async def work(tx: Tx) -> Reply:
         await cases.merge_cases(tx, case, id_, other)
-        merged = await tx.connection.execute(
-            "SELECT id FROM crm.merges WHERE kept_id = %s AND dropped_id = %s ORDER BY at DESC, id DESC LIMIT 1",
-            [id_, other],
-        )
-        row = await merged.fetchone()
-        undo = f"/merges/{row['id']}/undo" if row else ""
+        merge_id = await related.last_merge(tx.connection, id_, other)
+        undo = f"/merges/{merge_id}/undo" if merge_id else ""
         return goes(f"/records/{case.name}/{id_}", f"The other {case.one} went into this one.", undo=undo)
 
     return answer(await desk.write(work))
-
-
-def next_states(kind: Kind, row: Row) -> tuple[str, ...]:
-    return tuple(case_states.FOLLOWS[kind.name].get(row["status"], ()))

@@ -1,4 +1,4 @@
-"""Boards: deals by stage, cases by status. A card is dragged, or moved by its menu, or by keys; each way is one change."""
+"""Boards: deals by stage, cases by status. A card is dragged, or moved by its menu or keys; each way is one change."""
 
 from __future__ import annotations
 
@@ -71,7 +71,9 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, *, mine: bool
         "lanes": lanes,
         "mine": mine,
         "titles": await related.titles_in(connection, kind, rows),
-        "clocks": {row["id"]: next_clock(row, now) for row in rows if not row["resolved_at"]} if kind.name in CASES else {},
+        "clocks": {row["id"]: next_clock(row, now) for row in rows if not row["resolved_at"]}
+        if kind.name in CASES
+        else {},
         "moves": {value: _moves(kind, value) for value in LANES[kind.name]},
         "query": "?kind=" + kind.name + ("&mine=true" if mine else ""),
         "counted_most": related.COUNTED_MOST,

@@ -1,4 +1,4 @@
-"""Records that are probably one: found, compared side by side, merged with a choice for each field, and parted again."""
+"""Records that are probably one: found, compared side by side, merged field by field, and parted again."""
 
 from __future__ import annotations
 
@@ -45,7 +45,9 @@ async def compare(request: Request, desk: AtDesk, kind: str, a: str = "", b: str
     only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.MERGE, of.name)
     if not a or not b or a == b:
-        raise Invalid(f"two different {of.name} are compared", {"b": f"choose another {of.one}"}, hint="choose the other one")
+        raise Invalid(
+            f"two different {of.name} are compared", {"b": f"choose another {of.one}"}, hint="choose the other one"
+        )
     async with desk.read() as connection:
         rows = [await records.get(connection, desk.actor, of, id_of(text)) for text in (a, b)]
         titles = await related.titles_in(connection, of, rows)
@@ -104,5 +106,7 @@ async def undo(request: Request, desk: AtDesk, merge_id: str, goto: str = "") ->
 def _of(name: str) -> Kind:
     kind = kind_of(name)
     if name not in merge.MERGED:
-        raise NotThere(f"{name} have no duplicates to merge", hint=f"there are duplicates of {' and '.join(merge.MERGED)}")
+        raise NotThere(
+            f"{name} have no duplicates to merge", hint=f"there are duplicates of {' and '.join(merge.MERGED)}"
+        )
     return kind

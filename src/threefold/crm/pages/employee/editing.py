@@ -154,7 +154,9 @@ async def change(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
     except (Invalid, Conflict) as error:
         async with desk.read() as connection:
             row = await records.get(connection, desk.actor, of, id_)
-        return await _edit_form(request, desk, of, {**row, "version": int(version)}, typed, was, error=error, status=422)
+        return await _edit_form(
+            request, desk, of, {**row, "version": int(version)}, typed, was, error=error, status=422
+        )
     if reply.status >= 400:
         return answer(reply)
     message = "Saved." if mine else "Nothing was changed."
@@ -262,7 +264,11 @@ async def erase(request: Request, desk: AtDesk, record: str) -> Response:
     async with desk.read() as connection:
         row = await records.get(connection, desk.actor, kind, id_, deleted=True)
     if texts.get("name", "").strip() != row["full_name"]:
-        raise Invalid("the name that was typed is another one", {"name": "type it as it stands there"}, hint="type the name as it stands on the page")
+        raise Invalid(
+            "the name that was typed is another one",
+            {"name": "type it as it stands there"},
+            hint="type the name as it stands on the page",
+        )
 
     async def work(tx: Tx) -> Reply:
         await request.app.state.erase(tx, id_, texts.get("reason", "").strip()[:200])

@@ -94,17 +94,32 @@ async def _look(
     context = {
         "row": row,
         "kind": kind,
-        "columns": [(at, name, [cells[at] if at < len(cells) else "" for cells in sample]) for at, name in enumerate(row["header"])],
+        "columns": [
+            (at, name, [cells[at] if at < len(cells) else "" for cells in sample])
+            for at, name in enumerate(row["header"])
+        ],
         "targets": [(name, field.title) for name, field in import_rules.targets(kind).items()],
-        "required": [field.title for field in import_rules.targets(kind).values() if field.name in import_rules.required(kind)],
+        "required": [
+            field.title for field in import_rules.targets(kind).values() if field.name in import_rules.required(kind)
+        ],
         "policies": POLICIES,
         "running": running,
         "started": started + 1,
         "faults": row["faults"][:FAULTS_SHOWN],
-        "step": 4 if row["status"] == "done" or running else 3 if row["status"] in ("checked", "refused", "failed") else 2,
+        "step": 4
+        if row["status"] == "done" or running
+        else 3
+        if row["status"] in ("checked", "refused", "failed")
+        else 2,
         "wrong": whole(error) if error else None,
     }
-    return render(request, "employee/import.html", context, status=422 if error else 200, block="import_body" if request.method == "POST" else "")
+    return render(
+        request,
+        "employee/import.html",
+        context,
+        status=422 if error else 200,
+        block="import_body" if request.method == "POST" else "",
+    )
 
 
 @router.post("/import/{record}/check")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from urllib.parse import parse_qsl
 from typing import Any
+from urllib.parse import parse_qsl
 from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
@@ -12,10 +12,10 @@ from fastapi import APIRouter, Request, Response
 from threefold.crm import asking, batches, records, related, rules, views
 from threefold.crm.desk import Connection, Desk, Reply, Row, Tx
 from threefold.crm.errors import Conflict, Invalid, Stale
-from threefold.crm.kinds import COMMON, KINDS, LINKED, Kind, Type
+from threefold.crm.kinds import COMMON, KINDS, LINKED, Kind
 from threefold.crm.pages import listing, record_forms
 from threefold.crm.pages.employee.marking import tag_named
-from threefold.crm.pages.rendering import answer, goes, render
+from threefold.crm.pages.rendering import answer, render
 from threefold.crm.pages.staff import (
     AtDesk,
     choices,
@@ -66,7 +66,7 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, request: Requ
         asked = asking.parse(kind, [])
         found = await records.page(connection, desk.actor, kind, asked)
     columns = _columns(kind, texts.get("columns", ""), view)
-    kept = [*pairs, *(("view", str(view["id"])) for _ in range(view is not None)), *_own_columns(texts)]
+    kept = [*pairs, *([("view", str(view["id"]))] if view is not None else []), *_own_columns(texts)]
     wanted = related.referred(kind, found.rows)
     for one in asked.filters:
         field = kind.field(one.field)
@@ -76,7 +76,7 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, request: Requ
     titles = await related.titles(connection, wanted)
     return {
         "kind": kind,
-        "fields": [kind.field(column) for column in columns],
+        "fields": [field for field in map(kind.field, columns) if field is not None],
         "columns": columns,
         "rows": found.rows,
         "titles": titles,
@@ -99,7 +99,9 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, request: Requ
         "view": view,
         "address": listing.address(path, kept),
         "bulk_address": listing.address(f"{path}/bulk", [*kept, *after]),
-        "export_address": listing.address(f"/api/v1/exports/{kind.name}.csv", [*pairs, ("bom", "true"), *_own_columns(texts)]),
+        "export_address": listing.address(
+            f"/api/v1/exports/{kind.name}.csv", [*pairs, ("bom", "true"), *_own_columns(texts)]
+        ),
         "clear": path,
         "sort_link": lambda by: listing.address(path, [pair for pair in kept if pair[0] != "sort"], sort=by),
         "next_page": listing.address(path, kept, after=found.next) if found.next else "",

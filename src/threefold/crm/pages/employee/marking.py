@@ -6,7 +6,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import records, rules
+from threefold.crm import records, related, rules
 from threefold.crm.asking import Asked, Filter
 from threefold.crm.desk import Row, Tx
 from threefold.crm.errors import Conflict, Invalid
@@ -24,13 +24,9 @@ async def tag_named(tx: Tx, name: str) -> UUID:
     if not wanted:
         raise Invalid("the tag has no name", {"name": "it has to be given"}, hint="type one, or choose one")
     tags = KINDS["tags"]
-    found = await tx.connection.execute(
-        "SELECT id FROM crm.tags WHERE lower(name) = lower(%s) AND deleted_at IS NULL", [wanted]
-    )
-    row = await found.fetchone()
-    if row is not None:
-        id_: UUID = row["id"]
-        return id_
+    found = await related.tag_called(tx.connection, wanted)
+    if found is not None:
+        return found
     made: UUID = (await records.create(tx, tags, {"name": wanted}))["id"]
     return made
 

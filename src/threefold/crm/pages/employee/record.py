@@ -12,7 +12,7 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import attachments, case_states, cases, policies, records, related, rules, timeline
+from threefold.crm import attachments, case_states, policies, records, related, rules, timeline
 from threefold.crm.desk import Connection, Desk, Row
 from threefold.crm.errors import Invalid
 from threefold.crm.kinds import CASES, CHANNELS, KINDS, LINKED, Kind
@@ -24,6 +24,7 @@ from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)
 ENTRIES: Final = 15
+SAID: Final = {"queries": 200, "requests": 200, "contacts": 20}  # the last of it
 # What each part of the page needs; the page itself needs all of it.
 NEEDS: Final[Mapping[str, frozenset[str]]] = {
     "record-top": frozenset({"clocks"}),
@@ -85,7 +86,10 @@ async def context_of(
         found["clocks"] = await _clocks(connection, kind, row)
     if "talk" in want:
         talked = kind.name in CASES or kind.name == "contacts"
-        found |= {"talk": await related.said(connection, kind, id_) if talked else None, "channels": CHANNELS}
+        found |= {
+            "talk": await related.said(connection, kind, id_, SAID[kind.name]) if talked else None,
+            "channels": CHANNELS,
+        }
         if kind.name == "contacts":
             wanted.setdefault("contacts", set()).add(id_)
     if "people" in want and kind.name in CASES:
@@ -167,7 +171,12 @@ def told(kind: Kind, entry: Row, titles: related.Titles) -> dict[str, Any]:
         if is_time:
             shown_old, shown_new = (datetime.fromisoformat(value) if value else "" for value in (old, new))
         lines.append((field.title, shown_old, shown_new, is_time))
-    return {**entry, "who": entry["actor_name"] or ("Somebody at the database" if not entry["actor"] else "Somebody"), "what": what, "lines": lines}
+    return {
+        **entry,
+        "who": entry["actor_name"] or ("Somebody at the database" if not entry["actor"] else "Somebody"),
+        "what": what,
+        "lines": lines,
+    }
 
 
 async def _past(request: Request, desk: Desk, kind: Kind, id_: UUID, moment: datetime) -> Response:
@@ -201,5 +210,7 @@ def _moment(text: str) -> datetime:
     except ValueError:
         found = None
     if found is None or found.tzinfo is None:
-        raise Invalid("this is no time", {"at": "it is written like 2026-11-24T15:00:00Z"}, hint="pick a day and a time")
+        raise Invalid(
+            "this is no time", {"at": "it is written like 2026-11-24T15:00:00Z"}, hint="pick a day and a time"
+        )
     return found

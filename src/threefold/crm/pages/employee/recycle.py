@@ -16,7 +16,17 @@ from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import AtDesk, id_of, kind_of, only_staff
 
 router = APIRouter(include_in_schema=False)
-SHOWN: Final = ("contacts", "accounts", "queries", "requests", "deals", "tasks", "products", "interactions", "affiliations")
+SHOWN: Final = (
+    "contacts",
+    "accounts",
+    "queries",
+    "requests",
+    "deals",
+    "tasks",
+    "products",
+    "interactions",
+    "affiliations",
+)
 FOR_ADMINISTRATORS: Final = ("users", "teams", "policies")
 
 
@@ -54,7 +64,9 @@ async def restore(request: Request, desk: AtDesk, kind: str, record: str, goto: 
     async def work(tx: Tx) -> Reply:
         await records.restore(tx, of, id_)
         message = f"The {of.one} is back, with all that went with it."
-        return goes(to, message) if goto == "record" else Reply(200, json.dumps({"message": message, "goto": to}).encode())
+        return (
+            goes(to, message) if goto == "record" else Reply(200, json.dumps({"message": message, "goto": to}).encode())
+        )
 
     reply = await desk.write(work)
     if goto == "list" and reply.status < 400:

@@ -6,6 +6,7 @@
   const rows = document.querySelector("[data-entries]");
   const more = document.querySelector("[data-more]");
   const names = Object.fromEntries([...form.elements.what.options].map((option) => [option.value, option.textContent]));
+  const kinds = form.dataset.kinds.split(" ");
   let next = null;
   let asked = 0;
 
@@ -21,9 +22,12 @@
     const at = Object.assign(document.createElement("time"), { dateTime: entry.at });
     at.dataset.when = "full";
     let about = "";
-    if (entry.kind && entry.record_id) {
-      about = Object.assign(document.createElement("a"), { href: `/records/${entry.kind}/${entry.record_id}`, textContent: `${entry.kind}, ${entry.record_id.slice(-6)}` });
-    } else if (entry.kind) about = entry.kind;
+    if (entry.kind && entry.record_id) about = `${entry.kind}, ${entry.record_id.slice(-6)}`;
+    else if (entry.kind) about = entry.kind;
+    if (entry.record_id && kinds.includes(entry.kind)) {
+      const href = entry.kind === "users" ? `/admin/people/${entry.record_id}` : `/records/${entry.kind}/${entry.record_id}`;
+      about = Object.assign(document.createElement("a"), { href, textContent: about });
+    }
     made.append(cell("", entry.name || "Nobody who is known"), cell("What", names[entry.what] || entry.what), cell("Of what", about), cell("When", at), cell("From", entry.address || ""));
     return made;
   };

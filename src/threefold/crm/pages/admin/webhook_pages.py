@@ -19,7 +19,7 @@ from threefold.crm.pages.words import plural
 from threefold.kernel.errors import ThreefoldError
 
 router = APIRouter(include_in_schema=False)
-KIND_NAMES = tuple(name for name in KINDS if name not in ("taggings",))
+KIND_NAMES = tuple(name for name in KINDS if name != "taggings")
 
 
 def _check(desk: Desk) -> None:
@@ -120,7 +120,9 @@ async def switch(request: Request, desk: AtDesk, record: str) -> Response:
     reply = await desk.write(work)
     if reply.status >= 400:
         return answer(reply)
-    return saying(await _one(request, desk, id_), "It is told of changes again." if active else "It is told nothing now.")
+    return saying(
+        await _one(request, desk, id_), "It is told of changes again." if active else "It is told nothing now."
+    )
 
 
 @router.post("/admin/webhooks/{record}/secret")
