@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import psycopg
 from fastapi import FastAPI
@@ -17,6 +16,7 @@ from threefold.connectivity import erasing
 from threefold.connectivity.app import Pages, Parts, create_app, edge_set
 from threefold.crm import api, erasure, imports, pages
 from threefold.crm.company import Company, load_company
+from threefold.crm.courier import Courier
 from threefold.crm.database import Database
 from threefold.crm.escalation import escalation
 from threefold.crm.ledger import Ledger
@@ -24,6 +24,7 @@ from threefold.crm.live import Live
 from threefold.crm.migrate import Migration, crm_set, migrate
 from threefold.crm.pages.rendering import STATIC
 from threefold.crm.pages.site import Site
+from threefold.crm.webhook_sending import Sender
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import Unavailable
 from threefold.settings import CrmSettings
@@ -74,9 +75,15 @@ def load_sample(settings: CrmSettings, seed: int, clock: Clock) -> Company:
         return load_company(connection, seed, clock.now())
 
 
-def ledger_of(settings: CrmSettings) -> Path:
+def ledger_of(settings: CrmSettings) -> Ledger:
     """Of erasures: outside of the database, because a recovery to an earlier time takes the database back."""
-    return settings.path(settings.crm.erasures)
+    return Ledger(settings.path(settings.crm.erasures))
+
+
+async def replay_erasures(settings: CrmSettings, clock: Clock) -> int:
+    """Nobody who asked to be forgotten comes back with a recovery: how many did, and were erased anew."""
+    async with database_of(settings, clock) as database:
+        return len(await erasure.replay(database, ledger_of(settings), hooks=(erasing.forget,)))
 
 
 def application(settings: CrmSettings) -> FastAPI:
@@ -95,11 +102,14 @@ def application(settings: CrmSettings) -> FastAPI:
             pages=Pages(pages.router, pages.shell_page, str(STATIC), pages.problem_page),
             trust_proxy=crm.trust_proxy,
             opens=(live,),
-            loops=(partial(escalation, database, clock),),
+            loops=(
+                partial(escalation, database, clock),
+                Courier(database, clock, Sender(private=crm.webhooks_to_private)).run,
+            ),
             state={
                 "live": live,
                 "site": lambda: site,
-                "erase": partial(erasure.erase, ledger=Ledger(ledger_of(settings)), hooks=(erasing.forget,)),
+                "erase": partial(erasure.erase, ledger=ledger_of(settings), hooks=(erasing.forget,)),
                 "run_import": partial(imports.run_apart, database, clock),
                 "webhooks_private": crm.webhooks_to_private,
             },

@@ -54,6 +54,8 @@ async def _prepare(settings: CrmSettings, output: Output) -> None:
     await bootstrap_crm.wait_for_database(settings, clock, _PATIENCE_S, output.note)
     for migration in await asyncio.to_thread(bootstrap_crm.prepare, settings):
         telemetry.report("migration applied", file=migration.name)
+    if forgotten := await bootstrap_crm.replay_erasures(settings, clock):
+        telemetry.report("erasures replayed", people=forgotten)
 
 
 def _serve(settings: CrmSettings, output: Output) -> None:
