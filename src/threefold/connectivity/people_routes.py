@@ -66,7 +66,8 @@ async def list_people(session: ASession, edge: AnEdge) -> Response:
             """SELECT u.id, u.full_name AS name, u.email, u.role, u.active, count(d.id) AS devices,
                       max(d.seen_at) AS seen_at
                FROM crm.users u LEFT JOIN edge.devices d ON d.user_id = u.id AND d.revoked_at IS NULL
-               WHERE u.deleted_at IS NULL GROUP BY u.id ORDER BY u.role, u.full_name, u.id LIMIT 1000"""
+               WHERE u.deleted_at IS NULL GROUP BY u.id
+               ORDER BY u.role = 'customer', u.role, u.full_name, u.id LIMIT 1000"""
         )
         rows = await cursor.fetchall()
     return answers.answer({"people": rows})

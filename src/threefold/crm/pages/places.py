@@ -5,23 +5,24 @@ Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from threefold.crm.actor import Actor, Role
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """``current``: the page that is shown lies here."""
+    """``current``: the page that is shown lies here. ``alone``: what lies under it has places of its own."""
 
     label: str
     href: str
     icon: str
     current: bool = False
+    alone: bool = False
 
     def seen_from(self, path: str) -> Place:
-        here = path == self.href or (self.href != "/" and path.startswith(self.href + "/"))
-        return Place(self.label, self.href, self.icon, here)
+        under = self.href != "/" and not self.alone and path.startswith(self.href + "/")
+        return replace(self, current=path == self.href or under)
 
 
 _CUSTOMER = (
@@ -63,6 +64,7 @@ _ADMINISTRATOR = (
     (
         "Administration",
         (
+            Place("Overview", "/admin", "settings", alone=True),
             Place("People", "/admin/people", "user"),
             Place("Teams", "/admin/teams", "people"),
             Place("Service levels", "/admin/policies", "clock"),

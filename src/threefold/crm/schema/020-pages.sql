@@ -9,4 +9,7 @@ CREATE INDEX deals_by_close ON crm.deals (close_on, id) WHERE deleted_at IS NULL
 CREATE INDEX tasks_by_due ON crm.tasks (due_at, id) WHERE deleted_at IS NULL;
 
 -- The ledger of erasures as administrators look at it.
-CREATE INDEX erasures_newest ON crm.erasures (at DESC, contact_id);
+CREATE INDEX erasures_newest ON crm.erasures (at, contact_id);
+
+-- Customers who may come in, as administrators look through them.
+CREATE INDEX users_customers ON crm.users (full_name, id) WHERE role = 'customer' AND deleted_at IS NULL;

@@ -91,7 +91,7 @@ async def changes(request: Request, desk: AtDesk, user: str = "", kind: str = ""
         "rows": [_told(row) for row in rows],
         "titles": titles,
         "people": people,
-        "kinds": [name for name in KINDS if name != "taggings"],
+        "kinds": [("", "All kinds"), *((name, name.capitalize()) for name in KINDS if name != "taggings")],
         "picked": {"user": str(whom or ""), "kind": of},
         "next_page": listing.address(path, pairs, before=following) if following else "",
         "first_page": listing.address(path, pairs) if before else "",

@@ -98,7 +98,7 @@ async def _one(
     typed: Mapping[str, Any] | None = None,
 ) -> Response:
     async with desk.read() as connection:
-        line = _line(kind, number, await _made(connection, desk)) | (typed or {})
+        line = _line(kind, number, await _made(connection, desk)) | dict(typed or {})
         teams = await related.small(connection, KINDS["teams"])
     fields = error.fields if isinstance(error, Invalid) else {}
     context = {
@@ -162,17 +162,15 @@ async def back_to_default(request: Request, desk: AtDesk, kind: str, number: str
 
 def _values(typed: Mapping[str, Any]) -> dict[str, Any]:
     """Raises Invalid for what is no length of time."""
-    wrong = {}
-    times = {}
-    for name in _TIMES:
-        times[name] = minutes_of(typed["texts"][name])
-        if times[name] is None:
-            wrong[name] = "it is written like 30 min, 4 h or 1 d 12 h, and a year at most"
-    if not wrong and times["resolution_minutes"] < times["first_response_minutes"]:
+    first, resolution = (minutes_of(typed["texts"][name]) for name in _TIMES)
+    said = "it is written like 30 min, 4 h or 1 d 12 h, and a year at most"
+    wrong = {name: said for name, found in zip(_TIMES, (first, resolution), strict=True) if found is None}
+    if first is not None and resolution is not None and resolution < first:
         wrong["resolution_minutes"] = "nothing is resolved before it is answered"
     if wrong:
         raise Invalid("this is no service level", wrong)
-    return {**times, "office_hours": typed["office"], "escalate_to_id": typed["team"]}
+    values = {"first_response_minutes": first, "resolution_minutes": resolution}
+    return {**values, "office_hours": typed["office"], "escalate_to_id": typed["team"]}
 
 
 def _which(kind: str, number: str) -> tuple[str, int]:

@@ -1,61 +1,95 @@
-// The audit, as the edge keeps it; newest first, older ones on demand.
+// The audit, as the edge keeps it: newest first, older entries on demand. What is filtered by stands in the address.
 (() => {
   "use strict";
-  const { device } = self.threefold;
+  const { edge } = self.threefold;
+  const { element } = edge;
   const form = document.querySelector("[data-audit]");
   const rows = document.querySelector("[data-entries]");
   const more = document.querySelector("[data-more]");
-  const names = Object.fromEntries([...form.elements.what.options].map((option) => [option.value, option.textContent]));
-  const kinds = form.dataset.kinds.split(" ");
+  const wrong = document.querySelector("[data-audit-wrong]");
+  const said = document.querySelector("[data-audit-said]");
+  const what = Object.fromEntries([...form.elements.what.options].map((option) => [option.value, option.textContent]));
+  const id = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/gi;
   let next = null;
   let asked = 0;
 
   const cell = (label, ...parts) => {
-    const made = document.createElement("td");
+    const made = element("td", label ? "" : "main-cell strong");
     if (label) made.dataset.label = label;
-    else made.className = "main-cell strong";
     made.append(...parts);
     return made;
   };
-  const row = (entry) => {
-    const made = document.createElement("tr");
-    const at = Object.assign(document.createElement("time"), { dateTime: entry.at });
-    at.dataset.when = "full";
-    let about = "";
-    if (entry.kind && entry.record_id) about = `${entry.kind}, ${entry.record_id.slice(-6)}`;
-    else if (entry.kind) about = entry.kind;
-    if (entry.record_id && kinds.includes(entry.kind)) {
-      const href = entry.kind === "users" ? `/admin/people/${entry.record_id}` : `/records/${entry.kind}/${entry.record_id}`;
-      about = Object.assign(document.createElement("a"), { href, textContent: about });
-    }
-    made.append(cell("", entry.name || "Nobody who is known"), cell("What", names[entry.what] || entry.what), cell("Of what", about), cell("When", at), cell("From", entry.address || ""));
+  // Records have pages; people have the administrators' one; devices have none.
+  const address = ({ kind, record_id: record }) => (kind === "users" ? `/admin/people/${record}` : `/records/${kind}/${record}`);
+  const about = (entry, names) => {
+    const { kind, record_id: record } = entry;
+    if (!record) return kind ? [kind[0].toUpperCase() + kind.slice(1)] : [];
+    if (kind === "devices") return ["A device"];
+    const place = element("span", "bin-words");
+    const link = element("a", "cut", names[record] || `${record.slice(0, 8)}…`);
+    link.href = address(entry);
+    place.append(link, element("span", "muted small", kind[0].toUpperCase() + kind.slice(1)));
+    return [place];
+  };
+  const row = (entry, names) => {
+    const made = element("tr");
+    const from = element("span", "bin-words");
+    if (entry.device) from.append(element("span", "cut", entry.device));
+    if (entry.address) from.append(element("span", "muted small", entry.address));
+    made.append(
+      cell("", entry.name || (entry.user_id ? "Somebody who was erased" : "Nobody who is known")),
+      cell("What", what[entry.what] || entry.what),
+      cell("Of what", ...about(entry, names)),
+      cell("When", edge.time(entry.at, "full")),
+      cell("From", ...(from.childNodes.length ? [from] : [])),
+    );
     return made;
   };
 
-  const show = async (after = null) => {
-    const mine = ++asked;
-    const query = new URLSearchParams([...new FormData(form)].filter(([, value]) => value));
-    query.set("limit", "50");
-    if (after) query.set("after", after);
-    const response = await device.fetch(`/connect/audit?${query}`, { headers: { Accept: "application/json" } }).catch(() => null);
-    const said = await response?.json().catch(() => null);
-    if (mine !== asked) return; // another filter was chosen meanwhile
-    if (!response?.ok) return self.threefold.toast(said ? self.threefold.problemText(said, response.status) : "No connection. Try again in a moment.", { bad: true });
-    const made = said.entries.map(row);
-    if (!after && !made.length) {
-      const empty = document.createElement("tr");
-      empty.append(Object.assign(document.createElement("td"), { className: "muted", colSpan: 5, textContent: "Nothing of that kind." }));
-      made.push(empty);
+  const query = () => {
+    const chosen = new URLSearchParams();
+    for (const name of ["user", "what"]) if (form.elements[name].value) chosen.set(name, form.elements[name].value);
+    const record = form.elements.record.value.trim();
+    const found = record.match(id);
+    wrong.hidden = !record || Boolean(found);
+    if (found) chosen.set("record", found.at(-1).toLowerCase());
+    else if (record) {
+      wrong.textContent = "That is no record: paste its address or its id.";
+      return null;
     }
-    if (after) rows.append(...made);
-    else rows.replaceChildren(...made);
-    next = said.next;
-    more.hidden = next === null;
-    document.dispatchEvent(new Event("threefold:shown"));
+    return chosen;
+  };
+
+  const show = async (after = null) => {
+    const chosen = query();
+    if (!chosen) return;
+    history.replaceState(null, "", `${location.pathname}${chosen.size ? `?${chosen}` : ""}`);
+    const mine = ++asked;
+    await edge.attempt(async () => {
+      const found = await edge.get(`/connect/audit?${new URLSearchParams([...chosen, ["limit", "50"], ...(after ? [["after", after]] : [])])}`);
+      const wanted = new Set(found.entries.filter((entry) => entry.record_id).map((entry) => `${entry.kind}:${entry.record_id}`));
+      const names = wanted.size ? await edge.get(`/admin/audit/names?${new URLSearchParams([...wanted].map((one) => ["id", one]))}`).catch(() => ({})) : {};
+      if (mine !== asked) return; // another filter was chosen meanwhile
+      const made = found.entries.map((entry) => row(entry, names));
+      if (!after && !made.length) {
+        const empty = element("tr");
+        empty.append(Object.assign(element("td", "muted", "Nothing of that kind."), { colSpan: 5 }));
+        made.push(empty);
+      }
+      if (after) rows.append(...made);
+      else rows.replaceChildren(...made);
+      said.textContent = after ? `${found.entries.length} older entries` : "";
+      next = found.next;
+      more.hidden = next === null;
+      edge.said();
+    }, after ? more : null);
   };
 
   form.addEventListener("change", () => show());
-  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    show();
+  });
   more.addEventListener("click", () => show(next));
   show();
 })();

@@ -1,152 +1,69 @@
-// People and their devices, as the edge keeps them: asked for at /connect, and changed there.
+// People's devices and invitations, as the edge keeps them: asked for at /connect, and changed there.
 (() => {
   "use strict";
-  const { device } = self.threefold;
-  const toast = (text, bad = false) => self.threefold.toast(text, { bad });
-  const element = (tag, className = "", text = "") => Object.assign(document.createElement(tag), { className, textContent: text });
-  const time = (at) => {
-    const shown = element("time");
-    shown.dateTime = at;
-    shown.dataset.when = "ago";
-    return shown;
-  };
-  const get = async (address) => {
-    const response = await device.fetch(address, { headers: { Accept: "application/json" } });
-    const said = await response.json().catch(() => ({}));
-    if (!response.ok) throw Object.assign(new Error(), { problem: said, status: response.status });
-    return said;
-  };
-  const attempt = async (run, source = null) => {
-    if (source) source.disabled = true;
-    try {
-      return await run();
-    } catch (error) {
-      toast(error.status ? self.threefold.problemText(error.problem, error.status) : "No connection. Try again in a moment.", true);
-    } finally {
-      if (source) source.disabled = false;
-    }
-  };
-  const said = () => document.dispatchEvent(new Event("threefold:shown"));
-  const button = (text, run) => {
-    const made = element("button", "button small", text);
-    made.type = "button";
-    made.addEventListener("click", () => attempt(run, made));
-    return made;
-  };
-  const line = (title, detail, badges, actions) => {
-    const item = element("li");
-    const words = element("div", "grow bin-words");
-    const small = element("span", "muted small");
-    small.append(...detail);
-    words.append(element("span", "strong cut", title), small);
-    item.append(words, ...badges.map(([text, tone]) => element("span", `badge tone-${tone}`, text)), ...actions);
-    return item;
-  };
+  const { device, edge, toast } = self.threefold;
+  const { badge, time } = edge;
+  const plural = (number, word) => `${number} ${word}${number === 1 ? "" : "s"}`;
 
-  // Ask before what cannot be taken back; resolves to whether it is meant.
-  const sure = (text) =>
-    new Promise((resolve) => {
-      const dialog = document.getElementById("sure");
-      dialog.querySelector("[data-sure-text]").textContent = text;
-      let meant = false;
-      const yes = () => {
-        meant = true;
-        dialog.close();
-      };
-      dialog.querySelector("[data-sure]").addEventListener("click", yes, { once: true });
-      dialog.addEventListener("close", () => {
-        dialog.querySelector("[data-sure]").removeEventListener("click", yes);
-        resolve(meant);
-      }, { once: true });
-      dialog.showModal();
-    });
-
-  const devices = async (list) => {
+  const devices = (list) => {
     const user = list.dataset.personDevices;
-    const found = (await get(`/connect/people/${user}/devices`)).devices;
-    const lines = found.map((one) => {
-      const gone = Boolean(one.revoked_at);
-      const detail = gone ? ["Revoked ", time(one.revoked_at)] : ["Joined ", time(one.enrolled_at), ...(one.seen_at ? [", last used ", time(one.seen_at)] : [])];
-      const revoke = button("Revoke", async () => {
-        if (!(await sure(`“${one.name}” is signed out at once, and can only come back with a new invitation.`))) return;
-        await device.post(`/connect/people/${user}/devices/${one.id}/revoke`);
-        toast("The device is out.");
-        await devices(list);
+    const out = (one) => async () => {
+      if (!(await edge.sure(`“${one.name}” is out at once, and comes back only with a new invitation.`))) return;
+      await device.post(`/connect/people/${user}/devices/${one.id}/revoke`);
+      toast(`“${one.name}” is out.`);
+      await devices(list);
+    };
+    const read = async () =>
+      (await edge.get(`/connect/people/${user}/devices`)).devices.map((one) => {
+        if (one.revoked_at) return edge.line(one.name, ["Revoked ", time(one.revoked_at)], [badge("Revoked", "red")]);
+        const detail = ["Joined ", time(one.enrolled_at), ...(one.seen_at ? [", last used ", time(one.seen_at)] : [])];
+        return edge.line(one.name, detail, one.this ? [badge("This device", "accent")] : [], [edge.button("Revoke", one.name, out(one))]);
       });
-      revoke.setAttribute("aria-label", `Revoke: ${one.name}`);
-      return line(one.name, detail, [...(one.this ? [["This device", "accent"]] : []), ...(gone ? [["Revoked", "red"]] : [])], gone ? [] : [revoke]);
-    });
-    list.replaceChildren(...(lines.length ? lines : [element("li", "muted", "No device yet.")]));
-    said();
+    return edge.fill(list, read, "No device yet: invite one.");
   };
 
-  const invitations = async (list) => {
-    const found = (await get("/connect/invitations")).invitations.filter((one) => one.state === "open");
-    const lines = found.map((one) => {
-      const withdraw = button("Withdraw", async () => {
-        await device.post(`/connect/invitations/${one.id}/withdraw`);
-        await invitations(list);
-      });
-      withdraw.setAttribute("aria-label", `Withdraw: the invitation of ${one.name}`);
-      const detail = [`${one.email} · ${one.role} · made `, time(one.made_at)];
-      return line(one.name, detail, [], [withdraw]);
-    });
-    list.replaceChildren(...(lines.length ? lines : [element("li", "muted", "None.")]));
-    said();
+  const invitations = (list) => {
+    const read = async () =>
+      (await edge.get("/connect/invitations")).invitations
+        .filter((one) => one.state === "open")
+        .map((one) => {
+          const withdraw = edge.button("Withdraw", `the invitation of ${one.name}`, async () => {
+            await device.post(`/connect/invitations/${one.id}/withdraw`);
+            toast("The invitation is withdrawn: its link does not work any more.");
+            await invitations(list);
+          });
+          return edge.line(one.name, [`${one.email}, made `, time(one.made_at), ", until ", time(one.expires_at, "full")], [badge(one.role[0].toUpperCase() + one.role.slice(1))], [withdraw]);
+        });
+    return edge.fill(list, read, "Nobody is invited at the moment.");
   };
 
   const seen = async () => {
-    for (const one of (await get("/connect/people")).people) {
-      const place = document.querySelector(`[data-seen="${one.id}"]`);
-      if (!place) continue;
-      place.replaceChildren(one.devices ? `${one.devices} device${one.devices === 1 ? "" : "s"}` : "no device", ...(one.seen_at ? [", ", time(one.seen_at)] : []));
+    const cells = (name) => document.querySelectorAll(`[data-${name}-of]`);
+    const people = await edge.get("/connect/people").catch(() => ({ people: [] }));
+    const by = new Map(people.people.map((one) => [one.id, one]));
+    for (const cell of cells("devices")) cell.textContent = by.get(cell.dataset.devicesOf)?.devices ?? "–";
+    for (const cell of cells("seen")) {
+      const at = by.get(cell.dataset.seenOf)?.seen_at;
+      cell.replaceChildren(at ? time(at) : edge.element("span", "muted", "never"));
     }
-    said();
+    edge.said();
   };
 
-  document.addEventListener("submit", (event) => {
-    const form = event.target.closest?.("form[data-invite]");
-    if (!form) return;
-    event.preventDefault();
-    for (const shown of form.querySelectorAll("[data-error]")) shown.textContent = "";
-    const values = Object.fromEntries([...new FormData(form)].filter(([, value]) => value));
-    attempt(async () => {
-      try {
-        const invited = await device.post("/connect/invitations", values);
-        const place = form.parentElement.querySelector("[data-invited]");
-        form.hidden = true;
-        place.hidden = false;
-        const input = place.querySelector("input");
-        input.value = invited.url;
-        input.focus();
-        input.select();
-      } catch (error) {
-        for (const shown of form.querySelectorAll("[data-error]")) shown.textContent = error.problem?.fields?.[shown.dataset.error] || "";
-        throw error;
-      }
-      for (const list of document.querySelectorAll("[data-invitations]")) await invitations(list);
-    }, form.querySelector("[type=submit]"));
-  });
-  document.addEventListener("click", (event) => {
-    const copy = event.target.closest?.("[data-copy-link]");
-    if (copy)
-      attempt(async () => {
-        await navigator.clipboard.writeText(copy.closest("[data-invited]").querySelector("input").value).catch(() => {
-          throw Object.assign(new Error(), { status: 1, problem: { detail: "the link could not be copied", hint: "it is selected: copy it with the keyboard" } });
-        });
-        toast("Copied.");
-      });
-    const all = event.target.closest?.("[data-revoke-all]");
-    if (all)
-      attempt(async () => {
-        if (!(await sure(`All devices of ${all.dataset.name} are signed out at once, and open invitations are withdrawn.`))) return;
-        const done = await device.post(`/connect/people/${all.dataset.revokeAll}/revoke`);
-        toast(`${done.devices} devices and ${done.sessions} sessions ended.`);
-        for (const list of document.querySelectorAll("[data-person-devices]")) await devices(list);
-      }, all);
-  });
+  const all = document.querySelector("[data-revoke-all]");
+  all?.addEventListener("click", () =>
+    edge.attempt(async () => {
+      if (!(await edge.sure(`All devices of ${all.dataset.name} are out at once, and open invitations are withdrawn.`))) return;
+      const done = await device.post(`/connect/people/${all.dataset.revokeAll}/revoke`);
+      toast(`${plural(done.devices, "device")} revoked, ${plural(done.sessions, "session")} ended.`);
+      await show();
+    }, all));
 
-  for (const list of document.querySelectorAll("[data-person-devices]")) attempt(() => devices(list));
-  for (const list of document.querySelectorAll("[data-invitations]")) attempt(() => invitations(list));
-  if (document.querySelector("[data-seen]")) attempt(seen);
+  const show = () =>
+    Promise.all([
+      ...[...document.querySelectorAll("[data-person-devices]")].map(devices),
+      ...[...document.querySelectorAll("[data-invitations]")].map(invitations),
+    ]);
+  document.addEventListener("threefold:invited", show);
+  show();
+  if (document.querySelector("[data-seen-of]")) seen();
 })();
