@@ -23,6 +23,7 @@ from threefold.kernel.keys import Keyring
 from threefold.local.home import Home
 
 VERBS = ("demo", "init", "up", "check", "protect", "storage serve", "snapshot", "status", "list", "recover", "verify")
+VERBS += tuple(f"crm {verb}" for verb in ("serve", "invite", "sample", "verify-log"))
 
 
 def threefold(*arguments: str, cwd: Path | None = None, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -164,7 +165,7 @@ def test_up_runs_everything_and_stops_it_in_order(place: Path) -> None:
         assert wrong.returncode == 2
         assert "does not open the master key" in wrong.stderr
         pids = [int(file.read_text()) for file in (home / "run").iterdir()]
-        assert len(pids) == 5
+        assert len(pids) == 6
     finally:
         up.send_signal(signal.SIGINT)
         rest, _ = up.communicate(timeout=60)
@@ -198,6 +199,7 @@ def test_the_demo_keeps_the_promise(place: Path) -> None:
     assert outcome["exact"]
     assert outcome["latest"]["acked"] > 100
     assert outcome["latest"]["lost_changes"] == 0
+    assert outcome["crm"]["queue"]  # an employee on a new device saw it, on the recovered database
     assert outcome["contacts_back"] == outcome["contacts_deleted"] == 16_000
     assert time.monotonic() - began < 600  # watchable; on an idle machine of two cores it is under three minutes
     leftover = [

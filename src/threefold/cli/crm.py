@@ -182,7 +182,7 @@ def verify_log(config: Config = CONFIG, as_json: Json = False, quiet: Quiet = Fa
     output.result({**facts, "sound": found.sound, "broken": broken}, *told)
     if not found.sound:
         raise Damaged(
-            f"{found.wrong:,} records do not agree with the data log",
+            f"records that do not agree with the data log: {found.wrong:,}",
             hint="somebody changed the database behind the CRM, or it is damaged: recover to before, and compare",
         )
 
