@@ -149,7 +149,17 @@ def _given(gives: Gives, refs: Refs, *, writes: bool) -> dict[str, Any]:
         headers["Idempotency-Replayed"] = {"$ref": "#/components/headers/Idempotency-Replayed"}
     if headers:
         told["headers"] = headers
+    if gives.links:
+        told["links"] = {name: _link(name) for name in gives.links}
     return told
+
+
+def _link(name: str) -> dict[str, Any]:
+    """From an answer with an id to what can be done with it."""
+    parameters = {"path.id": "$response.body#/id"}
+    if "If-Match" in next(operation.headers for operation in OPERATIONS if operation.name == name):
+        parameters["header.If-Match"] = "$response.header.ETag"
+    return {"operationId": name, "parameters": parameters}
 
 
 def _taken(takes: Body | Raw, refs: Refs) -> dict[str, Any]:

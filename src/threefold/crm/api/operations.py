@@ -62,6 +62,7 @@ class Gives:
     media: str = "application/json"
     schema: Mapping[str, Any] | None = None
     headers: tuple[str, ...] = ()
+    links: tuple[str, ...] = ()  # operations that the answer's id is for
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from uuid import UUID
 from fastapi import Request
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 
 from threefold.crm.actor import Actor
 from threefold.crm.api.models import INTEGER_MOST, sent
@@ -29,10 +30,13 @@ async def body(request: Request, most: int) -> bytes:
     if told.isascii() and told.isdigit() and int(told[:20]) > most:
         raise HTTPException(413, f"the body is larger than {most} bytes")
     read = bytearray()
-    async for part in request.stream():
-        read += part
-        if len(read) > most:
-            raise HTTPException(413, f"the body is larger than {most} bytes")
+    try:
+        async for part in request.stream():
+            read += part
+            if len(read) > most:
+                raise HTTPException(413, f"the body is larger than {most} bytes")
+    except ClientDisconnect:  # nobody is left to answer, and nothing is wrong with us
+        raise BadInput("the body did not come to its end", hint="send it again") from None
     return bytes(read)
 
 

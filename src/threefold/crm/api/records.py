@@ -116,6 +116,7 @@ def _describe(kind: Kind) -> None:
     given = models.READ[name]
     about = "Customers see what is their own." if kind.owner else ""
     common: dict[str, Any] = {"tag": name, "kind": name}
+    links = tuple(f"{what}{title}" for what in ("read", "change", "delete", "timelineOf"))
     add(
         Operation(
             "GET",
@@ -140,7 +141,7 @@ def _describe(kind: Kind) -> None:
             does=_creating(kind),
             needs=rules.Operation.CREATE,
             takes=Body(models.CREATE[name], models.REPORT.get(name)),
-            gives=(Gives(201, "Made, and saved.", given, headers=("ETag", "Location")),),
+            gives=(Gives(201, "Made, and saved.", given, headers=("ETag", "Location"), links=links),),
             writes=True,
             **common,
         )

@@ -183,6 +183,7 @@ async def _resending_dead(call: Call) -> Response:
     return replies.response(await call.desk.write(work))
 
 
+LINKS: Final = ("readWebhook", "changeWebhook", "deleteWebhook", "listDeliveries")
 STATUS: Final = Param(
     "status",
     "Only these.",
@@ -213,7 +214,11 @@ def describe() -> None:
             "Tell one more of changes",
             does=_creating,
             takes=Body(WebhookCreate),
-            gives=(Gives(201, "Made; the secret is shown this once.", WebhookMade, headers=("ETag", "Location")),),
+            gives=(
+                Gives(
+                    201, "Made; the secret is shown this once.", WebhookMade, headers=("ETag", "Location"), links=LINKS
+                ),
+            ),
             writes=True,
             about="Deliveries are signed with the secret: `Webhook-Signature: t=...,v1=...` is HMAC-SHA256 of "
             "`t.body`. Addresses within one's own network are refused unless the settings allow them.",
