@@ -32,7 +32,7 @@ from threefold.connectivity.app import Pages, Parts, create_app, edge_set
 from threefold.connectivity.edge import Rates
 from threefold.connectivity.limits import Rate
 from threefold.crm.database import Database
-from threefold.crm.desk import Desk, Reply, Tx, desk_of
+from threefold.crm.desk import Change, Desk, Reply, Tx, desk_of
 from threefold.crm.errors import Forbidden
 from threefold.crm.migrate import crm_set, migrate
 from threefold.kernel.clock import SystemClock
@@ -58,6 +58,8 @@ async def do(request: Request, desk: ADesk) -> Response:
     async def work(tx: Tx) -> Reply:
         await tx.connection.execute("INSERT INTO public.done (id, what) VALUES (%s, %s)", (tx.new_id(), sent["what"]))
         await tx.connection.execute("SELECT pg_sleep(%s)", (sent.get("slow", 0),))
+        if "about" in sent:
+            tx.changed.add(Change("contacts", UUID(sent["about"])))
         if sent.get("fail") == "raise":
             raise Forbidden("not this")
         if sent.get("fail") == "crash":

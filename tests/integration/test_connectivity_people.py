@@ -405,7 +405,7 @@ async def test_an_erased_person_leaves_nothing_here_and_cannot_come_back(
     cora = crm.client()
     assert cora.enrol(crm.invite(emil, contact_id=of), "Cora's own phone", password=PASSWORD).status == 201
     key = uuid4().hex
-    assert emil.post("/t/do", {"what": "Cora", "echo": of}, key=key).status == 201
+    assert emil.post("/t/do", {"what": "Cora", "about": of, "echo": "Cora"}, key=key).status == 201
     async with Database(crm.cluster.dsn(), SystemClock()) as database, database.write(SYSTEM) as tx:
         await erasure.erase(tx, UUID(of), "asked for", Ledger(tmp_path / "erasures"), [forget])
     assert cora.get("/connect/me").status == 401
@@ -417,5 +417,5 @@ async def test_an_erased_person_leaves_nothing_here_and_cannot_come_back(
     assert devices == [("Erased device", False)]
     told = await crm.cluster.sql("SELECT DISTINCT address, detail::text FROM edge.audit WHERE user_id = %s", (user,))
     assert told == [("", "{}")]
-    replayed = emil.post("/t/do", {"what": "Cora", "echo": of}, key=key)
+    replayed = emil.post("/t/do", {"what": "Cora", "about": of, "echo": "Cora"}, key=key)
     assert (replayed.status, replayed.body) == (201, b"{}"), "what was kept told of them"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import AsyncIterator
+from typing import Any
+from uuid import uuid4
 
 import pytest
 import pytest_asyncio
@@ -246,6 +248,39 @@ async def test_a_person_is_erased_by_administrators_alone(world: Api) -> None:
     assert b"Zoe" not in left
     assert b"zoe@" not in left
     assert person["id"] in world.ledger.read_text()
+
+
+async def test_what_was_answered_and_asked_about_an_erased_person_is_kept_no_more(world: Api) -> None:
+    """Answers wait for their Idempotency-Key to come again, and the audit says what was exported: by whom, and whom."""
+
+    async def kept(path: str, content: Any = None, **more: Any) -> Any:
+        answer = await world.ask("POST", path, content, key=uuid4().hex, **more)
+        assert answer.status in (200, 201), answer.body
+        return answer.json()
+
+    octets = {"Content-Type": "application/octet-stream"}
+    person = await kept("/contacts", {"full_name": "Quentin Quist", "email": "quentin@example.com"})
+    case = await kept("/queries", {"subject": "Quentin", "contact_id": person["id"]})
+    task = await kept("/tasks", {"subject": "Call Quentin", "record_kind": "queries", "record_id": case["id"]})
+    await kept(f"/tasks/{task['id']}/attachments?name=Quentin.txt", raw=b"Quentin's", headers=octets)
+    await kept("/queries/batches", {"what": "set", "items": [{"id": case["id"]}], "changes": {"body": "Quentin's"}})
+    await kept("/views", {"kind": "contacts", "name": "Mine", "asked": "email=quentin%40example.com"})
+    await kept("/imports/contacts?dry_run=true", raw=b"full_name,email,Quentin\n", headers={"Content-Type": "text/csv"})
+    other = await kept("/tasks", {"subject": "Call somebody else"})
+    await world.ask("GET", "/exports/contacts.csv?email=quentin@example.com")
+    await world.ask("GET", "/exports/contacts.csv?email=another@example.com")
+    exported = (
+        "SELECT detail ->> 'query' FROM edge.audit WHERE what = 'exported' AND detail::text ~ '@example' ORDER BY 1"
+    )
+    async with asyncio.timeout(10):
+        while len(await world.pg.sql(exported)) < 2:
+            await asyncio.sleep(0.1)
+    erased = await world.ask("POST", f"/contacts/{person['id']}/erasure", {}, by="administrator", key=uuid4().hex)
+    assert erased.status == 200, erased.body
+    left = "SELECT encode(body, 'escape') FROM edge.replies WHERE encode(body, 'escape') ~* 'quentin'"
+    assert await world.pg.sql(left) == []
+    assert await world.pg.sql(left.replace("quentin", "somebody else")) != [], other
+    assert await world.pg.sql(exported) == [("email=another@example.com",)]
 
 
 async def test_a_file_is_tried_taken_in_or_refused_whole(world: Api) -> None:

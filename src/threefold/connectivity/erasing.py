@@ -20,14 +20,21 @@ _OF_USERS: Final = (
        WHERE user_id = ANY(%(users)s)""",
     """UPDATE edge.audit SET address = '', detail = '{}'
        WHERE (user_id = ANY(%(users)s) OR record_id = ANY(%(ids)s)) AND (address <> '' OR detail <> '{}')""",
+    """UPDATE edge.audit SET address = '', detail = '{}'
+       WHERE what = 'exported' AND EXISTS (
+           SELECT FROM unnest(%(words)s::text[]) word WHERE position(word IN lower(detail ->> 'query')) > 0)""",
     """UPDATE edge.replies SET body = '{}', headers = '{}', media_type = 'application/json'
-       WHERE user_id = ANY(%(users)s) OR EXISTS (
-           SELECT FROM unnest(%(ids)s) AS person WHERE position(convert_to(person::text, 'UTF8') IN body) > 0)""",
+       WHERE user_id = ANY(%(users)s) OR about && %(records)s::uuid[]""",
 )
 
 
 async def forget(tx: Tx, erased: Erased) -> None:
     """A hook of `threefold.crm.erasure`."""
-    values = {"users": list(erased.users), "ids": [*erased.contacts, *erased.users]}
+    values = {
+        "users": list(erased.users),
+        "ids": [*erased.contacts, *erased.users],
+        "records": list(erased.records),
+        "words": list(erased.words),
+    }
     for statement in _OF_USERS:
         await tx.connection.execute(statement.encode(), values)

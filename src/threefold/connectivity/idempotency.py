@@ -85,9 +85,14 @@ async def replayed(tx: Tx, user: UUID, key: str, asked: bytes) -> Reply | None:
 async def keep(tx: Tx, user: UUID, key: str, asked: bytes, reply: Reply) -> None:
     try:
         await tx.connection.execute(
-            """INSERT INTO edge.replies (user_id, key, fingerprint, status, media_type, headers, body)
-               VALUES (%s, %s, %s, %s, %s, %s, %s)""",
-            (user, key, asked, reply.status, reply.media_type, Jsonb(dict(reply.headers)), reply.body),
+            """INSERT INTO edge.replies (user_id, key, fingerprint, status, media_type, headers, body, about)
+               VALUES (%s, %s, %s, %s, %s, %s, %s, %s)""",
+            (user, key, asked, reply.status, reply.media_type, Jsonb(dict(reply.headers)), reply.body, _about(tx)),
         )
     except psycopg.errors.UniqueViolation:
         raise Conflict(_UNDER_WAY, hint="ask again in a moment, with the same Idempotency-Key") from None
+
+
+def _about(tx: Tx) -> list[UUID]:
+    """Whose and which records the answer tells of, whatever it says: an erasure finds it by them."""
+    return list({each.id for each in tx.changed} | {each.contact for each in tx.changed if each.contact})

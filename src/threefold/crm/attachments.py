@@ -11,7 +11,7 @@ import re
 from typing import Final
 from uuid import UUID
 
-from threefold.crm import records, rules
+from threefold.crm import records, repository, rules
 from threefold.crm.actor import Actor
 from threefold.crm.desk import Connection, Row, Tx
 from threefold.crm.errors import Invalid
@@ -29,7 +29,7 @@ _SHOWN: Final = (
 
 async def put(tx: Tx, kind: Kind, id_: UUID, name: str, media_type: str, data: bytes) -> Row:
     """A customer may add one to its own case; employees to whatever may carry files."""
-    await _check(tx.connection, tx.actor, kind, id_)
+    record = await _check(tx.connection, tx.actor, kind, id_)
     if not 0 < len(data) <= SIZE_MOST:
         what = f"has more than {SIZE_MOST // 2**20} MiB" if data else "is empty"
         raise Invalid(f"the file {what}", {"file": what}, hint="send a smaller one, or a link to it")
@@ -43,6 +43,7 @@ async def put(tx: Tx, kind: Kind, id_: UUID, name: str, media_type: str, data: b
         f" VALUES (%s, %s, %s, %s, %s, %s, %s) RETURNING {_SHOWN}",
         [tx.new_id(), kind.name, id_, safe_name(name), safe_type(media_type), len(data), sha256],
     )
+    repository.note(tx, kind, record)
     return (await cursor.fetchall())[0]
 
 
@@ -99,14 +100,14 @@ def safe_type(media_type: str) -> str:
     return bare if _TYPE.fullmatch(bare) else "application/octet-stream"
 
 
-async def _check(connection: Connection, actor: Actor, kind: Kind, id_: UUID) -> None:
+async def _check(connection: Connection, actor: Actor, kind: Kind, id_: UUID) -> Row:
     if actor.is_customer and kind.name not in CASES:
         raise NotThere("there is no such thing here")
     if not actor.is_customer:
         rules.check(actor, rules.Operation.READ, kind.name)
     if kind.name not in LINKED:
         raise Invalid(f"{kind.name} carry no files", {"kind": f"has to be one of {', '.join(LINKED)}"})
-    await records.get(connection, actor, kind, id_)
+    return await records.get(connection, actor, kind, id_)
 
 
 async def _mark(tx: Tx, attachment: UUID, *, deleted: bool) -> None:

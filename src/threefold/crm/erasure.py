@@ -2,8 +2,8 @@
 
 What remains is that there was a customer, and when what happened; who it was and what was said is gone: from the
 records, from the data log's contents (its hashes stay, so the chains still prove themselves), from what merges and
-batches kept to be undone, and from the files. The erasure ledger is written before the database commits (ledger.py),
-and replayed after every recovery.
+batches kept to be undone, from the files, and from views that were saved to find them. The erasure ledger is written
+before the database commits (ledger.py), and replayed after every recovery.
 """
 
 from __future__ import annotations
@@ -27,10 +27,15 @@ TEXT: Final = "[erased]"
 
 @dataclass(frozen=True, slots=True)
 class Erased:
-    """Whose data went: the contact and those that had been merged into it, and their users."""
+    """Whose data went: the contact and those that had been merged into it, and their users.
+
+    ``records``: these and all else that lost something by it. ``words``: what one would look for them by.
+    """
 
     contacts: tuple[UUID, ...]
     users: tuple[UUID, ...]
+    records: tuple[UUID, ...]
+    words: tuple[str, ...]
 
 
 # What others keep of a person (sessions, devices, stored replies) goes in the same transaction.
@@ -75,7 +80,8 @@ async def replay(database: Database, ledger: Ledger, hooks: Sequence[Hook] = ())
 async def _erase(tx: Tx, contact_id: UUID, hooks: Sequence[Hook]) -> tuple[Erased, int]:
     await tx.connection.execute("SELECT set_config('crm.reason', 'erasure', true)")
     persons = await _ids(tx, _PERSONS, {"contact": contact_id})
-    about = {"persons": persons, "name": NAME, "text": TEXT}
+    about: dict[str, Any] = {"persons": persons, "name": NAME, "text": TEXT}
+    words = await _words(tx, persons)
     for person in persons:
         await tx.connection.execute(
             _CONTACT, {"id": person, "name": NAME, "email": f"erased-{person.hex[-12:]}@invalid.example"}
@@ -84,17 +90,28 @@ async def _erase(tx: Tx, contact_id: UUID, hooks: Sequence[Hook]) -> tuple[Erase
     requests = await _ids(tx, _REQUESTS, about)
     about |= {"queries": queries, "requests": requests, "records": [*persons, *queries, *requests]}
     users = await _ids(tx, _USERS, about)
-    others = [each for text in (_INTERACTIONS, _TASKS, _AFFILIATIONS, _FILES) for each in await _ids(tx, text, about)]
+    tasks = await _ids(tx, _TASKS, about)
+    about |= {"records": [*about["records"], *tasks], "words": words}
+    others = [each for text in (_INTERACTIONS, _AFFILIATIONS, _FILES) for each in await _ids(tx, text, about)]
+    others += [each for text in (_UPLOADS, _VIEWS) for each in await _ids(tx, text, about)]
     await tx.connection.execute(_BLOBS)
-    await tx.connection.execute(_UPLOADS)
-    everything = [*persons, *queries, *requests, *users, *others]
+    everything = [*about["records"], *users, *others]
     for text in (_LOG, _MERGES, _BATCHES):
         await tx.connection.execute(text, {"ids": everything})
-    erased = Erased(tuple(persons), tuple(users))
+    erased = Erased(tuple(persons), tuple(users), tuple(everything), tuple(words))
     for hook in hooks:
         await hook(tx, erased)
     tx.changed.update(Change("contacts", person) for person in persons)
     return erased, len(everything)
+
+
+async def _words(tx: Tx, persons: list[UUID]) -> list[str]:
+    """In lower case; what is shorter could be anybody's."""
+    cursor = await tx.connection.execute(_NAMES, {"persons": persons})
+    said = {str(row["word"]).strip().lower() for row in await cursor.fetchall()}
+    return sorted(
+        word for word in said if len(word) >= 5 and word != NAME.lower() and not word.endswith("@invalid.example")
+    )
 
 
 async def _ids(tx: Tx, statement: str, params: Mapping[str, Any]) -> list[UUID]:
@@ -137,8 +154,16 @@ _INTERACTIONS: Final = """
     UPDATE crm.interactions SET body = %(text)s WHERE contact_id = ANY(%(persons)s)
         OR query_id = ANY(%(queries)s) OR request_id = ANY(%(requests)s) RETURNING id
 """
+_NAMES: Final = """
+    SELECT unnest(ARRAY[full_name, email, phone]) AS word FROM crm.contacts WHERE id = ANY(%(persons)s)
+    UNION SELECT unnest(ARRAY[full_name, email]) FROM crm.users WHERE contact_id = ANY(%(persons)s)
+"""
+# A task may be about a task.
 _TASKS: Final = """
-    UPDATE crm.tasks SET subject = %(text)s, body = '' WHERE record_id = ANY(%(records)s) RETURNING id
+    WITH RECURSIVE tasks AS (
+        SELECT id FROM crm.tasks WHERE record_id = ANY(%(records)s)
+        UNION SELECT t.id FROM crm.tasks t JOIN tasks o ON t.record_id = o.id
+    ) UPDATE crm.tasks SET subject = %(text)s, body = '' WHERE id IN (SELECT id FROM tasks) RETURNING id
 """
 _AFFILIATIONS: Final = """
     UPDATE crm.affiliations SET role = '' WHERE contact_id = ANY(%(persons)s) RETURNING id
@@ -152,10 +177,18 @@ _FILES: Final = "DELETE FROM crm.attachments WHERE record_id = ANY(%(records)s) 
 _BLOBS: Final = """
     DELETE FROM crm.blobs b WHERE NOT EXISTS (SELECT FROM crm.attachments a WHERE a.sha256 = b.sha256)
 """
-# Whom a file names cannot be told before it is read; who uploaded it can do so again.
+# Whom a file names cannot be told before it is read; who uploaded it can do so again. Its header is a person's row
+# where somebody forgot it. One that says it is running may have been broken off; one that runs has been read already.
 _UPLOADS: Final = """
-    UPDATE crm.imports SET status = 'cancelled', data = NULL, finished_at = now()
-    WHERE data IS NOT NULL AND status <> 'running'
+    UPDATE crm.imports SET status = 'cancelled', data = NULL, header = '{}', mapping = '{}', finished_at = now()
+    WHERE data IS NOT NULL RETURNING id
+"""
+# Their addresses spell @ and blanks as URLs do.
+_VIEWS: Final = """
+    DELETE FROM crm.views v USING unnest(%(words)s::text[]) word
+    WHERE position(word IN lower(v.name)) > 0
+       OR position(word IN replace(replace(lower(v.asked), '%%40', '@'), '+', ' ')) > 0
+    RETURNING v.id
 """
 _LOG: Final = """
     UPDATE crm.log SET changes = NULL, salt = NULL WHERE record_id = ANY(%(ids)s) AND salt IS NOT NULL

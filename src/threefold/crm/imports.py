@@ -54,7 +54,9 @@ async def upload(tx: Tx, kind: Kind, filename: str, data: bytes, *, encoding: st
             data,
         ],
     )
-    return (await cursor.fetchall())[0]
+    row = (await cursor.fetchall())[0]
+    tx.changed.add(Change("imports", row["id"]))
+    return row
 
 
 async def imports(connection: Connection, actor: Actor, limit: int = 50) -> list[Row]:

@@ -11,7 +11,7 @@ from psycopg.errors import UniqueViolation
 
 from threefold.crm import asking, rules
 from threefold.crm.actor import Actor
-from threefold.crm.desk import Connection, Row, Tx
+from threefold.crm.desk import Change, Connection, Row, Tx
 from threefold.crm.errors import Conflict, Forbidden, Invalid
 from threefold.crm.kinds import KINDS, Kind
 from threefold.kernel.errors import NotThere
@@ -90,6 +90,7 @@ async def save(
         saved = await tx.connection.execute(f"{statement} {returned}".encode(), values)
     except UniqueViolation:
         raise Conflict("a view of this name was made at this moment", hint="ask again") from None
+    tx.changed.add(Change("views", values["id"]))
     return (await saved.fetchall())[0]
 
 

@@ -105,6 +105,7 @@ CREATE TABLE edge.replies (
     media_type  text NOT NULL,
     headers     jsonb NOT NULL,
     body        bytea NOT NULL,
+    about       uuid[] NOT NULL,            -- the records that were changed, and whose they are
     replays     integer NOT NULL DEFAULT 0,
     created_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (user_id, key)
