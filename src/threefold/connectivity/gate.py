@@ -142,12 +142,12 @@ class _Passage:
             raise
         self._session = session
         self._limit(edge.session.take(str(session.id), edge.clock.monotonic()))
-        key = asked.get("idempotency-key")
+        key, keyed = asked.get("idempotency-key"), asked.count("idempotency-key") > 0  # an empty one protects nobody
         request = desks.Request(
             self._scope["method"],
             self._target(),
             self._caller(),
-            idempotency.usable(key) if key and self._scope["method"] in headers.UNSAFE else "",
+            idempotency.usable(key) if keyed and self._scope["method"] in headers.UNSAFE else "",
             body,
         )
         state: MutableMapping[str, Any] = self._scope.setdefault("state", {})
