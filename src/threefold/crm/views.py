@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Final
 from urllib.parse import parse_qsl, urlencode
@@ -18,6 +19,7 @@ from threefold.kernel.errors import NotThere
 
 NAME_MOST: Final = 80
 MANY: Final = 200  # of one person, and of everybody's
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _PLACE: Final = ("after", "limit")  # of one look at the list, not of the list
 
 
@@ -49,7 +51,7 @@ async def save(
     rules.check(tx.actor, rules.Operation.VIEW)
     name = " ".join(name.split())
     wrong = {}
-    if not 0 < len(name) <= NAME_MOST or not name.isprintable():
+    if not 0 < len(name) <= NAME_MOST or _CONTROL.search(name):
         wrong["name"] = f"has to have from 1 to {NAME_MOST} characters"
     if unknown := [column for column in columns if kind.field(column) is None]:
         wrong["columns"] = f"there is no such column: {unknown[0][:60]}"

@@ -7,6 +7,7 @@ Each change is told to each receiver at least once, under one ``Webhook-Id``. Th
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -25,6 +26,7 @@ _SHOWN: Final = "id, url, description, kinds, active, version, created_at, creat
 _DELIVERY: Final = (
     "id, webhook_id, kind, record_id, record_version, status, attempts, due_at, answered, error, created_at, settled_at"
 )
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 _FIELDS: Final = ("url", "description", "kinds", "active")
 
 
@@ -184,7 +186,7 @@ def _check(values: Mapping[str, Any], *, private: bool) -> None:
     wrong = {}
     if unknown := [kind for kind in values["kinds"] if kind not in KINDS]:
         wrong["kinds"] = f"there is no kind {str(unknown[0])[:60]}"
-    if len(values["description"]) > 200 or not values["description"].isprintable():
+    if len(values["description"]) > 200 or _CONTROL.search(values["description"]):
         wrong["description"] = "has to be one line of at most 200 characters"
     try:
         webhook_rules.check_url(values["url"], private=private)
