@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from urllib.parse import urlencode
 
 import pytest
 import pytest_asyncio
@@ -213,6 +214,17 @@ async def test_signs_out_and_in_again(carla: Person) -> None:
     await page.goto("/products")
     await page.get_by_role("button", name="Sign in with a passkey").click()
     await page.wait_for_url("**/products")
+
+
+@pytest.mark.parametrize(
+    "to", ["/\t/elsewhere.example/", "/\n\\elsewhere.example", "//elsewhere.example", "javascript:0"]
+)
+async def test_signing_in_never_leads_elsewhere(crm: Served, carla: Person, to: str) -> None:
+    """Browsers drop tabs and line ends from addresses before they look at them."""
+    await carla.page.goto(f"/signin?{urlencode({'to': to})}")
+    await carla.page.get_by_role("button", name="Sign in with a passkey").click()
+    await carla.page.wait_for_url(lambda url: "/signin" not in url)
+    assert carla.page.url == f"{crm.origin}/"
 
 
 async def test_a_reload_past_the_service_worker_comes_back(carla: Person) -> None:

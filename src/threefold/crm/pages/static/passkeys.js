@@ -54,11 +54,21 @@
     explain,
   };
 
+  // An address of ours, as the browser itself reads it; whatever leads elsewhere is the start page.
+  const ours = (to) => {
+    try {
+      const url = new URL(to, location.origin);
+      return url.origin === location.origin ? url.href : "/";
+    } catch {
+      return "/";
+    }
+  };
+
   // The service worker must be in control before the next page: it signs it.
   threefold.enter = async (to) => {
     await navigator.serviceWorker.register("/sw.js");
     await navigator.serviceWorker.ready;
-    location.assign(to && to.startsWith("/") && !to.startsWith("//") && !to.startsWith("/\\") ? to : "/");
+    location.assign(ours(to || "/"));
   };
 
   // The token in a pasted link, or in what was copied of it.
