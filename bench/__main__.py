@@ -17,15 +17,17 @@ from typing import Any
 
 import psutil
 
-from bench import backup, bulk, commit, faults, table
+from bench import backup, bulk, commit, crm, faults, table
 from bench.rig import Rig
+
+_PARTS = ("commit", "faults", "bulk", "backup", "crm")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description="Measure against stock PostgreSQL tools.")
     parser.add_argument("--quick", action="store_true", help="a small version, for a look")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
-    parser.add_argument("--only", choices=["commit", "faults", "bulk", "backup"], action="append", help="some parts")
+    parser.add_argument("--only", choices=_PARTS, action="append", help="some parts")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, help="how often the variants take turns")
     parser.add_argument("--seconds", type=float, help="of each measurement")
@@ -34,7 +36,7 @@ def main() -> None:
     rounds = options.rounds or (2 if options.quick else 5)
     seconds = options.seconds or (4 if options.quick else 15)
     megabytes = 100 if options.quick else 1000
-    parts = set(options.only or ["commit", "faults", "bulk", "backup"])
+    parts = set(options.only or _PARTS)
     found: dict[str, Any] = {"machine": machine(), "rounds": rounds, "seconds": seconds}
     with Rig(options.dir) as rig:
         found["machine"]["postgresql"] = rig.binaries.version
@@ -59,6 +61,9 @@ def main() -> None:
             rig.sql("CREATE TABLE bulk AS SELECT source.* FROM source, generate_series(1, 4)")
             bulk.free(rig)
             found["backup"] = backup.compare(rig)
+        if "crm" in parts:
+            contacts = crm.LARGE // 20 if options.quick else crm.LARGE
+            found["crm"] = crm.compare(rig, contacts, rounds, min(seconds, 8))
     found["ratios"] = table.ratios(found)
     if options.json:
         print(json.dumps(found))

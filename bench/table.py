@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from bench import crm_table
+
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
     """Ours against what stands beside it; above 1 is better, memory aside."""
@@ -19,6 +21,8 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     if "backup" in found:
         backup = found["backup"]
         answer["snapshot_mb_per_s"] = backup["snapshot"]["mb_per_s"] / backup["pg_basebackup"]["mb_per_s"]
+    if "crm" in found:
+        answer |= crm_table.ratios(found["crm"])
     return {name: round(value, 2) for name, value in answer.items()}
 
 
@@ -37,6 +41,8 @@ def show(found: dict[str, Any]) -> None:
         _bulk(found["bulk"])
     if "backup" in found:
         _backup(found["backup"])
+    if "crm" in found:
+        crm_table.show(found["crm"])
     print("\n| ratio | |\n|---|--:|")
     for name, value in found["ratios"].items():
         print(f"| {name.replace('_', ' ')} | {value} |")

@@ -38,7 +38,7 @@ _WORK_MS = 15_000  # for one statement of a request
 _PATIENCE_S = 30.0  # for a commit; one store's failover takes less
 
 # Keepalives find a machine that vanished without a word; the rest are the session's habits.
-_SESSION = (
+SESSION = (
     "-c timezone=UTC -c datestyle=ISO -c jit=off -c max_parallel_workers_per_gather=0"
     " -c idle_in_transaction_session_timeout=60s"
 )
@@ -75,7 +75,7 @@ class Database:
 
     def _pool(self, size: int, options: str) -> _Pool:
         return AsyncConnectionPool(
-            make_conninfo(self.conninfo, options=f"{_SESSION} {options}"),
+            make_conninfo(self.conninfo, options=f"{SESSION} {options}"),
             connection_class=psycopg.AsyncConnection[Row],
             kwargs={"autocommit": True, "row_factory": dict_row},
             min_size=0 if options == "" else 1,
