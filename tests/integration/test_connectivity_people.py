@@ -263,6 +263,14 @@ async def test_wrong_passwords_are_slowed_down_and_tell_nothing(crm: Crm, ada: C
     assert (await crm.cluster.sql("SELECT count(*) FROM edge.attempts"))[0][0] == 1, "the other's is still counted"
 
 
+async def test_nobody_locks_somebody_else_out(crm: Crm, ada: Client, emil: Client) -> None:
+    victim = crm.employee(ada, f"Victim{uuid4().hex[:6]}")
+    email = victim.who["user"]["email"]
+    answers = [emil.twin().sign_in(email, f"wrong wrong wrong {n}").status for n in range(5)]
+    assert answers[-1] == 429, "guessing is slowed down"
+    assert victim.sign_in(email, PASSWORD).status == 200
+
+
 async def test_guesses_at_once_are_counted_one_by_one(crm: Crm, ada: Client) -> None:
     someone = crm.employee(ada, f"Guess{uuid4().hex[:6]}")
     email = someone.who["user"]["email"]

@@ -1,8 +1,9 @@
 """Passwords: the fallback for who has no passkey, and only ever from an enrolled device.
 
 argon2id, in a thread, because it is slow on purpose. A wrong password, an unknown person and another's device are
-answered alike and after the same work. Failures are counted in the database, by the address that was tried and whether
-or not there is such a person. An attempt is counted *before* it is judged, so that fifty at once are fifty and not one.
+answered alike and after the same work. Failures are counted in the database, by whose device tried which address, and
+whether or not there is such a person: so nobody locks somebody else out. An attempt is counted *before* it is judged,
+so that fifty at once are fifty and not one.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ async def of_user(connection: Connection, user: UUID) -> Row | None:
 
 async def check(database: Database, email: str, password: str, owner: UUID) -> None:
     """That this is the password of ``owner``, whose device asks. Raises BadCredentials, TooMany."""
-    account = hashlib.sha256(email.strip().lower().encode(errors="replace")).digest()
+    account = hashlib.sha256(owner.bytes + email.strip().lower().encode(errors="replace")).digest()
     async with database.write(SYSTEM) as tx:
         counted = await tx.connection.execute(_COUNT, {"account": account})
         if await counted.fetchone() is None:

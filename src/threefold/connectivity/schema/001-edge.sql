@@ -37,9 +37,9 @@ CREATE TABLE edge.passwords (
     changed_at  timestamptz NOT NULL DEFAULT now()
 );
 
--- By the address that was tried, whether there is such a person or not: else the delay would tell.
+-- By whose device tried which address, whether there is such a person or not: else the delay would tell.
 CREATE TABLE edge.attempts (
-    account     bytea PRIMARY KEY,          -- SHA-256 of the e-mail address in lower case
+    account     bytea PRIMARY KEY,          -- SHA-256 of the device's person's id and the e-mail address in lower case
     failures    integer NOT NULL,
     tried_at    timestamptz NOT NULL DEFAULT now(),
     wait_until  timestamptz NOT NULL
