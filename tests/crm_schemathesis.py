@@ -49,6 +49,8 @@ async def records(world: Api) -> dict[str, str]:
     await make("tags", name="A tag")
     await make("taggings", tag_id=ids["tags"], record_kind="deals", record_id=ids["deals"])
     await make("policies", name="P", record_kind="queries", priority=4, first_response_minutes=9, resolution_minutes=9)
+    spare = {"full_name": "To be erased", "email": "gone@example.org"}
+    ids["erasures"] = (await world.make("contacts", spare))["id"]
     hook = await world.ask("POST", "/webhooks", {"url": "https://example.com/"}, by="administrator")
     ids["webhooks"] = hook.json()["id"]
     view = await world.ask("POST", "/views", {"kind": "deals", "name": "V"}, by="administrator")
@@ -68,16 +70,19 @@ async def records(world: Api) -> dict[str, str]:
         "team_id": "teams", "watchers": "users", "owner_id": "users", "query_id": "queries", "request_id": "requests",
         "tag_id": "tags", "escalate_to_id": "teams",
     }  # fmt: skip
-    return ids | {field: ids[kind] for field, kind in fields.items()}
+    employee = world.who("employee")["id"]  # who is asked about may stop to be one
+    return ids | {field: employee if kind == "users" else ids[kind] for field, kind in fields.items()}
 
 
-def run(world: Api, person: str, ids: dict[str, str], *args: str) -> subprocess.CompletedProcess[str]:
+def run(
+    world: Api, person: str, ids: dict[str, str], *args: str, stateful: bool = False
+) -> subprocess.CompletedProcess[str]:
     """Its own process: it keeps hooks and settings for the whole of one."""
     client = world.people[person]
     key = client.key.private.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    setup = {"origin": world.origin, "token": client.token, "key": key.decode(), "ids": ids, "person": person}
+    setup = {"origin": world.origin, "token": client.token, "key": key.decode(), "ids": ids, "stateful": stateful}
     environment = {
         **os.environ,
         "SCHEMATHESIS_HOOKS": "tests.schemathesis_hooks",
@@ -100,9 +105,11 @@ async def main(examples: int, seed: int, more: list[str]) -> int:
         async with api() as world:
             ids = await records(world)
             args = ["--max-examples", str(examples), "--seed", str(seed), *more]
-            done = await asyncio.to_thread(run, world, person, ids, *args)
-            print(f"as {person}:\n{done.stdout}{done.stderr}")
-            failed += done.returncode != 0
+            for phases in ("examples,coverage,fuzzing", "stateful"):
+                once = ["--phases", phases, *args]
+                done = await asyncio.to_thread(run, world, person, ids, *once, stateful=phases == "stateful")
+                print(f"as {person}, {phases}:\n{done.stdout}{done.stderr}", flush=True)
+                failed += done.returncode != 0
     return failed
 
 

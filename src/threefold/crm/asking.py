@@ -113,6 +113,8 @@ def parse(kind: Kind, params: Sequence[tuple[str, str]]) -> Asked:
         wrong["limit"] = f"it has to be a whole number from 1 to {MOST}"
     if own.get("deleted", "false") not in ("true", "false"):
         wrong["deleted"] = "it has to be true or false"
+    if len(own.get("q", "")) > 200:
+        wrong["q"] = "it is longer than 200 characters"
     if own.get("q") and not kind.searched:
         wrong["q"] = f"{kind.name} are not searched by words"
     if wrong:
@@ -120,7 +122,7 @@ def parse(kind: Kind, params: Sequence[tuple[str, str]]) -> Asked:
     after = own.get("after") or None
     if after is not None:
         place(after, sort)
-    return Asked(tuple(filters), sort, after, int(limit), own.get("deleted") == "true", own.get("q", "").strip()[:200])
+    return Asked(tuple(filters), sort, after, int(limit), own.get("deleted") == "true", own.get("q", "").strip())
 
 
 def unsortable(kind: Kind, sort: str) -> str:

@@ -147,7 +147,9 @@ def _refused(against: Mapping[str, ThreefoldError], many: int) -> ThreefoldError
     message = f"{len(against)} of {many} records stand against it, so none was changed"
     hint = "see the records; leave them out, or read them again"
     if all(isinstance(error, Stale) for error in against.values()):
-        return Stale(f"{message}: they were changed meanwhile ({', '.join(list(why)[:5])})", hint=hint)
+        return Stale(f"{message}: they were changed meanwhile", why, hint=hint)
+    if all(isinstance(error, (Conflict, NotThere)) for error in against.values()):
+        return Conflict(message, why, hint=hint)
     return Invalid(message, why, hint=hint)
 
 

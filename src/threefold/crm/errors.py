@@ -24,11 +24,25 @@ class Forbidden(ThreefoldError):
 
 
 class Conflict(ThreefoldError):
-    """It contradicts what is there: a duplicate, or the same request still under way. 409."""
+    """It contradicts what is there: a duplicate, or the same request still under way. 409.
+
+    ``fields``: of a change to many, what stands against which.
+    """
+
+    def __init__(self, message: str, fields: Mapping[str, str] | None = None, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.fields = dict(fields or {})
 
 
 class Stale(ThreefoldError):
-    """Somebody changed the record since it was read: read it again, and decide. 412."""
+    """Somebody changed the record since it was read: read it again, and decide. 412.
+
+    ``fields``: of a change to many, what stands against which.
+    """
+
+    def __init__(self, message: str, fields: Mapping[str, str] | None = None, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.fields = dict(fields or {})
 
 
 class NotSaved(Unavailable):

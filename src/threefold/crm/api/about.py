@@ -14,7 +14,7 @@ from pydantic import Field as Constraint
 from threefold.crm import feed, records, rules
 from threefold.crm.actor import Role
 from threefold.crm.api import params, reading, replies
-from threefold.crm.api.models import KIND, LINE, Given
+from threefold.crm.api.models import ANY, KIND, Given
 from threefold.crm.api.operations import Call, Gives, Operation, Param, add
 from threefold.crm.desk import Row
 from threefold.crm.kinds import KINDS
@@ -87,9 +87,11 @@ async def _me(call: Call) -> Response:
 
 
 async def _search(call: Call) -> Response:
-    text = call.query["q"].strip()
+    text = call.query["q"]
     async with call.desk.read() as connection:
-        hits = await records.search(connection, call.desk.actor, text, call.query.get("limit", 20)) if text else []
+        hits = (
+            await records.search(connection, call.desk.actor, text, call.query.get("limit", 20)) if text.strip() else []
+        )
     found = [{"kind": hit.kind, "id": hit.id, "title": hit.title, "detail": hit.detail} for hit in hits]
     return replies.response(replies.value({"items": found}))
 
@@ -132,8 +134,8 @@ def _told(rows: list[Row], cursor: str) -> Response:
 Q: Final = Param(
     "q",
     "Words, or the beginnings of words.",
-    {"type": "string", "minLength": 1, "maxLength": 200, "pattern": LINE},
-    reading.text(200),
+    {"type": "string", "maxLength": 200, "pattern": ANY},
+    reading.words(200),
     required=True,
 )
 

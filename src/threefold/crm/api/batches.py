@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
 from fastapi import Response
-from pydantic import Discriminator, RootModel, create_model
+from pydantic import ConfigDict, Discriminator, RootModel, create_model
 from pydantic import Field as Constraint
 
 from threefold.crm import batches, rules
@@ -59,9 +59,13 @@ class Batches(Given):
 ITEMS: Final = (list[One], Constraint(min_length=1, max_length=batches.MOST, description="Each record once."))
 
 
+AT_LEAST_ONE: Final = ConfigDict(json_schema_extra={"minProperties": 1})
+
+
 def _model(kind: Kind) -> Any:
     title = kind.one.capitalize()
-    set_: dict[str, Any] = {"what": (Literal["set"], ...), "items": ITEMS, "changes": (CHANGE[kind.name], ...)}
+    changes = type(f"{title}BatchChanges", (CHANGE[kind.name],), {"model_config": AT_LEAST_ONE})
+    set_: dict[str, Any] = {"what": (Literal["set"], ...), "items": ITEMS, "changes": (changes, ...)}
     delete: dict[str, Any] = {"what": (Literal["delete"], ...), "items": ITEMS}
     one: Any = create_model(f"{title}BatchSet", __base__=Sent, **set_)
     one |= create_model(f"{title}BatchDelete", __base__=Sent, **delete)

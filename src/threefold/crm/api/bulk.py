@@ -23,14 +23,6 @@ from threefold.kernel.errors import BadInput, NotThere
 OF_AN_ITEM: Final = (BadInput, Forbidden, Conflict, Stale, NotThere)
 
 
-class StaleItems(Stale):
-    """Some items were based on what is no longer so; ``fields`` says which, and what else is wrong."""
-
-    def __init__(self, message: str, fields: dict[str, str], *, hint: str) -> None:
-        super().__init__(message, hint=hint)
-        self.fields = fields
-
-
 async def _one(tx: Tx, kind: Kind, item: Any) -> dict[str, Any]:
     if item.do == "create":
         row = await records.create(tx, kind, models.sent(item.record))
@@ -51,10 +43,10 @@ def _tell(error: Exception, number: int, wrong: dict[str, str]) -> None:
 
 
 async def all_or_nothing(tx: Tx, kind: Kind, items: list[Any]) -> list[dict[str, Any]]:
-    """Raises StaleItems or Invalid, with what is wrong with each item; then nothing may be committed."""
+    """Raises Stale, Conflict or Invalid, with what is wrong with each item; then nothing may be committed."""
     done: list[dict[str, Any]] = []
     wrong: dict[str, str] = {}
-    stale = False
+    kinds: set[type[Exception]] = set()
     for number, item in enumerate(items):
         try:
             async with tx.connection.transaction():
@@ -63,15 +55,18 @@ async def all_or_nothing(tx: Tx, kind: Kind, items: list[Any]) -> list[dict[str,
             refused = refusal(error)
             if not isinstance(refused, OF_AN_ITEM):
                 raise refused from error
+            kinds.add(type(refused))
             _tell(refused, number, wrong)
         except OF_AN_ITEM as error:
-            stale = stale or isinstance(error, Stale)
+            kinds.add(type(error))
             _tell(error, number, wrong)
     if not wrong:
         return done
     message = f"{len(items) - len(done)} of {len(items)} items cannot be done, so nothing was done"
-    if stale:
-        raise StaleItems(message, wrong, hint="read the stale ones again, and decide")
+    if Stale in kinds:
+        raise Stale(message, wrong, hint="read the stale ones again, and decide")
+    if kinds <= {Conflict, NotThere}:
+        raise Conflict(message, wrong, hint="see the fields; leave out those items")
     raise Invalid(message, wrong, hint="see the fields; mend or leave out those items")
 
 

@@ -16,7 +16,7 @@ from pydantic import Field as Constraint
 
 from threefold.crm import cases, rules
 from threefold.crm.api import models, params, reading, replies
-from threefold.crm.api.models import PATTERNS, READ, Given, Sent
+from threefold.crm.api.models import PATTERNS, READ, WHOLE, Given, Sent
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, Param, add
 from threefold.crm.api.shapes import Id
 from threefold.crm.desk import Reply, Tx
@@ -48,7 +48,7 @@ class Watch(Sent):
 
 
 class Rating(Sent):
-    satisfaction: Annotated[int, Constraint(ge=1, le=5, description="5: very content.")]
+    satisfaction: Annotated[int, Constraint(ge=1, le=5, description="5: very content."), WHOLE]
 
 
 class Absorb(Sent):

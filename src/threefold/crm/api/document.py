@@ -182,7 +182,7 @@ def _param(param: Param) -> dict[str, Any]:
         "required": param.required,
         "description": param.about,
         "schema": dict(param.schema),
-        **({"style": "form", "explode": True} if param.exploded else {}),
+        **({"style": "form", "explode": param.exploded} if param.exploded or param.listed else {}),
     }
 
 

@@ -56,14 +56,10 @@ def _exporting(kind: Kind) -> Does:
 
 
 def _columns(kind: Kind) -> Param:
-    names = "|".join(field.name for field in (*COMMON, *kind.fields))
-
-    def read(text: str) -> list[str]:
-        return text.split(",")
-
-    pattern = f"^({names})$"
-    about = "Fields, separated by commas, in order. Without any: the id, and all that can be imported again."
-    return Param("columns", about, {"type": "string", "pattern": pattern.replace("$", f"(,({names})){{0,40}}$")}, read)
+    names = [field.name for field in (*COMMON, *kind.fields)]
+    about = "Fields, in order. Without any: the id, and all that can be imported again."
+    schema = {"type": "array", "items": {"type": "string", "enum": names}, "uniqueItems": True, "minItems": 1}
+    return Param("columns", about, schema, lambda text: text.split(","), listed=True)
 
 
 BOM: Final = Param(

@@ -17,7 +17,7 @@ from pydantic import Field as Constraint
 
 from threefold.crm import csv_reading, import_rules, imports, rules
 from threefold.crm.api import models, params, reading, replies, uploads
-from threefold.crm.api.models import LINE, Given, Sent
+from threefold.crm.api.models import Given, Sent
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, Param, Raw, add
 from threefold.crm.desk import Reply, Row, Tx
 from threefold.crm.errors import Invalid
@@ -35,8 +35,7 @@ class Map(Sent):
     """How it is to be read; what is left out stays as it was guessed, or said before."""
 
     mapping: Annotated[
-        dict[Annotated[str, Constraint(max_length=200, pattern=LINE)], Annotated[str, Constraint(max_length=60)]]
-        | None,
+        dict[str, Annotated[str, Constraint(max_length=60)]] | None,
         Constraint(
             default=None,
             max_length=csv_reading.COLUMNS_MOST,
@@ -188,9 +187,7 @@ def _choice(name: str, about: str, *choices: str) -> Param:
 
 UPLOAD: Final = (
     Param("dry_run", "True: only say what would be.", {"type": "boolean", "default": False}, reading.yes_or_no),
-    Param(
-        "name", "The file's.", {"type": "string", "minLength": 1, "maxLength": 200, "pattern": LINE}, reading.text(200)
-    ),
+    params.NAME,
     _choice("encoding", "Where the file does not say it itself.", *csv_reading.ENCODINGS),
     _choice("delimiter", "Where it cannot be told from the file.", *TABS),
     _choice("duplicates", "What becomes of a row whose record is there already.", *import_rules.POLICIES),

@@ -35,6 +35,7 @@ from threefold.crm.kinds import COMMON, KINDS, Field, Kind, Type
 
 _NONE: Final = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f"  # characters that are none
 TEXTS: Final = rf"^[^{_NONE}]*$"
+ANY: Final = r"^[^\u0000]*$"
 LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
 PATTERNS: Final = {  # by whether it has to be given, too
     (Type.TEXT, False): LINE,
@@ -47,7 +48,7 @@ PATTERNS: Final = {  # by whether it has to be given, too
 NAMED_PATTERNS: Final = {"country": r"^([A-Z]{2})?$", "currency": r"^[A-Z]{3}$"}
 DATE: Final = r"^(19|[2-8][0-9])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"
 TIME: Final = (
-    DATE[:-1] + r"[Tt]([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,9})?([Zz]|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
+    DATE[:-1] + r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?(Z|[+-]([01][0-9]|2[0-3]):[0-5][0-9])$"
 )
 KIND: Final = f"^({'|'.join(KINDS)})$"  # the name of any kind
 INTEGER_MOST: Final = 2**31 - 1  # of PostgreSQL's integer
@@ -85,6 +86,14 @@ DATE_SHOWN: Final[Any] = WithJsonSchema({"type": "string", "format": "date", "pa
 ID_WRITTEN: Final = _written(
     r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}", "an id is a UUID, written with hyphens"
 )
+
+
+def _whole(value: Any) -> Any:
+    """62.0 is a whole number in JSON, and what some languages write for 62."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
+WHOLE: Final = BeforeValidator(_whole)
 
 
 def _instant(value: datetime) -> datetime:
@@ -140,9 +149,9 @@ def _type(field: Field, *, sent: bool) -> Any:
             return Annotated[str, StringConstraints(min_length=least, max_length=field.most, pattern=pattern)]
         case Type.INTEGER:
             most = INTEGER_MOST if field.most == Field("").most else field.most
-            return Annotated[int, Constraint(ge=field.least, le=most)]
+            return Annotated[int, Constraint(ge=field.least, le=most), WHOLE]
         case Type.CENTS:
-            return Annotated[int, Constraint(ge=0, le=field.most)]
+            return Annotated[int, Constraint(ge=0, le=field.most), WHOLE]
         case Type.BOOLEAN:
             return bool
         case Type.ID:

@@ -32,6 +32,7 @@ class Param:
     read: Callable[[str], Any] = str
     required: bool = False
     exploded: bool = False  # an object whose properties are parameters
+    listed: bool = False  # several values, separated by commas
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ LIMIT: Final = Param(
     {"type": "integer", "minimum": 1, "maximum": 200, "default": 50},
     reading.whole(1, 200),
 )
-CURSOR: Final[dict[str, Any]] = {"type": "string", "minLength": 1, "maxLength": 1000, "pattern": r"^[A-Za-z0-9_=.~-]+$"}
+CURSOR: Final[dict[str, Any]] = {"type": "string", "maxLength": 1000, "pattern": r"^[A-Za-z0-9_=.~-]*$"}
 AFTER: Final = Param("after", "`next` of the page before.", CURSOR)
 AFTER_VERSION: Final = Param(
     "after",
@@ -39,11 +39,16 @@ NAME: Final = Param(
     {"type": "string", "maxLength": 200, "pattern": models.PATTERNS[Type.TEXT, True]},
     reading.text(200),
 )
-AS_OF: Final = Param("as_of", "The record as it was at this time.", {"type": "string", "format": "date-time"}, _time)
+AS_OF: Final = Param(
+    "as_of",
+    "The record as it was at this time.",
+    {"type": "string", "format": "date-time", "pattern": models.TIME},
+    _time,
+)
 DELETED: Final = Param(
     "deleted", "From the recycle bin, too.", {"type": "boolean", "default": False}, reading.yes_or_no
 )
-Q: Final[dict[str, Any]] = {"type": "string", "maxLength": 200, "pattern": models.TEXTS}
+Q: Final[dict[str, Any]] = {"type": "string", "maxLength": 200, "pattern": models.ANY}
 
 _SAME: Final = ("", ".ne", ".in")
 _ORDER: Final = (".lt", ".le", ".gt", ".ge")
@@ -64,6 +69,11 @@ COMPARED: Final[dict[Type, tuple[str, ...]]] = {
 }
 FILTERS_MOST: Final = 20
 _UUID: Final = r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+
+
+_DAY: Final = (
+    r"(19|[2-8][0-9])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"  # in a list, none may be the 30th of February
+)
 
 
 def _compared(field: Field, by: str) -> dict[str, Any]:
@@ -88,7 +98,7 @@ def _compared(field: Field, by: str) -> dict[str, Any]:
         case Type.DATE:
             return {"type": "string", "format": "date", "pattern": models.DATE}
         case _:
-            return {"type": "string", "maxLength": 200, "pattern": models.TEXTS}
+            return {"type": "string", "maxLength": 200, "pattern": models.ANY}
 
 
 def _several(field: Field) -> dict[str, Any]:
@@ -98,11 +108,11 @@ def _several(field: Field) -> dict[str, Any]:
         Type.BOOLEAN: "(true|false)",
         Type.ID: _UUID,
         Type.CHOICE: f"({'|'.join(field.choices)})",
-        Type.TIME: f"({models.TIME[1:-1]})",
-        Type.DATE: f"({models.DATE[1:-1]})",
+        Type.TIME: _DAY + r"T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z",
+        Type.DATE: _DAY,
     }.get(field.type)
     if one is None:
-        return {"type": "string", "maxLength": 200, "pattern": models.TEXTS}
+        return {"type": "string", "maxLength": 200, "pattern": models.ANY}
     return {"type": "string", "pattern": f"^{one}(,{one}){{0,199}}$"}
 
 

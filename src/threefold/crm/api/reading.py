@@ -187,6 +187,17 @@ def one_of(*choices: str) -> Any:
     return read
 
 
+def words(most: int) -> Any:
+    """Of a search: whatever they are, they can be looked for."""
+
+    def read(given: str) -> str:
+        if len(given) > most:
+            raise ValueError(f"it is longer than {most} characters")
+        return given
+
+    return read
+
+
 def text(most: int) -> Any:
     def read(given: str) -> str:
         if not given.strip():

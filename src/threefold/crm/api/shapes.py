@@ -9,12 +9,14 @@ from uuid import UUID
 from pydantic import Discriminator, create_model
 from pydantic import Field as Constraint
 
-from threefold.crm.api.models import CHANGE, CREATE, ID_WRITTEN, INTEGER_MOST, LAX, LINE, READ, Given, Sent
+from threefold.crm.api.models import CHANGE, CREATE, ID_WRITTEN, INTEGER_MOST, LAX, LINE, READ, WHOLE, Given, Sent
 from threefold.crm.kinds import KINDS, Kind
 
 BULK_MOST: Final = 500
 Id = Annotated[UUID, LAX, ID_WRITTEN]
-Version = Annotated[int, Constraint(ge=1, le=INTEGER_MOST, description="The version that the change is based on.")]
+Version = Annotated[
+    int, Constraint(ge=1, le=INTEGER_MOST, description="The version that the change is based on."), WHOLE
+]
 Next = Annotated[str | None, Constraint(description="For `after`, to go on; null: that was all.")]
 Reason = Annotated[str, Constraint(max_length=200, pattern=LINE)]
 
