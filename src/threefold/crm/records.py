@@ -151,7 +151,9 @@ _FORCED = {"interactions": {"direction": "in", "channel": "chat", "internal": Fa
 
 
 async def check_references(connection: Connection, kind: Kind, values: Mapping[str, Any], actor: Actor) -> None:
-    """What a record refers to has to be there; for a customer, among what is theirs."""
+    """What a record refers to has to be there; for a customer, among what is theirs, or it is not there either."""
+    if actor.is_customer and kind.name == "interactions":
+        await _own_case(connection, actor, values)
     wanted = []
     for field in kind.fields:
         value = values.get(field.name)
@@ -164,8 +166,6 @@ async def check_references(connection: Connection, kind: Kind, values: Mapping[s
         raise Invalid(
             "a record that is referred to is not there", dict.fromkeys(sorted(absent), "there is no such record")
         )
-    if actor.is_customer and kind.name == "interactions":
-        await _own_case(connection, actor, values)
 
 
 async def _own_case(connection: Connection, actor: Actor, values: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from threefold.crm.errors import Conflict, Invalid
 from threefold.crm.kinds import CASES, KINDS, Kind
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.rendering import answer, goes
-from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, saying, sentence, texts_in
+from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, only_staff, saying, sentence, texts_in
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)
@@ -44,6 +44,7 @@ async def done(
 @router.post("/records/{kind}/{record}/answer")
 async def answer_it(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
     of, id_ = kind_of(kind), id_of(record)
+    only_staff(desk.actor)
     texts = texts_in(await form_of(request))
     try:
         if of.name in CASES:

@@ -11,7 +11,7 @@ from threefold.crm import records, related, rules
 from threefold.crm.asking import Asked
 from threefold.crm.kinds import KINDS
 from threefold.crm.pages.rendering import render
-from threefold.crm.pages.staff import AtDesk, kind_of
+from threefold.crm.pages.staff import AtDesk, kind_of, only_staff
 
 router = APIRouter(include_in_schema=False)
 SUGGESTED: Final = 8
@@ -21,7 +21,7 @@ TEXT_MOST: Final = 200
 
 @router.get("/search")
 async def search(request: Request, desk: AtDesk, q: str = "") -> Response:
-    rules.check(desk.actor, rules.Operation.SEARCH)
+    only_staff(desk.actor)
     text = q.strip()[:TEXT_MOST]
     suggests = request.headers.get("hx-target") == "search-found"
     hits = []
@@ -39,7 +39,7 @@ async def search(request: Request, desk: AtDesk, q: str = "") -> Response:
 async def pick(request: Request, desk: AtDesk, kind: str, q: str = "") -> Response:
     """Options for the combobox: what matches, or what was changed last while nothing is typed."""
     of = kind_of(kind)
-    rules.check(desk.actor, rules.Operation.SEARCH)
+    only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.READ, of.name)
     text = q.strip()[:TEXT_MOST] if of.searched else ""
     async with desk.read() as connection:
