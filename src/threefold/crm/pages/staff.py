@@ -119,6 +119,8 @@ def shown_fields(kind: Kind) -> list[Field]:
     """What the page of a record shows of it: not its own bookkeeping, nor the clocks, which have a place."""
     hidden = {"first_response_due_at", "first_responded_at", "resolution_due_at", "resolved_at", "paused_at"}
     hidden |= {"paused_seconds", "body", "subject", "status", "priority", "record_kind", kind.title}
+    if kind.name in CASES:  # beside it stands who works on it
+        hidden |= {"assignee_id", "team_id", "watchers", "satisfaction"}
     return [
         each for each in kind.fields if each.name not in hidden or (each.name == "body" and kind.name == "products")
     ]
