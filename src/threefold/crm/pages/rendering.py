@@ -45,6 +45,9 @@ HTMX: Final = json.dumps(
         "historyCacheSize": 0,
         "refreshOnHistoryMiss": True,
         "defaultSettleDelay": 0,
+        "attributesToSettle": [
+            "class"
+        ],  # not style, which the policy forbids: a text area that was drawn larger has one
         "timeout": 30_000,
         "responseHandling": [
             {"code": "204", "swap": False},

@@ -28,9 +28,8 @@
 
   const shown = (form, invited) => {
     const place = form.parentElement.querySelector("[data-invited]");
-    const until = place.querySelector("[data-invited-until]");
     place.querySelector("[data-invited-who]").textContent = `${invited.user.name} is invited.`;
-    until.dateTime = invited.expires_at;
+    place.querySelector("[data-invited-until]").replaceChildren(edge.time(invited.expires_at, "full"));
     place.querySelector("[data-invited-link]").value = invited.url;
     form.hidden = true;
     place.hidden = false;
