@@ -65,7 +65,7 @@ class Lane:
 async def titles(connection: Connection, wanted: Mapping[str, Iterable[UUID]]) -> Titles:
     """By id; deleted records too, because a name is better than none. One statement for all kinds."""
     parts, params = [], list[Any]()
-    for name, ids in wanted.items():
+    for name, ids in sorted(wanted.items()):  # in one order, so that it is one statement, which is prepared once
         kind = KINDS.get(name)
         found = None if kind is None else kind.field(kind.title)
         if kind is None or found is None or found.type is Type.ID or not (several := list(set(ids))):

@@ -71,15 +71,20 @@ def columns(kind: Kind) -> tuple[Field, ...]:
     return (*COMMON, *kind.fields)
 
 
-@lru_cache
-def selected(kind: Kind) -> sql.Composed:
-    return sql.SQL(", ").join(sql.Identifier(field.name) for field in columns(kind))
+def flat(made: sql.Composed) -> sql.SQL:
+    """As one piece: what is made once should not be put together anew with every statement that it is part of."""
+    return sql.SQL(made.as_string(None))
 
 
 @lru_cache
-def as_json(kind: Kind) -> sql.Composed:
+def selected(kind: Kind) -> sql.SQL:
+    return flat(sql.SQL(", ").join(sql.Identifier(field.name) for field in columns(kind)))
+
+
+@lru_cache
+def as_json(kind: Kind) -> sql.SQL:
     """The same for JSON that PostgreSQL makes: times in UTC with Z."""
-    return sql.SQL(", ").join(
+    made = sql.SQL(", ").join(
         sql.SQL("""to_char({0} AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') AS {0}""").format(
             sql.Identifier(field.name)
         )
@@ -87,12 +92,13 @@ def as_json(kind: Kind) -> sql.Composed:
         else sql.Identifier(field.name)
         for field in columns(kind)
     )
+    return flat(made)
 
 
 @lru_cache
-def words(kind: Kind) -> sql.Composed:
+def words(kind: Kind) -> sql.SQL:
     """As the indexes of 003-indexes.sql have it."""
-    return sql.SQL("crm.words({})").format(sql.SQL(" || ' ' || ").join(map(sql.Identifier, kind.searched)))
+    return flat(sql.SQL("crm.words({})").format(sql.SQL(" || ' ' || ").join(map(sql.Identifier, kind.searched))))
 
 
 def scope(actor: Actor, kind: Kind) -> Condition:
@@ -223,13 +229,21 @@ def _beyond(column: sql.Identifier, beyond: sql.SQL, field: Field, after: Place)
 
 async def one(connection: Connection, actor: Actor, kind: Kind, id_: UUID, *, deleted: bool) -> Row:
     which = scope(actor, kind)
-    statement = sql.SQL("SELECT {} FROM {} WHERE id = %s AND {}{}").format(
-        selected(kind), table(kind.name), which.text, sql.SQL("" if deleted else " AND deleted_at IS NULL")
-    )
+    key = (kind.name, actor.is_customer, deleted)  # what the text depends on
+    statement = _ONE.get(key)
+    if statement is None:
+        statement = _ONE[key] = flat(
+            sql.SQL("SELECT {} FROM {} WHERE id = %s AND {}{}").format(
+                selected(kind), table(kind.name), which.text, sql.SQL("" if deleted else " AND deleted_at IS NULL")
+            )
+        )
     row = await (await connection.execute(statement, [id_, *which.params])).fetchone()
     if row is None:
         raise NotThere(f"there is no such {kind.one}")
     return row
+
+
+_ONE: Final[dict[tuple[str, bool, bool], sql.SQL]] = {}
 
 
 async def insert(tx: Tx, kind: Kind, values: Mapping[str, Any]) -> Row:
