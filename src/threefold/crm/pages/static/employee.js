@@ -71,6 +71,12 @@
     if (requestConfig.verb === "get" && target?.matches?.("[data-picking]") && target.querySelector("[data-pick]:checked")) event.preventDefault();
   });
 
+  // Whoever chose something from a menu is done with it.
+  document.addEventListener("click", ({ target }) => {
+    const menu = target.closest?.(".menu a, .menu button")?.closest("[popover]");
+    if (menu?.matches(":popover-open")) menu.hidePopover();
+  });
+
   // "Select all", and what is shown only while something is picked.
   const picked = (form) => form.querySelectorAll("[data-pick]:checked").length;
   const showPicked = (form) => {
