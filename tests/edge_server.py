@@ -74,6 +74,12 @@ async def do(request: Request, desk: ADesk) -> Response:
     return Response(reply.body, reply.status, dict(reply.headers), reply.media_type)
 
 
+@router.get("/t/wait")
+async def wait(desk: ADesk) -> Response:
+    await asyncio.sleep(20)
+    return Response(b"told")
+
+
 @router.get("/t/stream")
 async def stream(desk: ADesk, kind: str = "text/event-stream") -> Response:
     async def lines() -> AsyncIterator[bytes]:

@@ -13,7 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import pytest_asyncio
 from tests.edge_client import Answer, Client
-from tests.edge_server import Crm, edge_crm
+from tests.edge_server import PASSWORD, Crm, edge_crm
+
+from threefold.connectivity import streams
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 PAGE = {"Accept": "text/html", "DPoP": None, "Sec-Fetch-Mode": "navigate"}
@@ -224,6 +226,42 @@ async def test_a_running_answer_is_cut_when_its_device_is_revoked(crm: Crm, ada:
         with pytest.raises(http.client.IncompleteRead):
             await asyncio.to_thread(response.read)
     assert time.monotonic() - since < 2
+
+
+async def test_who_waits_for_news_when_the_device_is_revoked_hears_none(crm: Crm, ada: Client) -> None:
+    someone = crm.employee(ada, "Waits")
+    waits = asyncio.create_task(asyncio.to_thread(someone.get, "/t/wait"))
+    await asyncio.sleep(0.3)
+    await crm.cluster.sql("UPDATE edge.devices SET revoked_at = now() WHERE user_id = %s", (someone.who["user"]["id"],))
+    answer = await asyncio.wait_for(waits, 2)
+    assert (answer.status, answer.code) == (401, "unauthenticated")
+
+
+async def test_a_role_that_changed_ends_what_was_begun_under_the_other(crm: Crm, ada: Client) -> None:
+    someone = crm.employee(ada, "Ruth", role="administrator")
+    response = someone.stream("/t/stream")
+    assert response.readline() == b"data: first\n"
+    await crm.cluster.sql(
+        "UPDATE crm.users SET role = 'employee', version = version + 1 WHERE id = %s", (someone.who["user"]["id"],)
+    )
+    rest = await asyncio.wait_for(asyncio.to_thread(response.read), 2)
+    assert b"signed-out" not in rest, "the page comes again by itself, as who it is now"
+    assert someone.get("/t/me").json()["role"] == "employee"
+
+
+async def test_one_person_has_only_so_many_requests_at_once(crm: Crm, ada: Client) -> None:
+    many, other = crm.employee(ada, "Many"), crm.employee(ada, "Other")
+    running = [many.stream("/t/stream") for _ in range(streams.AT_ONCE)]
+    assert {response.status for response in running} == {200}
+    again = many.twin()
+    assert again.sign_in("many@example.com", PASSWORD).status == 200, "with another session, too"
+    assert again.get("/t/me").code == "too-many"
+    assert other.get("/t/me").status == 200
+    for response in running:
+        response.close()
+    async with asyncio.timeout(5):
+        while again.get("/t/me").status != 200:
+            await asyncio.sleep(0.1)
 
 
 async def test_other_streams_go_on(crm: Crm, ada: Client) -> None:

@@ -47,7 +47,7 @@ class Rates:
     """How much is let through.
 
     ``begin``: per address, of what needs no session; ``failures``: per address, of requests refused for want of a
-    session or proof; ``session``: per session, of the rest.
+    session or proof; ``session``: of the rest, per session, and of a customer's all together.
     """
 
     begin: Rate = _BEGIN

@@ -3,7 +3,7 @@
 In this order: size of the headers; our own name (DNS rebinding, and because passkeys and proofs are bound to it);
 whether another site made the browser ask; then, unless the path is public, the session, the device's proof (ledger.py)
 and the rate; and at last the CRM, with a `Desk` on ``request.state``. Answers get their security headers, failures
-become problem+json, and an answer that goes on is cut when its session ends (streams.py).
+become problem+json, and what still runs when its session ends is cut (streams.py).
 
 A browser that opens an address cannot sign it by itself: the service worker does. Where it is not in control yet, the
 answer is the shell: a static page without data that starts it and loads again. The same for a link on another site,
@@ -27,11 +27,11 @@ from threefold.connectivity import desks, headers, idempotency, sessions
 from threefold.connectivity.body import Body, bound
 from threefold.connectivity.edge import Edge
 from threefold.connectivity.headers import Asked
-from threefold.connectivity.ledger import Session
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.refusals import BadProof, Misdirected, TooLarge, TooMany, Unauthenticated
 from threefold.connectivity.streams import Stream
 from threefold.crm.errors import Forbidden
+from threefold.kernel.errors import Unavailable
 
 PUBLIC: Final = frozenset(
     {
@@ -78,9 +78,8 @@ class _Passage:
         self._public = self._path in PUBLIC | BEGIN or self._path.startswith(PUBLIC_FOLDERS)
         self._navigates = self._asked.navigates(scope["method"])
         self._body: Body | None = None
-        self._session: Session | None = None
         self._stream: Stream | None = None
-        self._task: asyncio.Task[None] | None = None  # the request's own; an answer may be sent by a child of it
+        self._task: asyncio.Task[None] | None = None  # the request's own
         self._started = False
         self._replaced = False
         self._event_stream = False
@@ -140,8 +139,10 @@ class _Passage:
             if self._navigates and isinstance(error, Unauthenticated):
                 return self._without_cookie(RedirectResponse(self._signin(), 303))
             raise
-        self._session = session
-        self._limit(edge.session.take(str(session.id), edge.clock.monotonic()))
+        counts = session.actor.user if session.actor.is_customer else session.id  # who may open many
+        self._limit(edge.session.take(str(counts), edge.clock.monotonic()))
+        if self._scope["method"] not in headers.UNSAFE and self._task is not None:
+            self._stream = edge.streams.add(session, self._task)
         key, keyed = asked.get("idempotency-key"), asked.count("idempotency-key") > 0  # an empty one protects nobody
         request = desks.Request(
             self._scope["method"],
@@ -214,13 +215,18 @@ class _Passage:
             kept = self._path.startswith("/static/") or self._path in PUBLIC
             message["headers"] = headers.finished(said, self._edge.site, public=kept)
             self._event_stream = any(k == b"content-type" and v.startswith(b"text/event-stream") for k, v in said)
-        elif message.get("more_body") and self._session and self._task and self._stream is None:
-            self._stream = self._edge.streams.add(self._session.id, self._task)
         await self._send(message)
 
     async def _cut(self) -> None:
-        """Events end with a word; of anything else the connection breaks, so that half of it is not taken for whole."""
+        """Events end with a word; of anything else the connection breaks, so that half of it is not taken for whole.
+
+        Who is somebody else now comes again by itself, and is asked who it is.
+        """
+        out = self._stream is not None and self._stream.out
         if self._task is not None:
             self._task.uncancel()
-        if self._event_stream:
-            await self._send({"type": "http.response.body", "body": _LAST_EVENT, "more_body": False})
+        if not self._started:
+            ended = Unauthenticated("the session ended meanwhile", hint="sign in again")
+            await self._fail(ended if out else Unavailable("your role was changed meanwhile", hint="ask again"))
+        elif self._event_stream:
+            await self._send({"type": "http.response.body", "body": _LAST_EVENT if out else b"", "more_body": False})

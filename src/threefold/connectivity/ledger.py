@@ -69,7 +69,8 @@ _SEEN: Final = """
     )
     UPDATE edge.devices SET seen_at = now() WHERE id IN (SELECT device_id FROM seen)"""
 STILL_VALID: Final = f"""
-    SELECT s.id FROM edge.sessions s JOIN edge.devices d ON d.id = s.device_id JOIN crm.users u ON u.id = s.user_id
+    SELECT s.id, u.role, u.contact_id
+    FROM edge.sessions s JOIN edge.devices d ON d.id = s.device_id JOIN crm.users u ON u.id = s.user_id
     WHERE s.id = ANY(%s) AND {_VALID}"""  # noqa: S608 - put together from constants
 
 log = structlog.get_logger(__name__)
