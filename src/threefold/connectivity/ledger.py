@@ -48,7 +48,8 @@ _WHO: Final = f"""
     SELECT a.n, a.proof, a.forget, d.thumbprint = a.thumbprint AS fits, s.id AS session, s.bearer, s.expires_at,
            s.seen_at < now() - %(seen_every)s AS unseen,
            u.id AS person, u.full_name, u.email, u.role, u.contact_id, d.id AS device, d.name AS device_name
-    FROM unnest(%(n)s::int[], %(token)s::bytea[], %(thumbprint)s::text[], %(proof)s::uuid[], %(forget)s::timestamptz[])
+    FROM unnest(%(n)s::text::int[], %(token)s::text::bytea[], %(thumbprint)s::text::text[], %(proof)s::text::uuid[],
+                %(forget)s::text::timestamptz[])
          AS a(n, token, thumbprint, proof, forget)
     JOIN edge.sessions s ON s.token_hash = a.token
     JOIN edge.devices d ON d.id = s.device_id
@@ -59,7 +60,7 @@ _SPEND: Final = f"""
     fresh AS (
         SELECT proof, forget FROM who WHERE fits
         UNION ALL
-        SELECT * FROM unnest(%(lone)s::uuid[], %(lone_forget)s::timestamptz[])
+        SELECT * FROM unnest(%(lone)s::text::uuid[], %(lone_forget)s::text::timestamptz[])
     ),
     spent AS (INSERT INTO edge.proofs (id, forget_at) SELECT * FROM fresh ON CONFLICT DO NOTHING RETURNING id)
     SELECT who.*, spent.id AS spent FROM spent FULL JOIN who ON who.proof = spent.id"""  # noqa: S608 - constants
@@ -196,13 +197,13 @@ class Ledger:
         with_session = [(n, asked) for n, asked in enumerate(batch) if asked.token is not None]
         alone = [asked.proof for asked in batch if asked.token is None]
         values: dict[str, Any] = {
-            "n": [n for n, _ in with_session],
-            "token": [asked.token for _, asked in with_session],
-            "thumbprint": [asked.proof.thumbprint for _, asked in with_session],
-            "proof": [asked.proof.spent_id for _, asked in with_session],
-            "forget": [asked.proof.forget_at for _, asked in with_session],
-            "lone": [proof.spent_id for proof in alone],
-            "lone_forget": [proof.forget_at for proof in alone],
+            "n": _array([n for n, _ in with_session]),
+            "token": _array([f'"\\\\x{asked.token.hex()}"' for _, asked in with_session if asked.token is not None]),
+            "thumbprint": _array([f'"{asked.proof.thumbprint}"' for _, asked in with_session]),
+            "proof": _array([asked.proof.spent_id for _, asked in with_session]),
+            "forget": _array([f'"{asked.proof.forget_at.isoformat()}"' for _, asked in with_session]),
+            "lone": _array([proof.spent_id for proof in alone]),
+            "lone_forget": _array([f'"{proof.forget_at.isoformat()}"' for proof in alone]),
             "seen_every": _SEEN_EVERY,
         }
         if self._connection is None or self._connection.closed:
@@ -229,6 +230,11 @@ class Ledger:
             connection, self._connection = self._connection, None
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
+
+
+def _array(elements: list[Any]) -> str:
+    """As PostgreSQL reads an array; of what is ours or was decoded, so there is nothing to be escaped in it."""
+    return f"{{{','.join(map(str, elements))}}}"
 
 
 def _answer(asked: _Asked, row: Row | None, *, new: bool) -> None:
