@@ -147,7 +147,7 @@ def _refused(against: Mapping[str, ThreefoldError], many: int) -> ThreefoldError
     message = f"{len(against)} of {many} records stand against it, so none was changed"
     hint = "see the records; leave them out, or read them again"
     if all(isinstance(error, Stale) for error in against.values()):
-        return Stale(f"{message}: they were changed meanwhile", why, hint=hint)
+        return Stale(f"{message}: they were changed meanwhile ({', '.join(list(why)[:5])})", why, hint=hint)
     if all(isinstance(error, (Conflict, NotThere)) for error in against.values()):
         return Conflict(message, why, hint=hint)
     return Invalid(message, why, hint=hint)
@@ -201,6 +201,10 @@ def _item(kind: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> dic
     }
 
 
-def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def _plain(value: Any) -> Any:
     """For JSON."""
-    return {name: value if isinstance(value, (int, list, type(None))) else str(value) for name, value in values.items()}
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(each) for each in value]
+    return value if isinstance(value, (int, type(None))) else str(value)

@@ -39,11 +39,11 @@ ANY: Final = r"^[^\u0000]*$"
 LINE: Final = r"^[^\u0000-\u001f\u007f]*$"
 PATTERNS: Final = {  # by whether it has to be given, too
     (Type.TEXT, False): LINE,
-    (Type.TEXT, True): r"^[^\u0000-\u001f\u007f]*[^\u0000-\u001f\u007f\s][^\u0000-\u001f\u007f]*$",
+    (Type.TEXT, True): r"^[^\u0000-\u001f\u007f]*[^\u0000-\u001f\u007f\s\u0085][^\u0000-\u001f\u007f]*$",
     (Type.LONG, False): TEXTS,
-    (Type.LONG, True): rf"^[^{_NONE}]*[^{_NONE}\s][^{_NONE}]*$",
-    (Type.EMAIL, True): r"^[^\s@<>\",;:\u0000-\u001f\u007f]+@[^\s@<>\",;:\u0000-\u001f\u007f]+"
-    r"\.[^\s@<>\",;:.\u0000-\u001f\u007f]+$",
+    (Type.LONG, True): rf"^[^{_NONE}]*[^{_NONE}\s\u0085][^{_NONE}]*$",
+    (Type.EMAIL, True): r"^[^\s\u0085@<>\",;:\u0000-\u001f\u007f]+@[^\s\u0085@<>\",;:\u0000-\u001f\u007f]+"
+    r"\.[^\s\u0085@<>\",;:.\u0000-\u001f\u007f]+$",
 }
 NAMED_PATTERNS: Final = {"country": r"^([A-Z]{2})?$", "currency": r"^[A-Z]{3}$"}
 DATE: Final = r"^(19|[2-8][0-9])[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])$"

@@ -23,6 +23,7 @@ OVERHEAD: Final = 64 * 1024  # of a form around its file
 AS_FORM: Final[dict[str, Any]] = {
     "type": "object",
     "required": ["file"],
+    "additionalProperties": False,
     "properties": {"file": {"type": "string", "format": "binary", "minLength": 1}},
 }
 AS_BYTES: Final[dict[str, Any]] = {"type": "string", "format": "binary", "minLength": 1}
