@@ -17,6 +17,7 @@ from threefold.crm import log
 from threefold.crm.actor import SYSTEM
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import BadInput, Damaged, Refused
+from threefold.kernel.memory import return_large_blocks
 from threefold.settings import CrmSettings, load_crm
 
 app = typer.Typer(help="Our own CRM: customers, queries, requests, products.", no_args_is_help=True)
@@ -61,6 +62,8 @@ async def _prepare(settings: CrmSettings, output: Output) -> None:
 def _serve(settings: CrmSettings, output: Output) -> None:
     """uvicorn has the event loop: it handles signals, and lets requests under way come to their end."""
     import uvicorn  # noqa: PLC0415 - the other verbs need not load it
+
+    return_large_blocks()  # of the files that people send
 
     class Server(uvicorn.Server):
         async def startup(self, sockets: list[socket] | None = None) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import codecs
 import csv
-import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from threefold.crm.errors import Invalid
 ENCODINGS: Final = ("utf-8", "utf-16", "cp1252", "latin-1")  # that a caller may name
 DELIMITERS: Final = (",", ";", "\t", "|")
 COLUMNS_MOST: Final = 100
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\n|\r)|[^\r\n]+")
 _FORMULA = re.compile(r"'*[=+\-@\t\r]")
 _MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
 _WIDE = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
@@ -166,7 +166,8 @@ def _bare(name: str) -> str:
 
 
 def _records(text: str, delimiter: str) -> Iterator[list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    # Line by line of the text that is there: StringIO would hold it once more, in four bytes a character.
+    reader = csv.reader((line[0] for line in _LINE.finditer(text)), delimiter=delimiter, strict=True)
     try:
         yield from reader
     except csv.Error as error:

@@ -132,14 +132,14 @@ class Database:
                 yield tx
             except psycopg.Error as error:
                 raise refusal(error) from error
-            commit = asyncio.create_task(self._commit(connection, frozenset(tx.changed)))
+            commit = asyncio.create_task(self._commit(connection, tx))
             self._commits.add(commit)
             commit.add_done_callback(self._done)
             handed_on = True
             await self._wait(commit)
         finally:
             if not handed_on:
-                await asyncio.shield(self._roll_back(connection))
+                await asyncio.shield(self._roll_back(connection, bulky=tx.bulky))
 
     def _done(self, commit: asyncio.Task[None]) -> None:
         self._commits.discard(commit)
@@ -173,8 +173,9 @@ class Database:
         milliseconds = int(now.timestamp() * 1000)
         return Tx(connection, actor, now, lambda: uuid7(milliseconds, int(self._clock.new_id(), 16)))
 
-    async def _commit(self, connection: Connection, changed: frozenset[Change]) -> None:
+    async def _commit(self, connection: Connection, tx: Tx) -> None:
         """Owns the connection, to its end."""
+        changed = frozenset(tx.changed)
         warnings: list[str] = []
 
         def noticed(notice: psycopg.errors.Diagnostic) -> None:
@@ -197,7 +198,7 @@ class Database:
             raise refusal(error, committing=True) from error
         finally:
             connection.remove_notice_handler(noticed)
-            await self._roll_back(connection)
+            await self._roll_back(connection, bulky=tx.bulky)
         for tell in self.after_commit:
             tell(changed)
 
@@ -210,11 +211,13 @@ class Database:
                 hint="ask again with the same Idempotency-Key: the answer tells whether it is there",
             ) from None
 
-    async def _roll_back(self, connection: Connection) -> None:
+    async def _roll_back(self, connection: Connection, *, bulky: bool = False) -> None:
         """Back into the pool, which throws away what is broken."""
         try:
             if connection.info.transaction_status != psycopg.pq.TransactionStatus.IDLE and not connection.closed:
                 await connection.execute("ROLLBACK")
+            if bulky:
+                await connection.close()
         except psycopg.Error:
             await connection.close()
         await self._writers.putconn(connection)

@@ -35,13 +35,18 @@ class Change:
 
 @dataclass(slots=True)
 class Tx:
-    """One writing transaction. ``now`` is the database's own time of it, the same in every row it writes."""
+    """One writing transaction. ``now`` is the database's own time of it, the same in every row it writes.
+
+    ``bulky``: a large file went through its connection. libpq keeps the buffers it needed for that until it is closed,
+    so it is, afterwards.
+    """
 
     connection: Connection
     actor: Actor
     now: datetime
     new_id: Callable[[], UUID]
     changed: set[Change] = field(default_factory=set)
+    bulky: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,9 +40,10 @@ async def upload(tx: Tx, kind: Kind, filename: str, data: bytes, *, encoding: st
     sheet = await asyncio.to_thread(csv_reading.open_sheet, data, encoding, delimiter)
     mapping = csv_reading.guess(sheet.header, known)
     await tx.connection.execute(_ABANDONED)
+    tx.bulky = True
     cursor = await tx.connection.execute(
         f"INSERT INTO crm.imports (id, kind, filename, encoding, delimiter, header, mapping, data)"  # noqa: S608 - ours
-        f" VALUES (%s, %s, %s, %s, %s, %s, %s, %s) RETURNING {_SHOWN}",
+        f" VALUES (%s, %s, %s, %s, %s, %s, %s, %b) RETURNING {_SHOWN}",
         [
             tx.new_id(),
             kind.name,
@@ -94,6 +95,7 @@ async def dry_run(
 ) -> Row:
     """What `run` would do, in counts and faults; the mapping is kept for it."""
     row = await _begin(tx, import_id, mapping, duplicates)
+    tx.bulky = True
     result = await _go(tx, row, write=False)
     return await _settle(tx, row, "refused" if result["faulty"] else "checked", result)
 
@@ -107,6 +109,7 @@ async def run(
 ) -> Row:
     """Everything is in when the transaction commits; with one faulty row nothing is, and the status is 'refused'."""
     row = await _begin(tx, import_id, mapping, duplicates)
+    tx.bulky = True
     await tx.connection.execute("SET LOCAL statement_timeout = 0; SELECT set_config('crm.reason', 'import', true)")
     result = await _go(tx, row, write=True, progress=progress)
     status = "refused" if result["faulty"] else "done"
@@ -207,9 +210,10 @@ _ABANDONED: Final = """
 async def _sheet(connection: Connection, row: Row) -> Sheet:
     cursor = await connection.execute("SELECT data FROM crm.imports WHERE id = %s", [row["id"]], binary=True)
     data = (await cursor.fetchall())[0]["data"]
+    del cursor  # it holds the file once more
     if data is None:
         raise Conflict("the file of this import is gone", hint="upload it again")
-    return await asyncio.to_thread(csv_reading.open_sheet, bytes(data), row["encoding"], row["delimiter"])
+    return await asyncio.to_thread(csv_reading.open_sheet, data, row["encoding"], row["delimiter"])
 
 
 async def _settle(tx: Tx, row: Row, status: str, result: Mapping[str, Any]) -> Row:

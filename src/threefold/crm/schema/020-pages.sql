@@ -2,8 +2,6 @@
 CREATE INDEX users_staff ON crm.users (full_name, id) WHERE role <> 'customer' AND deleted_at IS NULL;
 
 -- Orders that a list may be put into besides its own.
-CREATE INDEX queries_by_due ON crm.queries (resolution_due_at, id) WHERE deleted_at IS NULL;
-CREATE INDEX requests_by_due ON crm.requests (resolution_due_at, id) WHERE deleted_at IS NULL;
 CREATE INDEX deals_by_value ON crm.deals (value_cents, id) WHERE deleted_at IS NULL;
 CREATE INDEX deals_by_close ON crm.deals (close_on, id) WHERE deleted_at IS NULL;
 CREATE INDEX tasks_by_due ON crm.tasks (due_at, id) WHERE deleted_at IS NULL;
