@@ -1,4 +1,4 @@
-"""An employee's work with many records: lists, filters, views, bulk changes, the bin, imports, duplicates, the search."""
+"""An employee's work with many records: lists, views, bulk changes, the bin, imports, duplicates, the search."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ async def test_a_deal_is_made_by_keys_with_its_account_looked_for(crm: Served, e
     await page.goto("/records/deals/new")
     await emil.accessible()
     await page.get_by_role("button", name="Save").click()
-    await expect(page.locator("#f-name-error")).to_have_text("It has to be given.")
+    await expect(page.locator("#f-name-error")).to_have_text("It has to be given")
     await page.get_by_label("Name").fill("New pier")
     await page.get_by_label("Value").fill("1.299,50")
     await page.get_by_role("combobox", name="Account").focus()

@@ -14,8 +14,7 @@ from typing import Final
 from urllib.parse import urlencode
 
 from threefold.crm.kinds import Field, Kind, Type
-from threefold.crm.pages.staff import readable
-from threefold.crm.related import Titles
+from threefold.crm.pages.shown import Titles, readable
 
 Pairs = list[tuple[str, str]]
 OURS: Final = ("view", "columns", "ff", "fo", "fv", "after")

@@ -13,11 +13,10 @@ from fastapi import APIRouter, Request, Response
 
 from threefold.crm import cases, records, related, rules
 from threefold.crm.desk import Desk, Reply, Row, Tx
-from threefold.crm.errors import Conflict, Invalid
 from threefold.crm.kinds import CASES, KINDS, Kind
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.rendering import answer, goes
-from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, only_staff, saying, sentence, texts_in
+from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, saying, texts_in
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)
@@ -43,46 +42,38 @@ async def done(
 
 @router.post("/records/{kind}/{record}/answer")
 async def answer_it(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
+    """Sent by the outbox, so that it waits on the device while the CRM is away; a refusal is problem+json."""
     of, id_ = kind_of(kind), id_of(record)
-    only_staff(desk.actor)
     texts = texts_in(await form_of(request))
-    try:
-        if of.name in CASES:
-            rules.check(desk.actor, rules.Operation.ANSWER, of.name)
-            return await _answer(request, desk, of, id_, texts)
-        rules.check(desk.actor, rules.Operation.CREATE, "interactions")
-        return await _keep(request, desk, of, id_, texts)
-    except Invalid as error:
-        errors = {name: sentence(what) for name, what in error.fields.items()} or {"": sentence(str(error))}
-        return await shown(request, desk, of, id_, part="record-answer", status=422, errors=errors, texts=texts)
-    except Conflict as error:
-        errors = {"": sentence(str(error)) + " " + sentence(error.hint)}
-        return await shown(request, desk, of, id_, part="record-answer", status=422, errors=errors, texts=texts)
+    body = texts.get("body", "").replace("\r\n", "\n")
+    if of.name in CASES:
+        rules.check(desk.actor, rules.Operation.WORK, of.name)
+        return await _answer(desk, of, id_, body, texts)
+    rules.check(desk.actor, rules.Operation.CREATE, "interactions")
+    return await _keep(desk, of, id_, body, texts)
 
 
-async def _answer(request: Request, desk: Desk, kind: Kind, id_: UUID, texts: dict[str, str]) -> Response:
-    more: dict[str, Any] = {
-        "channel": texts.get("channel") or "mail",
-        "internal": texts.get("internal") == "true",
-        "status": texts.get("status") or None,
-    }
+async def _answer(desk: Desk, kind: Kind, id_: UUID, body: str, texts: dict[str, str]) -> Response:
+    internal, status = texts.get("internal") == "true", texts.get("status") or None
 
-    async def does(tx: Tx) -> Row:
-        return await cases.answer(tx, kind, id_, texts.get("body", "").replace("\r\n", "\n"), **more)
+    async def work(tx: Tx) -> Reply:
+        channel = texts.get("channel") or "mail"
+        await cases.answer(tx, kind, id_, body, channel=channel, internal=internal, status=status)
+        return goes("", "Kept as an internal note." if internal else "Sent to the customer.")
 
-    message = "Kept as an internal note." if more["internal"] else "Sent to the customer."
-    return await done(request, desk, kind, id_, does, "record-answer", message)
+    return answer(await desk.write(work))
 
 
-async def _keep(request: Request, desk: Desk, kind: Kind, id_: UUID, texts: dict[str, str]) -> Response:
+async def _keep(desk: Desk, kind: Kind, id_: UUID, body: str, texts: dict[str, str]) -> Response:
     if kind.name != "contacts":
         raise NotThere("nothing is said to this", hint="keep it at the contact, or answer the case")
-    said = {name: texts[name] for name in ("body", "channel", "direction") if texts.get(name)}
+    how = {name: texts[name] for name in ("channel", "direction") if texts.get(name)}
 
-    async def does(tx: Tx) -> Row:
-        return await records.create(tx, KINDS["interactions"], {**said, "contact_id": id_})
+    async def work(tx: Tx) -> Reply:
+        await records.create(tx, KINDS["interactions"], {"body": body, "contact_id": id_, **how})
+        return goes("", "Kept.")
 
-    return await done(request, desk, kind, id_, does, "record-answer", "Kept.")
+    return answer(await desk.write(work))
 
 
 @router.post("/records/{kind}/{record}/status")

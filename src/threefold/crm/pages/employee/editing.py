@@ -48,21 +48,20 @@ async def new(request: Request, desk: AtDesk, kind: str) -> Response:
 
 @router.post("/records/{kind}")
 async def create(request: Request, desk: AtDesk, kind: str) -> Response:
+    """Sent by the outbox, with the id that the device has made for it; a refusal is problem+json."""
     of = kind_of(kind)
     only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.CREATE, of.name)
     texts = texts_in(await form_of(request))
-    fields = record_forms.editable(of, new=True)
-    try:
-        values = record_forms.values_of(fields, texts, given=True)
+    values = record_forms.values_of(record_forms.editable(of, new=True), texts, given=True)
+    if texts.get("id"):
+        values["id"] = texts["id"]
 
-        async def work(tx: Tx) -> Reply:
-            row = await records.create(tx, of, values)
-            return goes(_after_making(of, row), f"The {of.one} is saved.")
+    async def work(tx: Tx) -> Reply:
+        row = await records.create(tx, of, values)
+        return goes(_after_making(of, row), f"The {of.one} is saved.")
 
-        return answer(await desk.write(work))
-    except (Invalid, Conflict) as error:
-        return await _new_form(request, desk, of, texts, error)
+    return answer(await desk.write(work))
 
 
 def _after_making(kind: Kind, row: Row) -> str:
@@ -76,9 +75,7 @@ def _after_making(kind: Kind, row: Row) -> str:
     return f"/records/{kind.name}/{row['id']}"
 
 
-async def _new_form(
-    request: Request, desk: Desk, kind: Kind, texts: dict[str, str], error: Invalid | Conflict | None = None
-) -> Response:
+async def _new_form(request: Request, desk: Desk, kind: Kind, texts: dict[str, str]) -> Response:
     fields = record_forms.editable(kind, new=True)
     async with desk.read() as connection:
         titles = await _titles_of(connection, kind, texts)
@@ -90,10 +87,10 @@ async def _new_form(
         "texts": texts,
         "titles": titles,
         "choices": chosen,
-        "errors": _errors(error),
+        "errors": {},
         "about": about,
     }
-    return render(request, "employee/new.html", context, status=422 if error else 200)
+    return render(request, "employee/new.html", context)
 
 
 async def _about(connection: Connection, texts: Mapping[str, str]) -> str:

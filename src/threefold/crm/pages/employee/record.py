@@ -19,7 +19,8 @@ from threefold.crm.kinds import CASES, CHANNELS, KINDS, LINKED, Kind
 from threefold.crm.merge import MERGED
 from threefold.crm.pages.clocks import now_of, of_reading
 from threefold.crm.pages.rendering import render
-from threefold.crm.pages.staff import AtDesk, id_of, kind_of, only_staff, readable, shown_fields
+from threefold.crm.pages.shown import readable, shown_fields
+from threefold.crm.pages.staff import AtDesk, id_of, kind_of, only_staff
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)
@@ -31,7 +32,6 @@ NEEDS: Final[Mapping[str, frozenset[str]]] = {
     "record-facts": frozenset(),
     "record-talk": frozenset({"talk"}),
     "record-words": frozenset({"talk"}),
-    "record-answer": frozenset({"talk"}),
     "record-work": frozenset({"people"}),
     "record-around": frozenset({"around"}),
     "record-tags": frozenset({"tags"}),

@@ -49,6 +49,7 @@
 
   // What was changed here shows elsewhere on the page, with or without the live stream.
   document.addEventListener("threefold:changed", refresh);
+  document.addEventListener("threefold:done", refresh); // by the outbox
 
   // A page that was gone to may have something to undo, too.
   addEventListener("DOMContentLoaded", () => {
