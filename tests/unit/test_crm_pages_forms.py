@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from threefold.crm import asking
@@ -64,3 +66,11 @@ def test_what_can_be_sorted_by_is_a_field_and_has_an_order() -> None:
     for name, columns in listing.SORTED.items():
         for column in columns:
             assert asking.unsortable(KINDS[name], column) == ""
+
+
+def test_every_preset_can_be_asked_for() -> None:
+    me = UUID(int=1)
+    for kind in KINDS.values():
+        for _, pairs in listing.presets(kind, me):
+            assert asking.parse(kind, pairs).filters
+    assert [name for name, _ in listing.presets(KINDS["tasks"], None)] == ["To do"]

@@ -189,7 +189,7 @@ async def lane(connection: Connection, actor: Actor, kind: Kind, value: str, *, 
         return Lane(value, len(found.rows), found.rows)
     whose = sql.SQL(" AND {} = %s").format(sql.Identifier(filters[1].field)) if len(filters) > 1 else sql.SQL("")
     statement = sql.SQL(
-        "SELECT count(*) AS number FROM (SELECT FROM {} WHERE deleted_at IS NULL AND {} = %s{} LIMIT %s) AS some"
+        "SELECT count(*) AS number FROM (SELECT FROM {} WHERE deleted_at IS NULL AND {} = %s{} LIMIT %s) AS found"
     ).format(table(kind.name), sql.Identifier(column), whose)
     params = [value, *(one.value for one in filters[1:]), COUNTED_MOST]
     counted = await (await connection.execute(statement, params)).fetchone()

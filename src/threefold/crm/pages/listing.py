@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import urlencode
+from uuid import UUID
 
 from threefold.crm.kinds import Field, Kind, Type
 from threefold.crm.pages.shown import Titles, readable
@@ -44,6 +45,29 @@ OPS: Final = {
 }
 
 
+ME: Final = "me"
+# What everybody wants to see of a kind, beside all of it; `ME` stands for who looks.
+PRESETS: Final[Mapping[str, tuple[tuple[str, Pairs], ...]]] = {
+    "queries": (
+        ("Open", [("status.in", "new,open,waiting")]),
+        ("Mine", [("assignee_id", ME), ("status.in", "new,open,waiting")]),
+    ),
+    "requests": (
+        ("Open", [("status.in", "new,assigned,in progress,waiting")]),
+        ("Mine", [("assignee_id", ME), ("status.in", "new,assigned,in progress,waiting")]),
+    ),
+    "tasks": (
+        ("To do", [("done_at.empty", "true"), ("sort", "due_at")]),
+        ("Mine", [("assignee_id", ME), ("done_at.empty", "true"), ("sort", "due_at")]),
+    ),
+    "deals": (
+        ("Open", [("stage.in", "lead,qualified,proposal,negotiation")]),
+        ("Mine", [("owner_id", ME), ("stage.in", "lead,qualified,proposal,negotiation")]),
+    ),
+    "accounts": (("Mine", [("owner_id", ME)]),),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Chip:
     """One filter in words, and the address without it."""
@@ -73,6 +97,15 @@ def pairs_of(given: Sequence[tuple[str, str]]) -> Pairs:
         else:
             pairs.append((name, several[-1]))
     return pairs
+
+
+def presets(kind: Kind, me: UUID | None) -> list[tuple[str, Pairs]]:
+    """By name; without the ones that are about somebody where nobody is."""
+    return [
+        (name, [(field, str(me) if text == ME else text) for field, text in pairs])
+        for name, pairs in PRESETS.get(kind.name, ())
+        if me is not None or all(text != ME for _, text in pairs)
+    ]
 
 
 def address(path: str, pairs: Pairs, **changes: str | None) -> str:

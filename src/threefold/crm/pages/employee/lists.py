@@ -97,6 +97,10 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, request: Requ
         "all_fields": [*kind.fields, *(field for field in COMMON if field.name in ("created_at", "updated_at"))],
         "saved": [(row, listing.address(path, [*_asked(row), ("view", str(row["id"]))])) for row in saved],
         "view": view,
+        "presets": [
+            (name, listing.address(path, wanted_pairs), sorted(wanted_pairs) == sorted(pairs) and view is None)
+            for name, wanted_pairs in listing.presets(kind, desk.actor.user)
+        ],
         "address": listing.address(path, kept),
         "bulk_address": listing.address(f"{path}/bulk", [*kept, *after]),
         "export_address": listing.address(

@@ -111,7 +111,6 @@ def _frame(kind: Kind, row: Row) -> dict[str, Any]:
     next_states = case_states.FOLLOWS[kind.name].get(row["status"], ()) if case else ()
     return {
         "kind": kind,
-        "kind_name": kind.name,
         "row": row,
         "record_path": f"/records/{kind.name}/{row['id']}",
         "live": f"{kind.name}:{row['id']}",

@@ -76,16 +76,37 @@
     const { elt, xhr } = event.detail;
     if (xhr.status && xhr.status < 500) keys.delete(elt);
   });
-  document.addEventListener("htmx:responseError", (event) => {
-    const { xhr } = event.detail;
+  // A problem is words and never put in the page's place, whatever its status. In a dialog it is said in its form: a
+  // toast would lie under it.
+  document.addEventListener("htmx:beforeOnLoad", (event) => {
+    const { xhr, elt } = event.detail;
+    const isProblem = (xhr.getResponseHeader("Content-Type") || "").startsWith("application/problem+json");
+    if (!isProblem && (xhr.status < 400 || xhr.status === 422)) return;
+    if (xhr.getResponseHeader("HX-Redirect")) return; // signed out: htmx goes there
+    event.preventDefault();
     let problem = null;
     try {
       problem = JSON.parse(xhr.responseText);
     } catch {
       // no problem+json: say the status alone
     }
-    toast(threefold.problemText(problem, xhr.status), { bad: true });
+    const form = elt.closest?.("dialog form");
+    if (form) inForm(form, problem, xhr.status);
+    else toast(threefold.problemText(problem, xhr.status), { bad: true });
   });
+  const inForm = (form, problem, status) => {
+    let note = form.querySelector("[data-form-note]");
+    if (!note) {
+      note = Object.assign(document.createElement("div"), { className: "alert tone-red" });
+      note.dataset.formNote = "";
+      note.setAttribute("role", "alert");
+      form.prepend(note);
+    }
+    note.hidden = false;
+    note.textContent = threefold.problemText(problem, status);
+    for (const shown of form.querySelectorAll("[data-error]")) shown.textContent = problem?.fields?.[shown.dataset.error] || "";
+    form.querySelector("[data-error]:not(:empty)")?.closest(".field")?.querySelector("input:not([type=hidden]), select, textarea")?.focus();
+  };
   for (const lost of ["htmx:sendError", "htmx:timeout"])
     document.addEventListener(lost, () => toast("No connection: nothing was changed. Try again in a moment.", { bad: true }));
   document.addEventListener("htmx:beforeSwap", (event) => {
