@@ -19,7 +19,7 @@ def shown_fields(kind: Kind) -> list[Field]:
     hidden = {"first_response_due_at", "first_responded_at", "resolution_due_at", "resolved_at", "paused_at"}
     hidden |= {"paused_seconds", "body", "subject", "status", "priority", "record_kind", kind.title}
     if kind.name in CASES:  # beside it stands who works on it
-        hidden |= {"assignee_id", "team_id", "watchers", "satisfaction"}
+        hidden |= {"assignee_id", "team_id", "watchers", "satisfaction", "merged_into_id"}
     return [
         each for each in kind.fields if each.name not in hidden or (each.name == "body" and kind.name == "products")
     ]

@@ -68,10 +68,11 @@ async def shown(
 async def context_of(
     connection: Connection, desk: Desk, kind: Kind, row: Row, want: Iterable[str], request: Request
 ) -> dict[str, Any]:
+    living = not row["deleted_at"] and not row.get("merged_into_id")  # what was merged away is changed where it went
     found: dict[str, Any] = {
         **_frame(kind, row),
         "past": None,
-        "can_change": rules.allows(desk.actor, rules.Operation.CHANGE, kind.name) and not row["deleted_at"],
+        "can_change": rules.allows(desk.actor, rules.Operation.CHANGE, kind.name) and living,
         "can_delete": rules.allows(desk.actor, rules.Operation.DELETE, kind.name) and not row["deleted_at"],
         "can_erase": kind.name == "contacts" and rules.allows(desk.actor, rules.Operation.ERASE),
     }
