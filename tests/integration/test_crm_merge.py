@@ -272,6 +272,21 @@ async def test_a_files_name_is_harmless(given: str, kept: str) -> None:
     assert attachments.safe_name(given) == kept
 
 
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("Application/PDF; x=y", "application/pdf"),
+        ("text/html", "text/html"),
+        ("text/javascript", "application/octet-stream"),
+        ("application/x-ecmascript", "application/octet-stream"),
+        ("text/css", "application/octet-stream"),
+        ("a/b\r\nX: y", "application/octet-stream"),
+    ],
+)
+async def test_a_files_type_is_none_that_a_page_would_run(given: str, kept: str) -> None:
+    assert attachments.safe_type(given) == kept
+
+
 async def test_views_are_ones_own_or_everybodys(there: Crm) -> None:
     emma, otto = [Actor(Role.EMPLOYEE, user=uuid4(), name=name) for name in ("Emma", "Otto")]
     mine = await _do(there, emma, views.save, QUERIES, " My  open ", "?status=open&after=x&sort=-priority", ["subject"])

@@ -40,7 +40,8 @@ _ALWAYS: Final[Pairs] = [
 ]
 _TRANSPORT: Final = (b"strict-transport-security", b"max-age=63072000; includeSubDomains")
 _SECRET: Final = (b"cache-control", b"no-store")
-_OURS: Final = frozenset(name for name, _ in (*_ALWAYS, _TRANSPORT))
+# A second policy can only forbid more, as the one of a stranger's file does: browsers hold to both.
+_OURS: Final = frozenset(name for name, _ in (*_ALWAYS, _TRANSPORT)) - {b"content-security-policy"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,8 @@
 """Files at records: bytes of at most 10 MiB, in the database, so that a recovery brings them back with the rest.
 
 Whoever serves one says ``Content-Disposition: attachment`` and ``nosniff``: it holds what a stranger sent. The name
-and the media type are what the sender said, without what could end a header or climb out of a folder.
+and the media type are what the sender said, without what could end a header or climb out of a folder, and never one
+that a page of ours could be made to run: a file of ours is from our own origin.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from threefold.kernel.errors import NotThere
 
 SIZE_MOST: Final = 10 * 2**20
 _TYPE: Final = re.compile(r"[a-z0-9][a-z0-9!#$&^_.+-]{0,60}/[a-z0-9][a-z0-9!#$&^_.+-]{0,100}")
+_RUN: Final = re.compile(r"script|css")  # JavaScript goes by a dozen names
 _ODD: Final = re.compile(r'[\x00-\x1f\x7f"\\/:*?<>|\u200e\u200f\u202a-\u202e\u2066-\u2069]+')
 _SHOWN: Final = (
     "id, record_kind, record_id, name, media_type, size, encode(sha256, 'hex') AS sha256,"
@@ -97,7 +99,7 @@ def safe_name(name: str) -> str:
 
 def safe_type(media_type: str) -> str:
     bare = media_type.partition(";")[0].strip().lower()
-    return bare if _TYPE.fullmatch(bare) else "application/octet-stream"
+    return bare if _TYPE.fullmatch(bare) and not _RUN.search(bare) else "application/octet-stream"
 
 
 async def _check(connection: Connection, actor: Actor, kind: Kind, id_: UUID) -> Row:
