@@ -73,6 +73,9 @@ def before_call(ctx: Any, case: Any, kwargs: dict[str, Any]) -> None:
     operation = case.operation.definition.raw.get("operationId", "")
     if operation.startswith("import") and isinstance(case.media_type, str) and "json" not in case.media_type:
         new = secrets.token_hex(8)
+        case.query = {
+            name: value for name, value in (case.query or {}).items() if name not in {"encoding", "delimiter"}
+        }
         case.media_type, case.body = "text/csv", CSV.replace("Now", new).replace("eve", new).replace("E-1", new)
     elif operation == "saveView":
         case.body = {**case.body, "asked": "limit=1", "columns": ["id"]}
@@ -140,8 +143,8 @@ def _together(body: dict[str, Any], operation: str) -> None:
         else:
             body.pop("record_kind", None)
             body.pop("record_id", None)
-    if body.get("query_id") and body.get("request_id"):
-        body["request_id"] = None
+    if body.get("request_id") and (body.get("query_id") or "body" not in body or "contact_id" not in body):
+        body["request_id"] = None  # beside a query it cannot be, and the one that is asked about has one
     if "User" in operation and ("role" in body or "contact_id" in body):
         if body.get("role") and "full_name" in body:
             body["contact_id"] = IDS["contact_id"] if body["role"] == "customer" else None

@@ -162,7 +162,11 @@ async def test_many_changes_are_all_done_or_none(world: Api) -> None:
     ids=range(29),
 )
 async def test_a_body_that_cannot_be_meant_is_refused(world: Api, body: bytes, status: int) -> None:
-    answer = await world.ask("POST", "/accounts", raw=body)
+    try:
+        answer = await world.ask("POST", "/accounts", raw=body)
+    except (BrokenPipeError, ConnectionResetError):  # it answered, and did not wait for the rest
+        assert status == 413
+        return
     assert answer.status == status, answer.body
     if status != 201:
         assert answer.headers["content-type"] == "application/problem+json"

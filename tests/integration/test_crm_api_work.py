@@ -337,3 +337,23 @@ async def test_a_list_goes_out_as_a_file_as_it_was_asked_for(world: Api) -> None
     ):
         assert (await world.ask("GET", "/exports/accounts.csv", **odd)).status == 422, odd
     assert (await world.ask("GET", "/exports/accounts.csv", by="customer")).status == 404
+
+
+async def test_while_the_database_takes_no_changes_reads_go_on_and_writes_are_told_to_come_back(world: Api) -> None:
+    tag = await world.make("tags", {"name": "before"})
+    await world.pg.set(default_transaction_read_only="on")
+    try:
+        assert (await world.ask("GET", f"/tags/{tag['id']}")).status == 200
+        for method, path, content in (
+            ("POST", "/tags", {"name": "during"}),
+            ("PATCH", f"/tags/{tag['id']}", {"name": "during"}),
+            ("DELETE", f"/tags/{tag['id']}", None),
+            ("POST", "/tags/bulk", {"items": [{"do": "create", "record": {"name": "during"}}]}),
+        ):
+            refused = await world.ask(method, path, content, match='"1"', key="the-same-later")
+            assert refused.status == 503, refused.body
+            assert int(refused.headers["retry-after"]) > 0
+    finally:
+        await world.pg.set(default_transaction_read_only="off")
+    assert (await world.ask("POST", "/tags", {"name": "during"}, key="the-same-later")).status == 201
+    assert (await world.ask("GET", f"/tags/{tag['id']}")).json()["name"] == "before"

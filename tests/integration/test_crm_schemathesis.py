@@ -12,10 +12,9 @@ from tests import crm_schemathesis
 from tests.api_world import api
 
 PART = {
-    "administrator": "listTag|createQuery|readQuery|changeQuery|deleteQuery|answerQuery|assignQuery|bulkTag|batchTag|"
-    "timelineOfQuery|search|changes|queue|saveView|createWebhook|me",
-    "customer": "createQuery|readQuery|answerQuery|rateQuery|createInteraction|changeQuery|timelineOfQuery|readUser|"
-    "createWebhook|attachToQuery|search|me",
+    "administrator": "listTag|createQuery|readQuery|changeQuery|deleteQuery|answerQuery|bulkTag|timelineOfQuery|search|"
+    "changes|saveView|me",
+    "customer": "createQuery|readQuery|answerQuery|rateQuery|createInteraction|timelineOfQuery|attachToQuery|me",
 }
 
 
@@ -23,7 +22,7 @@ PART = {
 async def test_the_api_does_what_its_document_says(person: str) -> None:
     async with api() as world:
         ids = await crm_schemathesis.records(world)
-        bounds = ["--phases", "examples,coverage,fuzzing", "--max-examples", "5", "--seed", "1"]
+        bounds = ["--phases", "examples,coverage,fuzzing", "--max-examples", "3", "--seed", "1"]
         settled = ["--generation-deterministic", "--include-operation-id-regex", f"^({PART[person]})$"]
         done = await asyncio.to_thread(crm_schemathesis.run, world, person, ids, *bounds, *settled)
     assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]

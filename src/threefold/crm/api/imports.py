@@ -190,7 +190,6 @@ UPLOAD: Final = (
     params.NAME,
     _choice("encoding", "Where the file does not say it itself.", *csv_reading.ENCODINGS),
     _choice("delimiter", "Where it cannot be told from the file.", *TABS),
-    _choice("duplicates", "What becomes of a row whose record is there already.", *import_rules.POLICIES),
 )
 CSV: Final = Raw(
     {
@@ -203,6 +202,9 @@ CSV: Final = Raw(
 
 
 def _describe(kind: Kind) -> None:
+    # A SKU is one product's: a second record of it cannot be.
+    policies = [each for each in import_rules.POLICIES if (kind.name, each) != ("products", "create")]
+    duplicates = _choice("duplicates", "What becomes of a row whose record is there already.", *policies)
     add(
         Operation(
             "POST",
@@ -214,7 +216,7 @@ def _describe(kind: Kind) -> None:
             does=_uploading(kind),
             needs=rules.Operation.BULK,
             takes=CSV,
-            params=UPLOAD,
+            params=(*UPLOAD, duplicates),
             gives=(Gives(201, "Taken in, and saved; or, of a dry run, what would be.", Import, headers=("Location",)),),
             writes=True,
             about="422 says what is wrong with which row. With `dry_run=true` the file is kept: change the mapping "
