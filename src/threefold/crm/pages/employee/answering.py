@@ -16,7 +16,7 @@ from threefold.crm.desk import Desk, Reply, Row, Tx
 from threefold.crm.kinds import CASES, KINDS, Kind
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.rendering import answer, goes
-from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, saying, texts_in
+from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, only_staff, saying, texts_in
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)
@@ -44,6 +44,7 @@ async def done(
 async def answer_it(request: Request, desk: AtDesk, kind: str, record: str) -> Response:
     """Sent by the outbox, so that it waits on the device while the CRM is away; a refusal is problem+json."""
     of, id_ = kind_of(kind), id_of(record)
+    only_staff(desk.actor)  # customers say theirs on their own page
     texts = texts_in(await form_of(request))
     body = texts.get("body", "").replace("\r\n", "\n")
     if of.name in CASES:
