@@ -95,11 +95,12 @@ async def entries(
     record: UUID | None = None,
     limit: int = 100,
 ) -> list[Row]:
-    """Newest first."""
+    """Newest first. Of a device that an entry is about: ``about``, its name, and ``owner``, whose it is."""
     cursor = await connection.execute(
         """
-        SELECT a.*, u.full_name AS name, d.name AS device
+        SELECT a.*, u.full_name AS name, d.name AS device, o.name AS about, w.full_name AS owner
         FROM edge.audit a LEFT JOIN crm.users u ON u.id = a.user_id LEFT JOIN edge.devices d ON d.id = a.device_id
+        LEFT JOIN edge.devices o ON a.kind = 'devices' AND o.id = a.record_id LEFT JOIN crm.users w ON w.id = o.user_id
         WHERE (%(before)s::bigint IS NULL OR a.id < %(before)s) AND (%(user)s::uuid IS NULL OR a.user_id = %(user)s)
           AND (%(what)s = '' OR a.what = %(what)s) AND (%(record)s::uuid IS NULL OR a.record_id = %(record)s)
         ORDER BY a.id DESC LIMIT %(limit)s""",

@@ -52,6 +52,7 @@ async def audit(request: Request, desk: AtDesk, user: str = "", what: str = "", 
     context = {
         "what": WHAT,
         "people": people,
+        "kinds": json.dumps({name: kind.one.capitalize() for name, kind in KINDS.items()}),
         "picked": {"user": str(whom or ""), "what": what if what in WHAT else "", "record": record.strip()[:300]},
     }
     return render(request, "admin/audit.html", context)

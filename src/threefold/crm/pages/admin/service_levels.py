@@ -163,7 +163,7 @@ async def back_to_default(request: Request, desk: AtDesk, kind: str, number: str
 def _values(typed: Mapping[str, Any]) -> dict[str, Any]:
     """Raises Invalid for what is no length of time."""
     first, resolution = (minutes_of(typed["texts"][name]) for name in _TIMES)
-    said = "it is written like 30 min, 4 h or 1 d 12 h, and a year at most"
+    said = "this is no length of time, or more than a year"
     wrong = {name: said for name, found in zip(_TIMES, (first, resolution), strict=True) if found is None}
     if first is not None and resolution is not None and resolution < first:
         wrong["resolution_minutes"] = "nothing is resolved before it is answered"

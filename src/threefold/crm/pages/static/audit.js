@@ -9,6 +9,7 @@
   const wrong = document.querySelector("[data-audit-wrong]");
   const said = document.querySelector("[data-audit-said]");
   const what = Object.fromEntries([...form.elements.what.options].map((option) => [option.value, option.textContent]));
+  const kinds = JSON.parse(form.dataset.kinds);
   const id = /[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}/gi;
   let next = null;
   let asked = 0;
@@ -23,12 +24,17 @@
   const address = ({ kind, record_id: record }) => (kind === "users" ? `/admin/people/${record}` : `/records/${kind}/${record}`);
   const about = (entry, names) => {
     const { kind, record_id: record } = entry;
-    if (!record) return kind ? [kind[0].toUpperCase() + kind.slice(1)] : [];
-    if (kind === "devices") return ["A device"];
+    const one = kinds[kind] || kind;
+    if (!record) return one ? [one] : [];
     const place = element("span", "bin-words");
+    if (kind === "devices") {
+      place.append(element("span", "cut", entry.about || "A device"));
+      if (entry.owner) place.append(element("span", "muted small", `Device of ${entry.owner}`));
+      return [place];
+    }
     const link = element("a", "cut", names[record] || `${record.slice(0, 8)}…`);
     link.href = address(entry);
-    place.append(link, element("span", "muted small", kind[0].toUpperCase() + kind.slice(1)));
+    place.append(link, element("span", "muted small", one));
     return [place];
   };
   const row = (entry, names) => {
@@ -37,7 +43,7 @@
     if (entry.device) from.append(element("span", "cut", entry.device));
     if (entry.address) from.append(element("span", "muted small", entry.address));
     made.append(
-      cell("", entry.name || (entry.user_id ? "Somebody who was erased" : "Nobody who is known")),
+      cell("", entry.name || (entry.user_id || entry.what === "signin-failed" ? "Somebody unknown" : "The CRM itself")),
       cell("What", what[entry.what] || entry.what),
       cell("Of what", ...about(entry, names)),
       cell("When", edge.time(entry.at, "full")),
