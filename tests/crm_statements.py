@@ -31,6 +31,7 @@ from threefold.connectivity.audit import Audit
 from threefold.connectivity.body import Body
 from threefold.connectivity.desks import EdgeDesk, Request
 from threefold.connectivity.ledger import Session
+from threefold.connectivity.turns import Turns
 from threefold.crm import api, erasure, imports, pages
 from threefold.crm.actor import Actor
 from threefold.crm.database import Database
@@ -132,7 +133,7 @@ class World:
     def _desk(self, method: str, target: str, key: str, body: Body) -> EdgeDesk:
         session = Session(UUID(int=1), self.actor, "e@example.com", "a laptop", True, datetime(2100, 1, 1, tzinfo=UTC))
         request = Request(method, target, "127.0.0.1", idempotency.usable(key) if key else "", body)
-        return EdgeDesk(self.database, self._audit, session, request)
+        return EdgeDesk(self.database, self._audit, Turns(), session, request)
 
 
 async def _call(app: Any, scope: Scope, receive: Receive, send: Send) -> None:

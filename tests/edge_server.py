@@ -80,6 +80,13 @@ async def wait(desk: ADesk) -> Response:
     return Response(b"told")
 
 
+@router.get("/t/slow")
+async def slow(desk: ADesk) -> Response:
+    async with desk.read() as connection:
+        await connection.execute("SELECT pg_sleep(0.5)")
+    return Response(b"{}")
+
+
 @router.get("/t/stream")
 async def stream(desk: ADesk, kind: str = "text/event-stream") -> Response:
     async def lines() -> AsyncIterator[bytes]:

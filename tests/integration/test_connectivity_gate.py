@@ -264,6 +264,20 @@ async def test_one_person_has_only_so_many_requests_at_once(crm: Crm, ada: Clien
             await asyncio.sleep(0.1)
 
 
+async def test_one_customer_cannot_take_all_of_the_database(crm: Crm, ada: Client) -> None:
+    (of,) = (await crm.cluster.sql("SELECT gen_random_uuid()"))[0]
+    await crm.cluster.sql("INSERT INTO crm.contacts (id, full_name, email) VALUES (%s, 'Cora', 'c@x.example')", (of,))
+    cora = crm.client()
+    assert cora.enrol(crm.invite(ada, contact_id=str(of)), "a phone", password=PASSWORD).status == 201
+    with ThreadPoolExecutor(30) as pool:
+        asked = [pool.submit(cora.twin().get, "/t/slow") for _ in range(30)]
+        await asyncio.sleep(0.3)
+        since = time.monotonic()
+        assert (await asyncio.to_thread(ada.get, "/t/me")).status == 200
+        assert time.monotonic() - since < 0.4, "there was a connection at once"
+        assert {answer.result().status for answer in asked} <= {200, 429}, "all get theirs, or are told"
+
+
 async def test_other_streams_go_on(crm: Crm, ada: Client) -> None:
     stays, goes = crm.employee(ada, "Stays"), crm.employee(ada, "Goes")
     kept, cut = stays.stream("/t/stream"), goes.stream("/t/stream")

@@ -11,6 +11,7 @@ from threefold.connectivity import idempotency
 from threefold.connectivity.audit import Audit, Note
 from threefold.connectivity.body import Body
 from threefold.connectivity.ledger import Session
+from threefold.connectivity.turns import Turns
 from threefold.crm.actor import Actor
 from threefold.crm.database import Database
 from threefold.crm.desk import Connection, Reply, Work
@@ -38,9 +39,10 @@ class _Refused(Exception):  # never leaves this file
 class EdgeDesk:
     """One request's. Implements crm.desk.Desk."""
 
-    def __init__(self, database: Database, audit: Audit, session: Session, request: Request) -> None:
+    def __init__(self, database: Database, audit: Audit, turns: Turns, session: Session, request: Request) -> None:
         self._database = database
         self._audit = audit
+        self._turns = turns
         self._request = request
         self.session = session
 
@@ -50,7 +52,7 @@ class EdgeDesk:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
-        async with self._database.read() as connection:
+        async with self._turns.turn(self.actor), self._database.read() as connection:
             yield connection
 
     async def write(self, work: Work) -> Reply:
@@ -63,7 +65,7 @@ class EdgeDesk:
 
     async def _once(self, work: Work, keyed: tuple[UUID, str, bytes] | None) -> Reply:
         try:
-            async with self._database.write(self.actor) as tx:
+            async with self._turns.turn(self.actor), self._database.write(self.actor) as tx:
                 if keyed is not None:
                     kept = await idempotency.replayed(tx, *keyed)
                     if kept is not None:

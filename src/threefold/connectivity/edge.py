@@ -24,6 +24,7 @@ from threefold.connectivity.problems import Problem
 from threefold.connectivity.refusals import BadProof
 from threefold.connectivity.sessions import Lifetimes
 from threefold.connectivity.streams import Streams
+from threefold.connectivity.turns import Turns
 from threefold.crm.actor import SYSTEM
 from threefold.crm.database import Database
 from threefold.crm.desk import Connection
@@ -71,6 +72,7 @@ class Edge:
         self.ledger = Ledger(self._connect, self.clock, self.lifetimes.idle)
         self.audit = Audit(self.database, self.clock)
         self.streams = Streams(self.database, self.clock)
+        self.turns = Turns()
         self.passkeys = Passkeys(self.database, self.site, self.title)
         self.begin = Buckets(self.rates.begin)
         self.failures = Buckets(self.rates.failures)

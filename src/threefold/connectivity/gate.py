@@ -152,7 +152,7 @@ class _Passage:
             body,
         )
         state: MutableMapping[str, Any] = self._scope.setdefault("state", {})
-        state["desk"] = desks.EdgeDesk(edge.database, edge.audit, session, request)
+        state["desk"] = desks.EdgeDesk(edge.database, edge.audit, edge.turns, session, request)
         return None
 
     def _token(self) -> tuple[str, bool]:
