@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 import traceback
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -62,6 +63,7 @@ def main() -> int:
     options.add_argument("--variant", choices=sorted(VARIANTS), default="", metavar="NAME", help="break the protocol")
     options.add_argument("--from", dest="first", type=int, default=int(time.time()) % 1_000_000_000)
     options.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    options.add_argument("--every", type=int, default=BATCH, help="say how it goes after so many seeds")
     chosen = options.parse_args()
     if chosen.seed is not None:
         try:
@@ -74,21 +76,23 @@ def main() -> int:
         return 0
     begun, seeds, acks, leads = time.monotonic(), 0, 0, 0
     # Ctrl-C reaches the workers, too; only this process is to answer it.
-    with multiprocessing.Pool(chosen.jobs, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        try:
-            while True:
-                batch = range(chosen.first + seeds, chosen.first + seeds + BATCH)
-                # In order: the first that fails, whichever process was quicker.
-                for seed, acked, led, wrong in pool.imap(judge, [(chosen.world, s, chosen.variant) for s in batch]):
-                    if wrong:
-                        print(f"seed {seed}: {wrong}\nreproduce: {command(chosen.world, seed, chosen.variant)}")
-                        return 1
-                    seeds, acks, leads = seeds + 1, acks + acked, leads + led
-                rate = seeds / (time.monotonic() - begun)
-                print(f"{seeds} seeds, {acks} acknowledgements, {leads} leaders, {rate:.1f} seeds/s", flush=True)
-        except KeyboardInterrupt:
-            print(f"stopped after {seeds} seeds without a violation")
-            return 0
+    workers = ProcessPoolExecutor(chosen.jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
+    try:
+        while True:
+            batch = range(chosen.first + seeds, chosen.first + seeds + chosen.every)
+            # In order: the first that fails, whichever process was quicker.
+            for seed, acked, led, wrong in workers.map(judge, [(chosen.world, s, chosen.variant) for s in batch]):
+                if wrong:
+                    print(f"seed {seed}: {wrong}\nreproduce: {command(chosen.world, seed, chosen.variant)}")
+                    return 1
+                seeds, acks, leads = seeds + 1, acks + acked, leads + led
+            rate = seeds / (time.monotonic() - begun)
+            print(f"{seeds} seeds, {acks} acknowledgements, {leads} leaders, {rate:.1f} seeds/s", flush=True)
+    except KeyboardInterrupt:
+        print(f"stopped after {seeds} seeds without a violation")
+        return 0
+    finally:
+        workers.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":

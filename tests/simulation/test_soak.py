@@ -38,10 +38,10 @@ def test_the_first_failing_seed_is_printed_and_runs_again_by_what_is_printed() -
 
 
 def test_it_goes_on_until_it_is_stopped() -> None:
-    soak = _soak("--from", str(FIRST), "--jobs", "1")
+    soak = _soak("--from", str(FIRST), "--jobs", "1", "--every", "10")
     assert soak.stdout is not None
-    for batches in (100, 200):
-        assert soak.stdout.readline().startswith(f"{batches} seeds, ")
+    for seeds in (10, 20):
+        assert soak.stdout.readline().startswith(f"{seeds} seeds, ")
     os.killpg(soak.pid, signal.SIGINT)  # as Ctrl-C does: its workers hear it, too
     said, _ = soak.communicate(timeout=60)
     assert soak.returncode == 0
