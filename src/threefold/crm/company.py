@@ -7,15 +7,18 @@ clocks that run, deals, tasks and tags. Loaded into an empty CRM only, in one tr
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, LiteralString
 from uuid import UUID
 
 import psycopg
 
+from threefold.crm import case_states
 from threefold.crm.kinds import STAGES
-from threefold.crm.sample import Sizes, load
+from threefold.crm.policies import DEFAULTS
+from threefold.crm.sample import Sizes, Table, load
 from threefold.crm.uuid7 import uuid7
 from threefold.kernel.errors import Refused
 
@@ -30,7 +33,12 @@ _EMPLOYEES: Final = (
 _TEAMS: Final = ("Support", "Field service", "Sales")
 _TAGS: Final = (("key account", "violet"), ("renewal", "blue"), ("at risk", "red"), ("partner", "green"))
 _TASKS: Final = ("Call back about the offer", "Send the contract", "Ask for a reference", "Check the delivery date")
-_MINUTES: Final = {1: (60, 480), 2: (240, 1_440), 3: (480, 4_320), 4: (1_440, 10_080)}
+_TEAM_OF: Final = {"queries": "Support", "requests": "Field service"}
+_ENDED: Final = frozenset({*case_states.ENDED["queries"], *case_states.ENDED["requests"]})
+_CLOCK: Final[tuple[LiteralString, ...]] = (
+    *("first_response_due_at", "first_responded_at", "resolution_due_at", "resolved_at", "paused_at"),
+    *("assignee_id", "team_id"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +56,9 @@ def load_company(connection: psycopg.Connection[Any], seed: int, now: datetime) 
     with connection.transaction(), connection.cursor() as cursor:
         if cursor.execute("SELECT 1 FROM crm.accounts LIMIT 1").fetchone():
             raise Refused("this CRM is not empty", hint="a sample company goes into a new one only")
-        rows = load(connection, seed, SMALL, now)
         made = _Around(cursor, seed, now)
+        rows = load(connection, seed, SMALL, now, made.lately)
         rows |= {"teams": made.teams(), "users": made.users(), "policies": made.policies()}
-        made.clocks()
         rows |= {"deals": made.deals(), "tasks": made.tasks(), "taggings": made.tags()}
         return Company(rows, *ADMINISTRATOR, made.customer())
 
@@ -63,15 +70,27 @@ class _Around:
         self._cursor = cursor
         self._chance = random.Random(seed)
         self._now = now
-        self._teams: dict[str, UUID] = {}
-        self._people: list[tuple[UUID, str]] = []  # with their team
+        self._teams = {name: self._key() for name in _TEAMS}
+        self._people = [(self._key(), team) for _, _, team in _EMPLOYEES]
+        self._cases: dict[UUID, tuple[datetime, datetime]] = {}  # from when until when each was worked on
+
+    def lately(self, table: Table) -> Table:
+        """Open cases were reported lately, most are somebody's, a few are late; what was said was said meanwhile."""
+        made = [dict(zip(table.columns, row, strict=True)) for row in table.rows]
+        if table.name in _TEAM_OF:
+            made = [case | self._clock(case, _TEAM_OF[table.name]) for case in made]
+            self._cases |= {case["id"]: (case["created_at"], case["updated_at"]) for case in made}
+        elif table.name == "interactions":
+            for said in made:
+                began, until = self._cases[said["query_id"] or said["request_id"]]
+                said["created_at"] = said["updated_at"] = began + (until - began) * self._chance.random()
+        columns = (*table.columns, *(name for name in _CLOCK if table.name in _TEAM_OF))
+        return Table(table.name, columns, [tuple(row[name] for name in columns) for row in made])
 
     def teams(self) -> int:
-        self._teams = {name: self._key() for name in _TEAMS}
         return self._insert("teams", "id, name", [(key, name) for name, key in self._teams.items()])
 
     def users(self) -> int:
-        self._people = [(self._key(), team) for _, _, team in _EMPLOYEES]
         rows: list[tuple[Any, ...]] = [(self._key(), *ADMINISTRATOR, "administrator", None)]
         for (key, team), (name, email, _) in zip(self._people, _EMPLOYEES, strict=True):
             rows.append((key, name, email, "employee", self._teams[team]))
@@ -89,37 +108,32 @@ class _Around:
                 self._teams["Support"],
             )
             for kind in ("queries", "requests")
-            for priority, (first, whole) in _MINUTES.items()
+            for priority, (first, whole) in DEFAULTS.items()
         ]
         columns = "id, name, record_kind, priority, first_response_minutes, resolution_minutes, escalate_to_id"
         return self._insert("policies", columns, rows)
 
-    def clocks(self) -> None:
-        """Every open case was reported lately, most are somebody's, and a few are late."""
-        for kind, team in (("queries", "Support"), ("requests", "Field service")):
-            self._cursor.execute(
-                f"SELECT id, priority, status FROM crm.{kind}"  # noqa: S608 - one of two words above
-                " WHERE status NOT IN ('answered', 'closed', 'done', 'cancelled') ORDER BY id".encode()
-            )
-            staff = [key for key, of in self._people if of == team]
-            changes = [self._clock(row, staff, self._teams[team]) for row in self._cursor.fetchall()]
-            self._cursor.executemany(
-                f"UPDATE crm.{kind} SET version = version + 1, created_at = %s, updated_at = %s,"  # noqa: S608 - as above
-                " first_response_due_at = %s, first_responded_at = %s, resolution_due_at = %s, paused_at = %s,"
-                " assignee_id = %s, team_id = %s WHERE id = %s".encode(),
-                changes,
-            )
-
-    def _clock(self, case: tuple[UUID, int, str], staff: list[UUID], team: UUID) -> tuple[Any, ...]:
-        id_, priority, status = case
-        first, whole = (timedelta(minutes=minutes) for minutes in _MINUTES[priority])
-        new = status == "new"
-        age = (first if new else whole) * (self._chance.random() ** 0.8 * 1.15)
-        created = self._now - age
-        answered = None if new else created + first * self._chance.random() * 0.9
-        paused = created + (self._now - created) * 0.7 if status == "waiting" else None
-        assignee = None if new else self._chance.choice(staff)
-        return created, self._now - age / 3, created + first, answered, created + whole, paused, assignee, team, id_
+    def _clock(self, case: Mapping[str, Any], team: str) -> dict[str, Any]:
+        first, whole = (timedelta(minutes=minutes) for minutes in DEFAULTS[case["priority"]])
+        status, ended = case["status"], case["status"] in _ENDED
+        created, updated = case["created_at"], case["updated_at"]
+        if not ended:
+            age = (first if status == "new" else whole) * (self._chance.random() ** 0.8 * 1.15)
+            created, updated = self._now - age, self._now - age / 3
+        staff = [key for key, of in self._people if of == team]
+        return {
+            "created_at": created,
+            "updated_at": updated,
+            "first_response_due_at": created + first,
+            "first_responded_at": None
+            if status == "new"
+            else created + min(first, updated - created) * self._chance.random(),
+            "resolution_due_at": created + whole,
+            "resolved_at": updated if ended else None,
+            "paused_at": updated if status == "waiting" else None,
+            "assignee_id": None if status == "new" else self._chance.choice(staff),
+            "team_id": self._teams[team],
+        }
 
     def deals(self) -> int:
         accounts = self._ids("SELECT id, name FROM crm.accounts ORDER BY id LIMIT 60")
