@@ -24,7 +24,7 @@ from tests.edge_client import Client, Key, b64
 
 from bench.crm_data import Size, name_of, names
 from bench.crm_load import Ask, Asks
-from threefold.connectivity.ledger import hashed
+from threefold.connectivity.admission import hashed
 from threefold.crm.actor import Actor, Role
 from threefold.crm.asking import Place
 from threefold.crm.database import SESSION, Database

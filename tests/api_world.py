@@ -31,7 +31,7 @@ from threefold.connectivity.limits import Rate
 from threefold.crm import erasure, imports
 from threefold.crm.api import router
 from threefold.crm.database import Database
-from threefold.crm.ledger import Ledger
+from threefold.crm.erasure_ledger import ErasureLedger
 from threefold.crm.live import Live
 from threefold.crm.migrate import crm_set, migrate
 from threefold.kernel.clock import SystemClock
@@ -153,7 +153,7 @@ def serve(dsn: str, port: int, origin: str, ledger: str) -> None:
     rates = Rates(begin=plenty, failures=plenty, session=plenty)
     database = Database(dsn, clock)
     live = Live(database, clock)
-    erase = partial(erasure.erase, ledger=Ledger(Path(ledger)), hooks=(erasing.forget,))
+    erase = partial(erasure.erase, ledger=ErasureLedger(Path(ledger)), hooks=(erasing.forget,))
     state = {"live": live, "erase": erase, "run_import": partial(imports.run_apart, database, clock)}
     parts = Parts(database, clock, origin, rates=rates, title="Test", api=router, opens=(live,), state=state)
     uvicorn.run(create_app(parts), host="127.0.0.1", port=port, log_level="warning", access_log=False)

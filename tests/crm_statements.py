@@ -27,15 +27,15 @@ from fastapi import FastAPI
 from starlette.types import Message, Receive, Scope, Send
 
 from threefold.connectivity import idempotency
+from threefold.connectivity.admission import Session
 from threefold.connectivity.audit import Audit
 from threefold.connectivity.body import Body
 from threefold.connectivity.desks import EdgeDesk, Request
-from threefold.connectivity.ledger import Session
 from threefold.connectivity.turns import Turns
 from threefold.crm import api, erasure, imports, pages
 from threefold.crm.actor import Actor
 from threefold.crm.database import Database
-from threefold.crm.ledger import Ledger
+from threefold.crm.erasure_ledger import ErasureLedger
 from threefold.crm.live import Live
 from threefold.kernel.clock import SystemClock
 
@@ -85,7 +85,7 @@ class World:
         self._app = FastAPI()
         state = self._app.state
         state.live = live
-        state.erase = partial(erasure.erase, ledger=Ledger(erasures), hooks=())
+        state.erase = partial(erasure.erase, ledger=ErasureLedger(erasures), hooks=())
         state.run_import = partial(imports.run_apart, database, clock)
         state.webhooks_private = False
         self._app.include_router(api.router)

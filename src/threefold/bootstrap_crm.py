@@ -18,8 +18,8 @@ from threefold.crm import api, erasure, imports, pages
 from threefold.crm.company import Company, load_company
 from threefold.crm.courier import Courier
 from threefold.crm.database import Database
+from threefold.crm.erasure_ledger import ErasureLedger
 from threefold.crm.escalation import escalation
-from threefold.crm.ledger import Ledger
 from threefold.crm.live import Live
 from threefold.crm.migrate import Migration, crm_set, migrate
 from threefold.crm.pages.rendering import STATIC
@@ -75,9 +75,9 @@ def load_sample(settings: CrmSettings, seed: int, clock: Clock) -> Company:
         return load_company(connection, seed, clock.now())
 
 
-def ledger_of(settings: CrmSettings) -> Ledger:
+def ledger_of(settings: CrmSettings) -> ErasureLedger:
     """Of erasures: outside of the database, because a recovery to an earlier time takes the database back."""
-    return Ledger(settings.path(settings.crm.erasures))
+    return ErasureLedger(settings.path(settings.crm.erasures))
 
 
 async def replay_erasures(settings: CrmSettings, clock: Clock) -> int:

@@ -15,7 +15,7 @@ from playwright.async_api import Browser, expect
 from tests.browser.world import Person, Served, served
 from threefold.crm import erasure
 from threefold.crm.actor import SYSTEM
-from threefold.crm.ledger import Ledger
+from threefold.crm.erasure_ledger import ErasureLedger
 from threefold.crm.pages.admin.webhook_pages import VERIFY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -302,7 +302,7 @@ async def test_the_audit_says_who_saw_and_changed_what(crm: Served, ada: Person)
 
 async def test_erased_persons_stand_in_the_ledger(crm: Served, ada: Person) -> None:
     contact = await crm.create("contacts", full_name="Gone Person", email="gone@example.com")
-    ledger = Ledger(crm.cluster.folder / "erasures.jsonl")
+    ledger = ErasureLedger(crm.cluster.folder / "erasures.jsonl")
     async with crm.database() as database, database.write(SYSTEM) as tx:
         await erasure.erase(tx, contact["id"], "demand of 3 May", ledger)
     page = ada.page

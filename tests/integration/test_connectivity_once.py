@@ -179,7 +179,7 @@ async def test_a_database_that_goes_away_is_told_and_comes_back(crm: Crm, ada: C
 
 async def test_keys_and_proofs_are_forgotten_in_time_and_not_before(crm: Crm, ada: Client) -> None:
     from threefold.connectivity.edge import Edge
-    from threefold.connectivity.headers import site_of
+    from threefold.connectivity.headers import origin_of
     from threefold.crm.database import Database
     from threefold.kernel.clock import SystemClock
 
@@ -188,10 +188,10 @@ async def test_keys_and_proofs_are_forgotten_in_time_and_not_before(crm: Crm, ad
     await crm.cluster.sql("UPDATE edge.replies SET created_at = now() - interval '15 days' WHERE key = %s", (old,))
     await crm.cluster.sql("UPDATE edge.proofs SET forget_at = now() - interval '1 s'")
     assert ada.get("/t/me").status == 200
-    site = site_of(crm.origin)
-    assert site is not None
+    origin = origin_of(crm.origin)
+    assert origin is not None
     async with Database(crm.cluster.dsn(), SystemClock()) as database:
-        await Edge(database, SystemClock(), site).prune()
+        await Edge(database, SystemClock(), origin).prune()
     kept = await crm.cluster.sql("SELECT key FROM edge.replies WHERE key = ANY(%s)", ([old, new],))
     assert kept == [(new,)]
     assert (await crm.cluster.sql("SELECT count(*) FROM edge.proofs"))[0][0] == 1

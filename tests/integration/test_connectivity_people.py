@@ -21,7 +21,7 @@ from threefold.connectivity.erasing import forget
 from threefold.crm import erasure
 from threefold.crm.actor import SYSTEM
 from threefold.crm.database import Database
-from threefold.crm.ledger import Ledger
+from threefold.crm.erasure_ledger import ErasureLedger
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Refused
 
@@ -415,7 +415,7 @@ async def test_an_erased_person_leaves_nothing_here_and_cannot_come_back(
     key = uuid4().hex
     assert emil.post("/t/do", {"what": "Cora", "about": of, "echo": "Cora"}, key=key).status == 201
     async with Database(crm.cluster.dsn(), SystemClock()) as database, database.write(SYSTEM) as tx:
-        await erasure.erase(tx, UUID(of), "asked for", Ledger(tmp_path / "erasures"), [forget])
+        await erasure.erase(tx, UUID(of), "asked for", ErasureLedger(tmp_path / "erasures"), [forget])
     assert cora.get("/connect/me").status == 401
     assert cora.sign_in(cora.who["user"]["email"], PASSWORD).code == "unknown-device"
     user = cora.who["user"]["id"]

@@ -17,9 +17,9 @@ from tests.crm import EMPLOYEE, Crm, crm, customer
 from threefold.crm import attachments, batches, cases, erasure, imports, log, merge, views
 from threefold.crm.actor import SYSTEM, Actor
 from threefold.crm.desk import Row, Tx
+from threefold.crm.erasure_ledger import ErasureLedger
 from threefold.crm.errors import Conflict, Forbidden
 from threefold.crm.kinds import KINDS
-from threefold.crm.ledger import Ledger
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -90,7 +90,7 @@ async def test_a_person_is_gone_from_everywhere_and_the_log_proves_itself(there:
         upload = await _do(there, EMPLOYEE, imports.upload, CONTACTS, "x.csv", file)
         await there.pg.sql("UPDATE crm.imports SET status = 'running' WHERE id = %s", [upload["id"]])
     bystander = await there.contact(phone="7")
-    ledger = Ledger(tmp_path / "kept" / "erasures.jsonl")
+    ledger = ErasureLedger(tmp_path / "kept" / "erasures.jsonl")
     assert {"contacts", "log", "merges", "batches", "attachments", "blobs", "imports", "views"} <= set(
         await _found(there)
     )
@@ -130,7 +130,7 @@ async def test_a_person_is_gone_from_everywhere_and_the_log_proves_itself(there:
 
 async def test_nobody_else_may_and_a_ledger_that_cannot_be_written_stops_it(there: Crm, tmp_path: Path) -> None:
     contact = await there.contact()
-    ledger = Ledger(tmp_path / "erasures.jsonl")
+    ledger = ErasureLedger(tmp_path / "erasures.jsonl")
     with pytest.raises(Forbidden):
         await _do(there, EMPLOYEE, erasure.erase, contact["id"], "", ledger)
     with pytest.raises(NotThere):
@@ -139,7 +139,7 @@ async def test_nobody_else_may_and_a_ledger_that_cannot_be_written_stops_it(ther
         await _do(there, SYSTEM, erasure.erase, uuid4(), "", ledger)
     (tmp_path / "file").write_text("")
     with pytest.raises(Unavailable, match="ledger"):
-        await _do(there, SYSTEM, erasure.erase, contact["id"], "", Ledger(tmp_path / "file" / "erasures.jsonl"))
+        await _do(there, SYSTEM, erasure.erase, contact["id"], "", ErasureLedger(tmp_path / "file" / "erasures.jsonl"))
     assert (await there.get("contacts", contact["id"]))["full_name"] == "Ada"
     assert ledger.read() == []
 
@@ -148,7 +148,7 @@ async def test_a_recovery_to_an_earlier_time_brings_nobody_back(tmp_path: Path) 
     async with crm() as there:
         contact, other = await _person(there)
         whole = await asyncio.to_thread(there.pg.run, "pg_dump", "-Fp", "--inserts", there.pg.dsn())
-        ledger = Ledger(tmp_path / "erasures.jsonl")
+        ledger = ErasureLedger(tmp_path / "erasures.jsonl")
         await _do(there, SYSTEM, erasure.erase, contact["id"], "asked", ledger)
         assert await erasure.replay(there.database, ledger) == []
     # The earlier state: as dumped before the erasure, the merge undone as if it had come later.
@@ -168,7 +168,7 @@ async def test_a_recovery_to_an_earlier_time_brings_nobody_back(tmp_path: Path) 
 
 
 async def test_a_torn_line_is_nobodys_and_a_damaged_one_is_told(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "erasures.jsonl")
+    ledger = ErasureLedger(tmp_path / "erasures.jsonl")
     one, two, three = uuid4(), uuid4(), uuid4()
     await ledger.append([one], "now")
     with ledger.path.open("ab") as file:

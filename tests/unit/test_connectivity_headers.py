@@ -5,16 +5,16 @@ from __future__ import annotations
 import pytest
 
 from threefold.connectivity.body import Body, bound
-from threefold.connectivity.headers import Asked, finished, site_of
+from threefold.connectivity.headers import Asked, finished, origin_of
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.refusals import TooLarge, TooMany
 from threefold.crm.errors import Invalid, NotSaved, Stale
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import BadInput, NotThere
 
-SITE = site_of("https://crm.example")
-LOCAL = site_of("http://localhost:8000")
-assert SITE is not None
+OURS = origin_of("https://crm.example")
+LOCAL = origin_of("http://localhost:8000")
+assert OURS is not None
 assert LOCAL is not None
 
 
@@ -29,24 +29,24 @@ assert LOCAL is not None
     ],
 )
 def test_the_public_address_gives_origin_host_and_relying_party(url: str, origin: str, host: str, name: str) -> None:
-    site = site_of(url)
-    assert site is not None
-    assert (site.origin, site.host, site.name) == (origin, host, name)
+    found = origin_of(url)
+    assert found is not None
+    assert (found.url, found.host, found.name) == (origin, host, name)
 
 
 @pytest.mark.parametrize("url", ["http://crm.example", "http://10.0.0.1:8000", "ftp://localhost", "crm.example", ""])
 def test_plain_http_to_another_machine_is_no_public_address(url: str) -> None:
-    assert site_of(url) is None
+    assert origin_of(url) is None
 
 
 def test_every_answer_has_the_policy_and_a_route_can_only_add_one_that_forbids_more() -> None:
-    said = finished([(b"Content-Security-Policy", b"sandbox"), (b"x-thing", b"1")], SITE, public=False)
+    said = finished([(b"Content-Security-Policy", b"sandbox"), (b"x-thing", b"1")], OURS, public=False)
     added, ours = [value for name, value in said if name.lower() == b"content-security-policy"]
     assert added == b"sandbox"
     for part in (b"default-src 'self'", b"frame-ancestors 'none'", b"form-action 'self'", b"base-uri 'none'"):
         assert part in ours
     assert b"unsafe" not in ours
-    weak = dict(finished([(b"X-Content-Type-Options", b"none"), (b"x-frame-options", b"ALLOW")], SITE, public=False))
+    weak = dict(finished([(b"X-Content-Type-Options", b"none"), (b"x-frame-options", b"ALLOW")], OURS, public=False))
     assert (weak[b"x-content-type-options"], weak[b"x-frame-options"]) == (b"nosniff", b"DENY")
     assert dict(said)[b"x-content-type-options"] == b"nosniff"
     assert b"strict-transport-security" in dict(said)
@@ -59,9 +59,9 @@ def test_transport_security_is_not_promised_on_localhost() -> None:
 
 def test_what_holds_data_is_never_kept_by_a_cache() -> None:
     kept = [(b"cache-control", b"public, max-age=9")]
-    assert dict(finished(kept, SITE, public=False))[b"cache-control"] == b"no-store"
-    assert dict(finished(kept, SITE, public=True))[b"cache-control"] == b"public, max-age=9"
-    assert dict(finished([], SITE, public=True))[b"cache-control"] == b"no-store"
+    assert dict(finished(kept, OURS, public=False))[b"cache-control"] == b"no-store"
+    assert dict(finished(kept, OURS, public=True))[b"cache-control"] == b"public, max-age=9"
+    assert dict(finished([], OURS, public=True))[b"cache-control"] == b"no-store"
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ def test_what_holds_data_is_never_kept_by_a_cache() -> None:
 )
 def test_a_request_that_another_site_made_is_seen(pairs: dict[str, str], elsewhere: bool) -> None:
     asked = Asked([(name.encode(), value.encode()) for name, value in pairs.items()])
-    assert asked.from_elsewhere(SITE) is elsewhere
+    assert asked.from_elsewhere(OURS) is elsewhere
 
 
 def test_cookies_are_found_by_their_whole_name() -> None:

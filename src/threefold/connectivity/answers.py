@@ -10,7 +10,7 @@ from uuid import UUID
 
 from starlette.responses import Response
 
-from threefold.connectivity.ledger import Session
+from threefold.connectivity.admission import Session
 from threefold.crm.desk import Row
 
 

@@ -20,7 +20,7 @@ from threefold.connectivity import begin_routes, people_routes, routes
 from threefold.connectivity.answers import answer
 from threefold.connectivity.edge import Edge, Rates
 from threefold.connectivity.gate import Gate
-from threefold.connectivity.headers import site_of
+from threefold.connectivity.headers import origin_of
 from threefold.connectivity.loops import Loop, running
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.sessions import Lifetimes
@@ -82,14 +82,20 @@ def edge_set() -> list[Migration]:
 
 def create_app(parts: Parts) -> FastAPI:
     """Raises BadInput for a public address under which browsers give neither keys nor cookies."""
-    site = site_of(parts.public_url)
-    if site is None:
+    origin = origin_of(parts.public_url)
+    if origin is None:
         raise BadInput(
             f"people cannot sign in at {parts.public_url}",
             hint="passkeys want https, or http://localhost on this machine; never an IP address",
         )
     edge = Edge(
-        parts.database, parts.clock, site, parts.title, parts.trust_proxy, lifetimes=parts.lifetimes, rates=parts.rates
+        parts.database,
+        parts.clock,
+        origin,
+        parts.title,
+        parts.trust_proxy,
+        lifetimes=parts.lifetimes,
+        rates=parts.rates,
     )
 
     @asynccontextmanager

@@ -12,9 +12,9 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from threefold.connectivity import answers, bodies, devices, invitations, passkeys, passwords, sessions
+from threefold.connectivity.admission import Session
 from threefold.connectivity.audit import Note, add
 from threefold.connectivity.edge import Edge
-from threefold.connectivity.ledger import Session
 from threefold.connectivity.refusals import BadCredentials, TooMany
 from threefold.crm.actor import Actor, Role
 from threefold.crm.desk import Connection, Row

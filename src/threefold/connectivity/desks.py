@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from threefold.connectivity import idempotency
+from threefold.connectivity.admission import Session
 from threefold.connectivity.audit import Audit, Note
 from threefold.connectivity.body import Body
-from threefold.connectivity.ledger import Session
 from threefold.connectivity.turns import Turns
 from threefold.crm.actor import Actor
 from threefold.crm.database import Database

@@ -1,8 +1,8 @@
 """Devices: keys that were enrolled by invitation, and can be revoked.
 
 A device belongs to one person. Its key was made in it and cannot be taken out, so a device that is revoked is out for
-good: to come back it makes a new key and needs a new invitation. Every request looks for the device anew (ledger.py),
-which is why revoking needs no more than one committed row.
+good: to come back it makes a new key and needs a new invitation. Every request looks for the device anew
+(admission.py), which is why revoking needs no more than one committed row.
 """
 
 from __future__ import annotations

@@ -15,9 +15,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from threefold.connectivity import dpop, headers, loops
+from threefold.connectivity.admission import Admission
 from threefold.connectivity.audit import Audit
-from threefold.connectivity.headers import Site
-from threefold.connectivity.ledger import Ledger
+from threefold.connectivity.headers import Origin
 from threefold.connectivity.limits import Buckets, Rate
 from threefold.connectivity.passkeys import Passkeys
 from threefold.connectivity.problems import Problem
@@ -60,7 +60,7 @@ class Rates:
 class Edge:
     database: Database
     clock: Clock
-    site: Site
+    origin: Origin
     title: str = "Threefold"
     trust_proxy: bool = False
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
@@ -69,11 +69,11 @@ class Edge:
     problem_page: Callable[[Request, Mapping[str, Any]], Response | None] = lambda _request, _problem: None
 
     def __post_init__(self) -> None:
-        self.ledger = Ledger(self._connect, self.clock, self.lifetimes.idle)
+        self.admission = Admission(self._connect, self.clock, self.lifetimes.idle)
         self.audit = Audit(self.database, self.clock)
         self.streams = Streams(self.database, self.clock)
         self.turns = Turns()
-        self.passkeys = Passkeys(self.database, self.site, self.title)
+        self.passkeys = Passkeys(self.database, self.origin, self.title)
         self.begin = Buckets(self.rates.begin)
         self.failures = Buckets(self.rates.failures)
         self.session = Buckets(self.rates.session)
@@ -82,7 +82,7 @@ class Edge:
     async def running(self) -> AsyncIterator[None]:
         """The loops, until the end; what the audit still holds is written then."""
         try:
-            async with loops.running([self.ledger.run, self.audit.run, self.streams.run, self._prune], self.clock):
+            async with loops.running([self.admission.run, self.audit.run, self.streams.run, self._prune], self.clock):
                 yield
         finally:
             with contextlib.suppress(Exception):  # the database may be gone, and the process ends in any case
@@ -96,7 +96,7 @@ class Edge:
     async def proven(self, request: Request) -> dpop.Proof:
         """The proof of a request that has no session yet, spent. Raises BadProof, Unavailable."""
         proof = self.check(request.scope, headers.Asked(request.scope["headers"]))
-        await self.ledger.spend(proof)
+        await self.admission.spend(proof)
         return proof
 
     def check(self, scope: Mapping[str, Any], asked: headers.Asked, token: str | None = None) -> dpop.Proof:
@@ -107,7 +107,7 @@ class Edge:
         return dpop.check(
             asked.get("dpop"),
             method=scope["method"],
-            address=self.site.address(raw.decode("latin-1")),
+            address=self.origin.address(raw.decode("latin-1")),
             now=self.clock.now(),
             token=token,
         )
@@ -119,7 +119,7 @@ class Edge:
         return None
 
     async def _connect(self) -> Connection:
-        """For the ledger: its own connection, which does not wait for stores (ledger.py says why that is safe)."""
+        """For admission: a connection of its own, which does not wait for stores (admission.py says why)."""
         options = "-c synchronous_commit=off -c statement_timeout=5s"
         return await psycopg.AsyncConnection.connect(
             self.database.conninfo, autocommit=True, row_factory=dict_row, options=options, connect_timeout=3

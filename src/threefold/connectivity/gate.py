@@ -1,8 +1,8 @@
 """The gate: every request passes here before anything of the CRM runs, and every answer on its way out.
 
 In this order: size of the headers; our own name (DNS rebinding, and because passkeys and proofs are bound to it);
-whether another site made the browser ask; then, unless the path is public, the session, the device's proof (ledger.py)
-and the rate; and at last the CRM, with a `Desk` on ``request.state``. Answers get their security headers, failures
+whether another site made the browser ask; then, unless the path is public, the session and the device's proof
+(admission.py) and the rate; and at last the CRM, with a `Desk` on ``request.state``. Answers get their security headers, failures
 become problem+json, and what still runs when its session ends is cut (streams.py).
 
 A browser that opens an address cannot sign it by itself: the service worker does. Where it is not in control yet, the
@@ -106,11 +106,11 @@ class _Passage:
             raise TooLarge(
                 "the request's headers are too large", hint="clear this site's cookies, or shorten the address"
             )
-        if self._path not in ANY_NAME and asked.get("host").lower() != edge.site.host:
+        if self._path not in ANY_NAME and asked.get("host").lower() != edge.origin.host:
             if self._scope["method"] not in {"GET", "HEAD"}:
-                raise Misdirected("this is not our name", hint=f"ask {edge.site.origin}")
-            return await self._answer(RedirectResponse(edge.site.origin + self._target(), 307))
-        if self._scope["method"] in headers.UNSAFE and asked.from_elsewhere(edge.site):
+                raise Misdirected("this is not our name", hint=f"ask {edge.origin.url}")
+            return await self._answer(RedirectResponse(edge.origin.url + self._target(), 307))
+        if self._scope["method"] in headers.UNSAFE and asked.from_elsewhere(edge.origin):
             raise Forbidden("the request was made by another site", hint="do it on our own pages")
         self._body = Body(receive, bound(self._path, asked), asked.get("content-length"))
         if self._path in BEGIN:
@@ -131,7 +131,7 @@ class _Passage:
                 return Response(edge.shell(), media_type="text/html")
             if not token:
                 raise Unauthenticated("nobody is signed in", hint="sign in, or send Authorization: DPoP and a proof")
-            session = await edge.ledger.admit(token, edge.check(self._scope, asked, token if bearer else None))
+            session = await edge.admission.admit(token, edge.check(self._scope, asked, token if bearer else None))
             if session.bearer != bearer:
                 raise Unauthenticated("the session's token came by the wrong way", hint="sign in again")
         except (Unauthenticated, BadProof) as error:
@@ -213,7 +213,7 @@ class _Passage:
             self._started = True
             said = list(message.get("headers", ()))
             kept = self._path.startswith("/static/") or self._path in PUBLIC
-            message["headers"] = headers.finished(said, self._edge.site, public=kept)
+            message["headers"] = headers.finished(said, self._edge.origin, public=kept)
             self._event_stream = any(k == b"content-type" and v.startswith(b"text/event-stream") for k, v in said)
         await self._send(message)
 

@@ -45,22 +45,22 @@ _OURS: Final = frozenset(name for name, _ in (*_ALWAYS, _TRANSPORT)) - {b"conten
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
+class Origin:
     """The one address people know us by. Passkeys are bound to its host, proofs and cookies to all of it."""
 
-    origin: str  # scheme://host[:port], in lower case
+    url: str  # scheme://host[:port], in lower case
     host: str  # host[:port], as a request's Host header says it
     name: str  # the host alone: WebAuthn's relying party
 
     @property
     def secure(self) -> bool:
-        return self.origin.startswith("https:")
+        return self.url.startswith("https:")
 
     def address(self, raw_path: str) -> str:
-        return self.origin + raw_path
+        return self.url + raw_path
 
 
-def site_of(public_url: str) -> Site | None:
+def origin_of(public_url: str) -> Origin | None:
     """None where browsers would give neither keys nor cookies: plain http that is not this machine's."""
     parts = urlsplit(public_url)
     name = (parts.hostname or "").lower()
@@ -69,14 +69,14 @@ def site_of(public_url: str) -> Site | None:
         return None
     port = {None: "", 80: "" if parts.scheme == "http" else ":80", 443: "" if parts.scheme == "https" else ":443"}
     host = name + port.get(parts.port, f":{parts.port}")
-    return Site(f"{parts.scheme}://{host}", host, name)
+    return Origin(f"{parts.scheme}://{host}", host, name)
 
 
-def finished(headers: Iterable[tuple[bytes, bytes]], site: Site, *, public: bool) -> Pairs:
+def finished(headers: Iterable[tuple[bytes, bytes]], origin: Origin, *, public: bool) -> Pairs:
     """The answer's headers with ours. What holds data is never kept by a cache; static files say it themselves."""
     said = list(headers)
     names = {name.lower() for name, _ in said}
-    ours = [*_ALWAYS, *([_TRANSPORT] if site.secure else [])]
+    ours = [*_ALWAYS, *([_TRANSPORT] if origin.secure else [])]
     if not public or b"cache-control" not in names:
         said = [pair for pair in said if pair[0].lower() != b"cache-control"]
         ours.append(_SECRET)
@@ -115,10 +115,10 @@ class Asked:
             return False
         return self.get("sec-fetch-mode") == "navigate" or "text/html" in self.get("accept")
 
-    def from_elsewhere(self, site: Site) -> bool:
+    def from_elsewhere(self, origin: Origin) -> bool:
         """Another site made the browser ask: an unsafe method is refused then, whatever else it carries."""
-        origin = self.get("origin")
-        if origin and origin.lower() != site.origin:
+        said = self.get("origin")
+        if said and said.lower() != origin.url:
             return True
         return self.get("sec-fetch-site") not in {"", "same-origin", "none"}
 

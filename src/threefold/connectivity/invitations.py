@@ -17,7 +17,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from threefold.connectivity import audit
-from threefold.connectivity.ledger import hashed
+from threefold.connectivity.admission import hashed
 from threefold.connectivity.refusals import Gone
 from threefold.crm import records
 from threefold.crm.actor import SYSTEM, Actor, Role

@@ -31,8 +31,8 @@ from webauthn.helpers.structs import (
     UserVerificationRequirement,
 )
 
-from threefold.connectivity.headers import Site
-from threefold.connectivity.ledger import hashed
+from threefold.connectivity.admission import hashed
+from threefold.connectivity.headers import Origin
 from threefold.connectivity.refusals import BadCredentials
 from threefold.crm.actor import SYSTEM
 from threefold.crm.database import Database
@@ -61,9 +61,9 @@ class Made:
 
 
 class Passkeys:
-    def __init__(self, database: Database, site: Site, title: str) -> None:
+    def __init__(self, database: Database, origin: Origin, title: str) -> None:
         self._database = database
-        self._site = site
+        self._origin = origin
         self._title = title
 
     async def creation_options(self, user: UUID, name: str, email: str, thumbprint: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ class Passkeys:
         async with self._database.read() as connection:
             held = [row["id"] for row in await of_user(connection, user)]
         options = generate_registration_options(
-            rp_id=self._site.name,
+            rp_id=self._origin.name,
             rp_name=self._title,
             user_id=user.bytes,
             user_name=email,
@@ -90,7 +90,7 @@ class Passkeys:
     async def request_options(self, thumbprint: str) -> dict[str, Any]:
         """What the browser needs to ask for any passkey of ours."""
         options = generate_authentication_options(
-            rp_id=self._site.name, user_verification=UserVerificationRequirement.REQUIRED
+            rp_id=self._origin.name, user_verification=UserVerificationRequirement.REQUIRED
         )
         await self._keep(options.challenge, "signin", thumbprint, None)
         return dict(json.loads(options_to_json(options)))
@@ -102,8 +102,8 @@ class Passkeys:
             new = verify_registration_response(
                 credential=answer,
                 expected_challenge=challenge,
-                expected_rp_id=self._site.name,
-                expected_origin=self._site.origin,
+                expected_rp_id=self._origin.name,
+                expected_origin=self._origin.url,
                 require_user_verification=True,
                 supported_pub_key_algs=_ALGORITHMS,
             )
@@ -124,8 +124,8 @@ class Passkeys:
                 used = verify_authentication_response(
                     credential=answer,
                     expected_challenge=challenge,
-                    expected_rp_id=self._site.name,
-                    expected_origin=self._site.origin,
+                    expected_rp_id=self._origin.name,
+                    expected_origin=self._origin.url,
                     credential_public_key=row["public_key"],
                     credential_current_sign_count=row["sign_count"],
                     require_user_verification=True,

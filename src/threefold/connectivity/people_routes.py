@@ -10,8 +10,8 @@ from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from threefold.connectivity import answers, audit, bodies, devices, invitations
+from threefold.connectivity.admission import Session
 from threefold.connectivity.begin_routes import AnEdge
-from threefold.connectivity.ledger import Session
 from threefold.connectivity.routes import ASession, invited_answer
 from threefold.crm.desk import Row
 from threefold.crm.errors import Forbidden, Invalid

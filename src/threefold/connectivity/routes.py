@@ -16,11 +16,11 @@ from starlette.responses import Response
 from webauthn import base64url_to_bytes
 
 from threefold.connectivity import answers, bodies, devices, invitations, passkeys, passwords, sessions
+from threefold.connectivity.admission import Session
 from threefold.connectivity.audit import Note, add
 from threefold.connectivity.begin_routes import AnEdge
 from threefold.connectivity.desks import EdgeDesk
 from threefold.connectivity.edge import Edge
-from threefold.connectivity.ledger import Session
 from threefold.crm.desk import Row, Tx
 from threefold.crm.errors import Invalid
 from threefold.kernel.errors import NotThere
@@ -165,7 +165,7 @@ async def change_password(sent: bodies.NewPassword, session: ASession, edge: AnE
 
 def user_of(session: Session) -> UUID:
     """Who has a session is a person."""
-    assert session.actor.user is not None  # noqa: S101 - the ledger joins them
+    assert session.actor.user is not None  # noqa: S101 - admission joins them
     return session.actor.user
 
 
@@ -175,7 +175,7 @@ def invited_answer(edge: Edge, invited: invitations.Invited) -> Response:
 
 
 def link(edge: Edge, token: str) -> str:
-    return f"{edge.site.origin}/join#{token}"
+    return f"{edge.origin.url}/join#{token}"
 
 
 async def _thumbprint(request: Request, session: Session, edge: Edge) -> str:

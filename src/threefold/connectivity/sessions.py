@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from typing import Final
 from uuid import UUID
 
-from threefold.connectivity.ledger import hashed
+from threefold.connectivity.admission import hashed
 from threefold.crm.desk import Connection, Row, Tx
 from threefold.kernel.errors import NotThere
 

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import psycopg
 
-from threefold.connectivity.ledger import STILL_VALID, Session
+from threefold.connectivity.admission import STILL_VALID, Session
 from threefold.connectivity.refusals import TooMany
 from threefold.crm.database import Database
 from threefold.kernel.clock import Clock

@@ -3,7 +3,7 @@
 What remains is that there was a customer, and when what happened; who it was and what was said is gone: from the
 records, from the data log's contents (its hashes stay, so the chains still prove themselves), from what merges and
 batches kept to be undone, from the files, and from views that were saved to find them. The erasure ledger is written
-before the database commits (ledger.py), and replayed after every recovery.
+before the database commits (erasure_ledger.py), and replayed after every recovery.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from threefold.crm import rules
 from threefold.crm.actor import SYSTEM
 from threefold.crm.database import Database
 from threefold.crm.desk import Change, Row, Tx
+from threefold.crm.erasure_ledger import ErasureLedger
 from threefold.crm.errors import Conflict
-from threefold.crm.ledger import Ledger
 from threefold.kernel.errors import NotThere
 
 NAME: Final = "Erased person"
@@ -42,7 +42,7 @@ class Erased:
 Hook = Callable[[Tx, Erased], Awaitable[None]]
 
 
-async def erase(tx: Tx, contact_id: UUID, reason: str, ledger: Ledger, hooks: Sequence[Hook] = ()) -> Row:
+async def erase(tx: Tx, contact_id: UUID, reason: str, ledger: ErasureLedger, hooks: Sequence[Hook] = ()) -> Row:
     """The entry of crm.erasures. ``reason`` is kept: it names the demand, never the person."""
     rules.check(tx.actor, rules.Operation.ERASE)
     known = await tx.connection.execute("SELECT id FROM crm.contacts WHERE id = %s FOR UPDATE", [contact_id])
@@ -60,7 +60,7 @@ async def erase(tx: Tx, contact_id: UUID, reason: str, ledger: Ledger, hooks: Se
     return row
 
 
-async def replay(database: Database, ledger: Ledger, hooks: Sequence[Hook] = ()) -> list[UUID]:
+async def replay(database: Database, ledger: ErasureLedger, hooks: Sequence[Hook] = ()) -> list[UUID]:
     """Erase whoever is in the ledger and not erased here: after a recovery to an earlier time. Whom it erased now.
 
     One transaction for each, so that it goes on where it was broken off.

@@ -89,7 +89,7 @@ CREATE INDEX sessions_old ON edge.sessions (expires_at);
 
 -- Which proofs were seen. Logged: a replay has to be refused after a fail-over, too. A proof's row is committed before
 -- its request begins to work, so it precedes the request's own change in the WAL: wherever the change survives, the
--- proof does (ledger.py).
+-- proof does (admission.py).
 CREATE TABLE edge.proofs (
     id          uuid PRIMARY KEY,           -- 128 bits of SHA-256 over key and jti
     forget_at   timestamptz NOT NULL

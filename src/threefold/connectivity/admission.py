@@ -101,7 +101,7 @@ def hashed(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-class Ledger:
+class Admission:
     """Runs from `run` being started until it is cancelled; `admit` and `spend` wait for it."""
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], clock: Clock, idle: timedelta) -> None:

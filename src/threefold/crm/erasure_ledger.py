@@ -19,7 +19,7 @@ from uuid import UUID
 from threefold.kernel.errors import Damaged, Unavailable
 
 
-class Ledger:
+class ErasureLedger:
     """Several processes may append to one file."""
 
     def __init__(self, path: Path) -> None:
