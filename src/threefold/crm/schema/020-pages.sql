@@ -11,3 +11,6 @@ CREATE INDEX erasures_newest ON crm.erasures (at, contact_id);
 
 -- Customers who may come in, as administrators look through them.
 CREATE INDEX users_customers ON crm.users (full_name, id) WHERE role = 'customer' AND deleted_at IS NULL;
+
+-- All of them: every customer who was invited is one.
+CREATE INDEX users_name ON crm.users (full_name, id) WHERE deleted_at IS NULL;
