@@ -7,7 +7,7 @@ a record is in timeline.py, the search in search.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -35,6 +35,7 @@ __all__ = [
     "get",
     "page",
     "page_json",
+    "pages",
     "restore",
     "search",
     "timeline",
@@ -72,7 +73,20 @@ async def get(connection: Connection, actor: Actor, kind: Kind, id_: UUID, *, de
 
 async def page(connection: Connection, actor: Actor, kind: Kind, asked: Asked) -> Found:
     built = repository.page(actor, kind, asked, repository.selected(kind))
-    rows = await (await connection.execute(built.text, built.params)).fetchall()
+    return _found(kind, asked, await (await connection.execute(built.text, built.params)).fetchall())
+
+
+async def pages(connection: Connection, actor: Actor, several: Sequence[tuple[Kind, Asked]]) -> list[Found]:
+    """Several in one round trip: waking the database for each of them costs more than finding a few rows."""
+    built = [repository.page(actor, kind, asked, repository.selected(kind)) for kind, asked in several]
+    async with connection.pipeline():
+        cursors = [await connection.execute(each.text, each.params) for each in built]
+    return [
+        _found(kind, asked, await cursor.fetchall()) for (kind, asked), cursor in zip(several, cursors, strict=True)
+    ]
+
+
+def _found(kind: Kind, asked: Asked, rows: list[Row]) -> Found:
     following = None
     if len(rows) > asked.limit:
         rows = rows[: asked.limit]

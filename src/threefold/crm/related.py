@@ -129,13 +129,15 @@ async def around(connection: Connection, actor: Actor, kind: Kind, id_: UUID, mo
         wanted.append(("affiliations", _AFFILIATED[kind.name][0]))
     if kind.name in LINKED and kind.name != "tasks":
         wanted.append(("tasks", "record_id"))
-    groups = []
+    several = []
     for name, column in wanted:
-        of = KINDS[name]
-        asked = Asked((Filter(column, "eq", id_),), of.sort, None, most)
-        found = await records.page(connection, actor, of, asked)
-        groups.append(Group(of, column, found.rows, found.next is not None))
-    return groups
+        asked = Asked((Filter(column, "eq", id_),), KINDS[name].sort, None, most)
+        several.append((KINDS[name], asked))
+    found = await records.pages(connection, actor, several)
+    return [
+        Group(KINDS[name], column, each.rows, each.next is not None)
+        for (name, column), each in zip(wanted, found, strict=True)
+    ]
 
 
 def other_end(kind: Kind) -> str:
