@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 
+import psycopg
 import pytest
 import pytest_asyncio
 from tests.edge_client import Answer, Client
@@ -172,6 +173,27 @@ async def test_a_body_that_does_not_say_its_size_is_bounded_too(crm: Crm, ada: C
     connection.request("POST", "/t/do", (b"x" * 65536 for _ in range(17)), headers, encode_chunked=True)
     assert connection.getresponse().status == 413
     connection.close()
+
+
+async def test_a_session_that_somebody_is_ending_keeps_nobody_waiting(crm: Crm, ada: Client) -> None:
+    """An end that waits for its stores holds the row meanwhile, and everybody comes in through one connection."""
+    session = ada.who["session"]["id"]
+    await crm.cluster.sql("UPDATE edge.sessions SET seen_at = now() - interval '1 hour' WHERE id = %s", (session,))
+    async with await psycopg.AsyncConnection.connect(crm.cluster.dsn()) as ending:
+        for table, id_ in (("sessions", session), ("devices", ada.who["device"]["id"])):
+            await ending.execute(f"UPDATE edge.{table} SET seen_at = seen_at WHERE id = %s".encode(), (id_,))
+        began = time.monotonic()
+        for _ in range(3):
+            assert (await asyncio.to_thread(ada.get, "/t/me")).status == 200
+        assert time.monotonic() - began < 2
+        await ending.rollback()
+    assert (await asyncio.to_thread(ada.get, "/t/me")).status == 200
+    for _ in range(50):
+        seen = "SELECT seen_at > now() - interval '1 minute' FROM edge.sessions WHERE id = %s"
+        if (await crm.cluster.sql(seen, (session,)))[0][0]:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError("it was not noted when the session was seen")
 
 
 async def test_a_revoked_device_is_out_with_the_next_request(crm: Crm, ada: Client) -> None:

@@ -64,11 +64,17 @@ _SPEND: Final = f"""
     ),
     spent AS (INSERT INTO edge.proofs (id, forget_at) SELECT * FROM fresh ON CONFLICT DO NOTHING RETURNING id)
     SELECT who.*, spent.id AS spent FROM spent FULL JOIN who ON who.proof = spent.id"""  # noqa: S608 - constants
+# What somebody else has in hand is passed over: an end that waits for its stores would keep everybody waiting.
 _SEEN: Final = """
-    WITH seen AS (
-        UPDATE edge.sessions SET seen_at = now(), idle_until = now() + %s WHERE id = ANY(%s) RETURNING device_id
+    WITH free AS (SELECT id FROM edge.sessions WHERE id = ANY(%s) FOR NO KEY UPDATE SKIP LOCKED),
+    seen AS (
+        UPDATE edge.sessions SET seen_at = now(), idle_until = now() + %s WHERE id IN (SELECT id FROM free)
+        RETURNING device_id
+    ),
+    theirs AS (
+        SELECT id FROM edge.devices WHERE id IN (SELECT device_id FROM seen) FOR NO KEY UPDATE SKIP LOCKED
     )
-    UPDATE edge.devices SET seen_at = now() WHERE id IN (SELECT device_id FROM seen)"""
+    UPDATE edge.devices SET seen_at = now() WHERE id IN (SELECT id FROM theirs)"""
 STILL_VALID: Final = f"""
     SELECT s.id, u.role, u.contact_id
     FROM edge.sessions s JOIN edge.devices d ON d.id = s.device_id JOIN crm.users u ON u.id = s.user_id
@@ -171,7 +177,7 @@ class Admission:
         unseen = [row["session"] for row in rows.values() if row["unseen"] and row["fits"]]
         if unseen and self._connection is not None:
             with contextlib.suppress(psycopg.Error):  # of use to people only; the next request tries again
-                await self._connection.execute(_SEEN, (self._idle, unseen))
+                await self._connection.execute(_SEEN, (unseen, self._idle))
 
     async def _asked_twice(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
         """A connection that broke while nobody used it is made anew.

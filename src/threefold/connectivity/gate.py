@@ -2,8 +2,8 @@
 
 In this order: size of the headers; our own name (DNS rebinding, and because passkeys and proofs are bound to it);
 whether another site made the browser ask; then, unless the path is public, the session and the device's proof
-(admission.py) and the rate; and at last the CRM, with a `Desk` on ``request.state``. Answers get their security headers, failures
-become problem+json, and what still runs when its session ends is cut (streams.py).
+(admission.py) and the rate; and at last the CRM, with a `Desk` on ``request.state``. Answers get their security
+headers, failures become problem+json, and what still runs when its session ends is cut (streams.py).
 
 A browser that opens an address cannot sign it by itself: the service worker does. Where it is not in control yet, the
 answer is the shell: a static page without data that starts it and loads again. The same for a link on another site,
