@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 from uuid import UUID
 
@@ -19,7 +20,7 @@ from threefold.crm.actor import Actor
 from threefold.crm.asking import Asked, Filter
 from threefold.crm.desk import Connection, Row
 from threefold.crm.kinds import CASES, COMMON, KINDS, LINKED, Kind, Type
-from threefold.crm.repository import table
+from threefold.crm.repository import flat, table
 
 Titles = dict[UUID, str]
 
@@ -116,10 +117,13 @@ async def staff(connection: Connection) -> list[Row]:
 
 async def small(connection: Connection, kind: Kind) -> list[tuple[UUID, str]]:
     """All of a kind of which a team has few (teams, tags), to choose from."""
-    statement = sql.SQL("SELECT id, {0} AS title FROM {1} WHERE deleted_at IS NULL ORDER BY {0}, id LIMIT 500").format(
-        sql.Identifier(kind.title), table(kind.name)
-    )
-    return [(row["id"], row["title"]) for row in await (await connection.execute(statement)).fetchall()]
+    return [(row["id"], row["title"]) for row in await (await connection.execute(_small(kind))).fetchall()]
+
+
+@lru_cache
+def _small(kind: Kind) -> sql.SQL:
+    statement = sql.SQL("SELECT id, {0} AS title FROM {1} WHERE deleted_at IS NULL ORDER BY {0}, id LIMIT 500")
+    return flat(statement.format(sql.Identifier(kind.title), table(kind.name)))
 
 
 async def around(connection: Connection, actor: Actor, kind: Kind, id_: UUID, most: int = 6) -> list[Group]:
@@ -158,13 +162,17 @@ async def said(connection: Connection, kind: Kind, id_: UUID, most: int = 200) -
     return await (await connection.execute(statement, [id_, most])).fetchall()
 
 
-async def tags_of(connection: Connection, id_: UUID) -> list[Row]:
+async def tags_of(connection: Connection, id_: UUID) -> tuple[list[Row], list[tuple[UUID, str]]]:
+    """Those of a record, and all to choose from. One round trip."""
     query = (
         "SELECT g.id, g.version, t.id AS tag_id, t.name, t.colour FROM crm.taggings g"
         " JOIN crm.tags t ON t.id = g.tag_id"
         " WHERE g.record_id = %s AND g.deleted_at IS NULL AND t.deleted_at IS NULL ORDER BY t.name"
     )
-    return await (await connection.execute(query, [id_])).fetchall()
+    async with connection.pipeline():
+        its = await connection.execute(query, [id_])
+        there = await connection.execute(_small(KINDS["tags"]))
+    return await its.fetchall(), [(row["id"], row["title"]) for row in await there.fetchall()]
 
 
 async def tag_called(connection: Connection, name: str) -> UUID | None:

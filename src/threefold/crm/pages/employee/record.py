@@ -96,10 +96,8 @@ async def context_of(
     if "people" in want and kind.name in CASES:
         found |= {"people": await related.staff(connection), "teams": await related.small(connection, KINDS["teams"])}
     if "tags" in want and kind.name in LINKED:
-        found |= {
-            "tags": await related.tags_of(connection, id_),
-            "all_tags": await related.small(connection, KINDS["tags"]),
-        }
+        tags, every = await related.tags_of(connection, id_)
+        found |= {"tags": tags, "all_tags": every}
     if "files" in want and kind.name in LINKED:
         found["files"] = await attachments.of(connection, desk.actor, kind, id_)
     if "timeline" in want:
