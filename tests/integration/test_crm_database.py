@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from tests.crm import Crm, crm
 
-from threefold.crm import records
+from threefold.crm import database, records
 from threefold.crm.actor import SYSTEM
 from threefold.crm.database import Database, conninfo_of
 from threefold.crm.errors import Conflict, NotSaved
@@ -113,6 +113,27 @@ async def test_a_lost_connection_is_told_and_the_pool_comes_back() -> None:
             except Unavailable:
                 await asyncio.sleep(0.25)
         assert await named(there, "up") == 1
+
+
+async def test_whoever_is_cancelled_while_a_connection_is_looked_at_takes_none_along(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with crm(size=1, wait=1) as there:
+        looking = asyncio.Event()
+
+        async def slow(_: object) -> bool:
+            looking.set()
+            await asyncio.Event().wait()
+            return True
+
+        with monkeypatch.context() as patched:
+            patched.setattr(database, "_alive", slow)
+            task = asyncio.create_task(there.create("tags", name="given up"))
+            await looking.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+        assert (await there.create("tags", name="next"))["version"] == 1
 
 
 async def test_what_failed_is_not_saved() -> None:

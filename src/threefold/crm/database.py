@@ -235,10 +235,15 @@ async def _taken(pool: _Pool) -> Connection:
     try:
         for _ in range(pool.max_size + 1):
             connection = await pool.getconn()
-            if await _alive(connection):
+            alive = False
+            try:
+                alive = await _alive(connection)
+            finally:  # also of one whose asker was cancelled while it was looked at
+                if not alive:
+                    await connection.close()
+                    await pool.putconn(connection)
+            if alive:
                 return connection
-            await connection.close()
-            await pool.putconn(connection)
     except (PoolTimeout, psycopg.Error) as error:
         raise Unavailable("the database does not answer", hint="wait a little and ask again") from error
     raise Unavailable("the database does not keep its connections", hint="wait a little and ask again")
