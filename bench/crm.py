@@ -5,8 +5,8 @@ and requests to go with them; a server process for each. Variants take turns wit
 
 - over HTTP at 50 requests in flight on the large one and on the small one;
 - psycopg in a loop: the very statements that the server sends for such requests, on one connection, no HTTP, no edge;
-- a CSV file of 100,000 contacts sent to the large one, and a bare COPY of the rows that came of it
-  into a table without an index.
+- a CSV file of 100,000 contacts sent to the large one; a bare COPY of the rows that came of it into a table without an
+  index; and, to see what of it is PostgreSQL's own, a COPY of them into the table of contacts itself.
 
 What shares the machine's cores: over HTTP the server process, its PostgreSQL, and two client processes, which only
 write bytes that were made before (crm_load.py); in the loop psycopg and its PostgreSQL. So on two cores the server has
@@ -134,34 +134,37 @@ def measure(large: Side, small: Side, rounds: int, seconds: float, only: tuple[s
 
 
 def _imports(side: Side, rounds: int) -> dict[str, float]:
-    took: dict[str, list[float]] = {"ours": [], "copy": []}
+    took: dict[str, list[float]] = {"ours": [], "copy": [], "into": []}
     client = side.clients[-1]
     client.timeout = 300
     for number in range(rounds):
         content = _csv(number)
-        headers = {"Content-Type": "text/csv"}
         began = time.perf_counter()
-        answer = client.request("POST", "/api/v1/imports/contacts", content, headers=headers)
+        answer = client.request("POST", "/api/v1/imports/contacts", content, headers={"Content-Type": "text/csv"})
         took["ours"].append(time.perf_counter() - began)
         if answer.status != 201 or answer.json()["created"] != IMPORTED:
             raise RuntimeError(f"the import was answered {answer.status}: {answer.body[:400]!r}")
-        took["copy"].append(_bare_copy(side, number))
+        with psycopg.connect(side.conninfo, autocommit=True) as connection:
+            # The very rows that the import made, all columns of them, under keys that are as new as theirs were.
+            connection.execute(
+                "CREATE TABLE bare AS SELECT * FROM crm.contacts"
+                f" WHERE email LIKE '%.{number}.%@imported.example' ORDER BY id".encode()
+            )
+            connection.execute("UPDATE bare SET id = uuidv7()")
+            with connection.cursor() as cursor, cursor.copy("COPY bare TO STDOUT") as copy:
+                rows = b"".join(copy)
+            connection.execute("DROP TABLE bare; CREATE TABLE bare (LIKE crm.contacts)")
+            took["copy"].append(_copied(connection, "bare", rows))
+            took["into"].append(_copied(connection, "crm.contacts", rows))
+            connection.execute("DROP TABLE bare")
     return {name: median(several) for name, several in took.items()} | {"rows": IMPORTED, "mb": len(content) / 1e6}
 
 
-def _bare_copy(side: Side, number: int) -> float:
-    """Of the very rows that the import made, all columns of them, into a table of their own."""
-    with psycopg.connect(side.conninfo, autocommit=True) as connection, connection.cursor() as cursor:
-        made = f"SELECT * FROM crm.contacts WHERE email LIKE '%.{number}.%@imported.example'"
-        with cursor.copy(f"COPY ({made}) TO STDOUT".encode()) as copy:
-            rows = b"".join(copy)
-        cursor.execute("CREATE TABLE bare (LIKE crm.contacts)")
-        began = time.perf_counter()
-        with cursor.copy("COPY bare FROM STDIN") as copy:
-            copy.write(rows)
-        lasted = time.perf_counter() - began
-        cursor.execute("DROP TABLE bare")
-    return lasted
+def _copied(connection: psycopg.Connection[Any], table: str, rows: bytes) -> float:
+    began = time.perf_counter()
+    with connection.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN".encode()) as copy:
+        copy.write(rows)
+    return time.perf_counter() - began
 
 
 def _csv(number: int) -> bytes:
