@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -10,7 +11,7 @@ import pytest
 import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm, customer
 
-from threefold.crm import attachments, batches, cases, merge, views
+from threefold.crm import attachments, batches, cases, merge, records, views
 from threefold.crm.actor import SYSTEM, Actor, Role
 from threefold.crm.asking import Filter
 from threefold.crm.desk import Row
@@ -110,6 +111,27 @@ async def test_everything_moves_to_what_stays_and_back_again(there: Crm) -> None
     after = await _everything(there)
     assert after.pop(later["id"])["contact_id"] == str(keep["id"])
     assert after == before
+
+
+async def test_what_is_reported_during_a_merge_goes_along_or_is_told_to_come_again(there: Crm) -> None:
+    keep, drop = await _contact(there), await _contact(there)
+    reporter = customer(drop["id"])
+    async with there.database.write(reporter) as tx:
+        reported = await records.create(tx, QUERIES, {"subject": "meanwhile"})
+        merging = asyncio.create_task(_do(there, SYSTEM, merge.merge, CONTACTS, keep["id"], drop["id"]))
+        await asyncio.sleep(0.3)
+        assert not merging.done(), "it waits for what is under way"
+    await merging
+    assert (await there.get("queries", reported["id"]))["contact_id"] == keep["id"]
+
+    third = await _contact(there)
+    async with there.database.write(SYSTEM) as tx:
+        await merge.merge(tx, CONTACTS, keep["id"], third["id"])
+        late = asyncio.create_task(there.create("queries", customer(third["id"]), subject="too late"))
+        await asyncio.sleep(0.3)
+        assert not late.done()
+    with pytest.raises(Invalid, match="is not there"):
+        await late
 
 
 async def test_accounts_are_merged_too(there: Crm) -> None:

@@ -332,4 +332,5 @@ _KINDS: Final = (
 
 KINDS: Final = {kind.name: kind for kind in _KINDS}
 CASES: Final = ("queries", "requests")
+MERGED: Final = ("contacts", "accounts")  # two records of these may turn out to be one
 CUSTOMERS_READ: Final = ("products", "prices")  # whole, besides what is their own

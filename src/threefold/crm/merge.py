@@ -19,10 +19,9 @@ from threefold.crm import case_clocks, case_states, edits, repository, rules
 from threefold.crm.desk import Change, Connection, Row, Tx
 from threefold.crm.edits import Edit
 from threefold.crm.errors import Conflict, Invalid
-from threefold.crm.kinds import KINDS, Kind, Type
+from threefold.crm.kinds import KINDS, MERGED, Kind, Type
 from threefold.kernel.errors import NotThere
 
-MERGED: Final = ("contacts", "accounts")
 _LINKS: Final = (("tasks", "record_id"), ("attachments", "record_id"), ("taggings", "record_id"))
 # Who refers to a record of that kind; what refers by kind and id has ids that no other kind has.
 REFERENCES: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {

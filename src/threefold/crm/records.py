@@ -165,7 +165,11 @@ _FORCED = {"interactions": {"direction": "in", "channel": "chat", "internal": Fa
 
 
 async def check_references(connection: Connection, kind: Kind, values: Mapping[str, Any], actor: Actor) -> None:
-    """What a record refers to has to be there; for a customer, among what is theirs, or it is not there either."""
+    """What a record refers to has to be there; for a customer, among what is theirs, or it is not there either.
+
+    A merge waits for it, or is waited for: what refers to a record that goes would be found with neither. What is said
+    in a case goes with the case, which is locked; holding its customer too would cross with the merge's own order.
+    """
     if actor.is_customer and kind.name == "interactions":
         await _own_case(connection, actor, values)
     wanted = []
@@ -176,7 +180,7 @@ async def check_references(connection: Connection, kind: Kind, values: Mapping[s
         wanted += [(field.name, field.refers, each) for each in (value if field.type is Type.IDS else (value,))]
     if values.get("record_kind") in KINDS and values.get("record_id") is not None:
         wanted.append(("record_id", values["record_kind"], values["record_id"]))
-    if absent := await repository.missing(connection, wanted):
+    if absent := await repository.missing(connection, wanted, held=case_clocks.case_of(values) is None):
         raise Invalid(
             "a record that is referred to is not there", dict.fromkeys(sorted(absent), "there is no such record")
         )

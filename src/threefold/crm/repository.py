@@ -18,7 +18,7 @@ from threefold.crm.actor import Actor
 from threefold.crm.asking import Asked, Filter, Place, place
 from threefold.crm.desk import Change, Connection, Row, Tx
 from threefold.crm.errors import Invalid
-from threefold.crm.kinds import COMMON, CUSTOMERS_READ, KINDS, LINKED, Field, Kind, Type
+from threefold.crm.kinds import COMMON, CUSTOMERS_READ, KINDS, LINKED, MERGED, Field, Kind, Type
 from threefold.crm.validating import nullable
 from threefold.kernel.errors import NotThere
 
@@ -283,13 +283,16 @@ def note(tx: Tx, kind: Kind, row: Mapping[str, Any]) -> None:
     tx.changed.add(Change(kind.name, row["id"], contact))
 
 
-async def missing(connection: Connection, wanted: Sequence[tuple[str, str, UUID]]) -> set[str]:
-    """Of (name, kind, id): the names whose record is not there or is deleted. One round trip."""
+async def missing(connection: Connection, wanted: Sequence[tuple[str, str, UUID]], *, held: bool = False) -> set[str]:
+    """Of (name, kind, id): the names whose record is not there or is deleted. One round trip.
+
+    ``held``: those of kinds that are merged stay what they are until the transaction ends.
+    """
     if not wanted:
         return set()
     parts = [
-        sql.SQL("SELECT %s AS name WHERE NOT EXISTS (SELECT FROM {} WHERE id = %s AND deleted_at IS NULL)").format(
-            table(kind)
+        sql.SQL("SELECT %s AS name WHERE NOT EXISTS (SELECT FROM {} WHERE id = %s AND deleted_at IS NULL{})").format(
+            table(kind), sql.SQL(" FOR KEY SHARE" if held and kind in MERGED else "")
         )
         for _, kind, _ in wanted
     ]

@@ -16,7 +16,7 @@ from threefold.crm.api.models import READ, Given, Sent
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, add
 from threefold.crm.api.shapes import Id, list_of
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.kinds import CASES, KINDS, Kind
+from threefold.crm.kinds import CASES, KINDS, MERGED, Kind
 
 Side = Literal["keep", "drop"]
 
@@ -114,7 +114,7 @@ async def _undoing(call: Call) -> Response:
 
 
 def describe() -> None:
-    for name in (*merge.MERGED, *CASES):
+    for name in (*MERGED, *CASES):
         kind = KINDS[name]
         title = kind.one.capitalize()
         common: dict[str, Any] = {"tag": name, "kind": name}

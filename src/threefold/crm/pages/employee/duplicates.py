@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from threefold.crm import merge, records, related, rules
 from threefold.crm.desk import Reply, Tx
 from threefold.crm.errors import Invalid
-from threefold.crm.kinds import KINDS, Kind
+from threefold.crm.kinds import KINDS, MERGED, Kind
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staff, texts_in
 from threefold.kernel.errors import NotThere
@@ -30,7 +30,7 @@ async def duplicates(request: Request, desk: AtDesk, kind: str = "contacts") -> 
         titles = await related.titles_in(connection, of, [row for group in groups for row in group.rows])
     context = {
         "kind": of,
-        "kinds": [KINDS[name] for name in merge.MERGED],
+        "kinds": [KINDS[name] for name in MERGED],
         "groups": groups,
         "merges": done,
         "titles": titles,
@@ -105,8 +105,6 @@ async def undo(request: Request, desk: AtDesk, merge_id: str, goto: str = "") ->
 
 def _of(name: str) -> Kind:
     kind = kind_of(name)
-    if name not in merge.MERGED:
-        raise NotThere(
-            f"{name} have no duplicates to merge", hint=f"there are duplicates of {' and '.join(merge.MERGED)}"
-        )
+    if name not in MERGED:
+        raise NotThere(f"{name} have no duplicates to merge", hint=f"there are duplicates of {' and '.join(MERGED)}")
     return kind

@@ -15,8 +15,7 @@ from fastapi import APIRouter, Request, Response
 from threefold.crm import attachments, case_states, policies, records, related, rules, timeline
 from threefold.crm.desk import Connection, Desk, Row
 from threefold.crm.errors import Invalid
-from threefold.crm.kinds import CASES, CHANNELS, KINDS, LINKED, Kind
-from threefold.crm.merge import MERGED
+from threefold.crm.kinds import CASES, CHANNELS, KINDS, LINKED, MERGED, Kind
 from threefold.crm.pages.clocks import now_of, of_reading
 from threefold.crm.pages.rendering import render
 from threefold.crm.pages.shown import readable, shown_fields
