@@ -77,11 +77,11 @@ async def save(
         raise Conflict("somebody else keeps a view of this name for everybody", hint="choose another name")
     values = {"kind": kind.name, "name": name, "asked": urlencode(pairs), "columns": list(columns), "owner": owner}
     if there is None:
-        values["id"] = tx.new_id()
+        view = tx.new_id()
         statement = """INSERT INTO crm.views (id, user_id, kind, name, asked, columns)
             VALUES (%(id)s, %(owner)s, %(kind)s, %(name)s, %(asked)s, %(columns)s)"""
     else:
-        values["id"] = there["id"]
+        view = there["id"]
         statement = """UPDATE crm.views SET name = %(name)s, asked = %(asked)s, columns = %(columns)s,
             updated_at = now() WHERE id = %(id)s"""
     returned = (
@@ -89,10 +89,10 @@ async def save(
         " updated_at, true AS mine"
     )
     try:
-        saved = await tx.connection.execute(f"{statement} {returned}".encode(), values)
+        saved = await tx.connection.execute(f"{statement} {returned}".encode(), {**values, "id": view})
     except UniqueViolation:
         raise Conflict("a view of this name was made at this moment", hint="ask again") from None
-    tx.changed.add(Change("views", values["id"]))
+    tx.changed.add(Change("views", view))
     return (await saved.fetchall())[0]
 
 
