@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator
@@ -232,6 +233,26 @@ async def test_apart_its_progress_shows_and_a_failure_is_its_status(there: Crm) 
         await imports.dry_run(tx, bad["id"], {"name": "full_name", "email": "email"})
         with pytest.raises(Conflict, match="under way"):
             await _do(there, EMPLOYEE, imports.run, bad["id"])
+
+
+async def test_news_of_its_progress_that_comes_late_does_not_hold_an_import_up(there: Crm) -> None:
+    row = await _upload(there, f"name,email\nA,{uuid4().hex}@x.example\n")
+    async with there.database.write(EMPLOYEE) as tx:
+        done = await imports.run(tx, row["id"], {"name": "full_name", "email": "email"})
+        await asyncio.wait_for(imports.note_progress(there.database, EMPLOYEE, row["id"], 1), 3)
+    assert done["status"] == "done"
+    async with there.database.read() as connection:
+        assert (await imports.get(connection, EMPLOYEE, row["id"]))["status"] == "done"
+
+
+async def test_a_file_that_nobody_went_on_with_is_forgotten_though_it_said_it_was_running(there: Crm) -> None:
+    row = await _upload(there, "name,email\nA,a@x.example\n")
+    await there.pg.sql(
+        "UPDATE crm.imports SET status = 'running', created_at = now() - interval '25 hours' WHERE id = %s", [row["id"]]
+    )
+    await _upload(there, "name,email\nB,b@x.example\n")
+    ((status, data),) = await there.pg.sql("SELECT status, data FROM crm.imports WHERE id = %s", [row["id"]])
+    assert (status, data) == ("cancelled", None)
 
 
 async def _export(there: Crm, kind: Any, asked: Asked, *columns: str, **more: Any) -> bytes:

@@ -122,18 +122,11 @@ async def run_apart(database: Database, clock: Clock, actor: Actor, import_id: U
     told = clock.monotonic()
     waiting: set[asyncio.Task[None]] = set()
 
-    async def tell(done: int) -> None:
-        async with database.write(actor) as other:
-            await other.connection.execute(
-                "UPDATE crm.imports SET status = 'running', done = %s WHERE id = %s AND status <> 'done'",
-                [done, import_id],
-            )
-
     def progress(done: int) -> None:
         nonlocal told
         if not waiting and clock.monotonic() - told > 0.5:
             told = clock.monotonic()
-            task = asyncio.create_task(tell(done))
+            task = asyncio.create_task(note_progress(database, actor, import_id, done))
             waiting.add(task)
             task.add_done_callback(waiting.discard)
 
@@ -147,6 +140,16 @@ async def run_apart(database: Database, clock: Clock, actor: Actor, import_id: U
             await _failed(database, actor, import_id, error)
         raise
     return row
+
+
+async def note_progress(database: Database, actor: Actor, import_id: UUID, done: int) -> None:
+    """Nothing, where the import itself has its row in hand already: it waits for this before it ends."""
+    async with database.write(actor) as tx:
+        await tx.connection.execute(
+            "UPDATE crm.imports SET status = 'running', done = %s WHERE id ="
+            " (SELECT id FROM crm.imports WHERE id = %s AND status <> 'done' FOR UPDATE SKIP LOCKED)",
+            [done, import_id],
+        )
 
 
 async def cancel(tx: Tx, import_id: UUID) -> Row:
@@ -200,10 +203,11 @@ def _place(fault: Fault) -> tuple[int, str]:
     return fault.row, fault.column
 
 
-# Files that nobody went on with are not kept: they are full of persons.
+# Files that nobody went on with are not kept: they are full of persons. One that says it is running may have been
+# broken off; one that runs has been read already, and says itself what came of it.
 _ABANDONED: Final = """
     UPDATE crm.imports SET status = 'cancelled', data = NULL, finished_at = now()
-    WHERE data IS NOT NULL AND created_at < now() - interval '1 day' AND status <> 'running'
+    WHERE data IS NOT NULL AND created_at < now() - interval '1 day'
 """
 
 
