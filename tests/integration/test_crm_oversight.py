@@ -33,6 +33,7 @@ async def _changes(made: Crm, most: int, **asked: Any) -> list[tuple[UUID, int]]
             rows, before = await oversight.changes(connection, before=before, most=most, **asked)
         assert len(rows) <= most
         found += [(row["record_id"], row["version"]) for row in rows]
+        assert len(found) < 1_000, "it goes round in circles"
         if before is None:
             return found
 
