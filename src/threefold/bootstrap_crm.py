@@ -15,6 +15,7 @@ from psycopg.conninfo import make_conninfo
 from threefold.connectivity import erasing
 from threefold.connectivity.app import Pages, Parts, create_app, edge_set
 from threefold.crm import api, erasure, imports, pages
+from threefold.crm.actor import SYSTEM
 from threefold.crm.company import Company, load_company
 from threefold.crm.courier import Courier
 from threefold.crm.database import Database
@@ -84,6 +85,12 @@ async def replay_erasures(settings: CrmSettings, clock: Clock) -> int:
     """Nobody who asked to be forgotten comes back with a recovery: how many did, and were erased anew."""
     async with database_of(settings, clock) as database:
         return len(await erasure.replay(database, ledger_of(settings), hooks=(erasing.forget,)))
+
+
+async def fail_broken_imports(settings: CrmSettings, clock: Clock) -> int:
+    """Of a process that died meanwhile: how many."""
+    async with database_of(settings, clock) as database, database.write(SYSTEM) as tx:
+        return await imports.fail_broken_off(tx)
 
 
 def application(settings: CrmSettings) -> FastAPI:

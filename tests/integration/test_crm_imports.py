@@ -255,6 +255,23 @@ async def test_a_file_that_nobody_went_on_with_is_forgotten_though_it_said_it_wa
     assert (status, data) == ("cancelled", None)
 
 
+async def test_an_import_whose_process_died_has_failed_and_may_be_run_again(there: Crm) -> None:
+    dead, alive = [await _upload(there, f"name,email\nA,{uuid4().hex}@x.example\n") for _ in range(2)]
+    mapping = {"name": "full_name", "email": "email"}
+    for row in (dead, alive):
+        await imports.note_progress(there.database, EMPLOYEE, row["id"], 1)
+    async with there.database.write(EMPLOYEE) as tx:
+        await imports.dry_run(tx, alive["id"], mapping)  # whoever is at it has its lock
+        async with there.database.write(SYSTEM) as starting:
+            assert await imports.fail_broken_off(starting) == 1
+    async with there.database.read() as connection:
+        failed = await imports.get(connection, EMPLOYEE, dead["id"])
+        assert (failed["status"], failed["done"]) == ("failed", 0)
+        assert "stopped" in failed["faults"][0]["what"]
+        assert (await imports.get(connection, EMPLOYEE, alive["id"]))["status"] == "checked"
+    assert (await _do(there, EMPLOYEE, imports.run, dead["id"], mapping))["status"] == "done"
+
+
 async def _export(there: Crm, kind: Any, asked: Asked, *columns: str, **more: Any) -> bytes:
     async with there.database.read() as connection:
         return b"".join([part async for part in exports.export(connection, EMPLOYEE, kind, asked, columns, **more)])

@@ -57,6 +57,8 @@ async def _prepare(settings: CrmSettings, output: Output) -> None:
         telemetry.report("migration applied", file=migration.name)
     if forgotten := await bootstrap_crm.replay_erasures(settings, clock):
         telemetry.report("erasures replayed", people=forgotten)
+    if broken := await bootstrap_crm.fail_broken_imports(settings, clock):
+        telemetry.report("imports that broke off were noted", imports=broken)
 
 
 def _serve(settings: CrmSettings, output: Output) -> None:

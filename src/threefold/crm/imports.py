@@ -8,7 +8,8 @@ Faults name row and column and never quote a cell, since they are kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict
 from itertools import islice
 from typing import Any, Final, cast
@@ -27,6 +28,8 @@ from threefold.crm.kinds import KINDS, Kind
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import NotThere, ThreefoldError
 
+_log = logging.getLogger(__name__)
+_running: set[asyncio.Task[Row]] = set()  # the loop itself keeps no hold of them
 _SHOWN: Final = (
     "id, kind, filename, status, encoding, delimiter, header, mapping, duplicates, rows, done, created, updated,"
     " skipped, faulty, faults, created_at, created_by, finished_at"
@@ -140,6 +143,39 @@ async def run_apart(database: Database, clock: Clock, actor: Actor, import_id: U
             await _failed(database, actor, import_id, error)
         raise
     return row
+
+
+def start(run: Callable[[Actor, UUID], Coroutine[Any, Any, Row]], actor: Actor, import_id: UUID) -> asyncio.Task[Row]:
+    """`run_apart`, apart from the request that asks for it: a large file outlasts what a client waits for."""
+    task = asyncio.create_task(run(actor, import_id))
+    _running.add(task)
+    task.add_done_callback(_ended)
+    return task
+
+
+def _ended(task: asyncio.Task[Row]) -> None:
+    _running.discard(task)
+    if task.cancelled():
+        return
+    error = task.exception()
+    if isinstance(error, ThreefoldError):  # the import's own status says it
+        _log.info("an import was refused: %s", error.message)
+    elif error is not None:
+        _log.error("an import broke off", exc_info=error)
+
+
+async def fail_broken_off(tx: Tx) -> int:
+    """Imports that say they are running, and whose lock nobody has: their process is gone. How many."""
+    cursor = await tx.connection.execute(_BROKEN_OFF, [Jsonb([asdict(Fault(0, "", *_GONE))])])
+    return cursor.rowcount
+
+
+_GONE: Final = ("the server was stopped while it ran; nothing was taken in", "run it again")
+_BROKEN_OFF: Final = """
+    WITH running AS MATERIALIZED (SELECT id FROM crm.imports WHERE status = 'running')
+    UPDATE crm.imports i SET status = 'failed', done = 0, faults = %s FROM running r
+    WHERE i.id = r.id AND pg_try_advisory_xact_lock(hashtextextended(r.id::text, 7))
+"""
 
 
 async def note_progress(database: Database, actor: Actor, import_id: UUID, done: int) -> None:

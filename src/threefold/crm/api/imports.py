@@ -6,12 +6,10 @@ started: the answer comes at once, and progress is read with GET.
 
 from __future__ import annotations
 
-import asyncio
 from datetime import datetime
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID
 
-import structlog
 from fastapi import Response
 from pydantic import Field as Constraint
 
@@ -22,13 +20,10 @@ from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, Par
 from threefold.crm.desk import Reply, Row, Tx
 from threefold.crm.errors import Invalid
 from threefold.crm.kinds import KINDS, Kind
-from threefold.kernel.errors import ThreefoldError
 
 MOST: Final = csv_reading.Limits().size
 FAULTS_SAID: Final = 50  # in a refusal; a dry run says a thousand
 TABS: Final = {"comma": ",", "semicolon": ";", "tab": "\t", "bar": "|"}
-log = structlog.get_logger(__name__)
-_running: set[asyncio.Task[Any]] = set()
 
 
 class Map(Sent):
@@ -152,26 +147,12 @@ async def _trying(call: Call) -> Response:
 
 
 async def _starting(call: Call) -> Response:
-    """Apart from this request: an import of 100,000 rows outlasts what a client waits for."""
     run: Any = call.request.app.state.run_import
     async with call.desk.read() as connection:
         row = await imports.get(connection, call.desk.actor, call.id)
     rules.check(call.desk.actor, rules.Operation.BULK, row["kind"])
-    task = asyncio.create_task(run(call.desk.actor, call.id))
-    _running.add(task)
-    task.add_done_callback(_ended)
+    imports.start(run, call.desk.actor, call.id)
     return replies.response(replies.value(row, status=202))
-
-
-def _ended(task: asyncio.Task[Any]) -> None:
-    _running.discard(task)
-    if task.cancelled():
-        return
-    error = task.exception()
-    if isinstance(error, ThreefoldError):  # the import's own status says it
-        log.info("an import was refused", why=error.message)
-    elif error is not None:
-        log.error("an import broke off", exc_info=error)
 
 
 async def _cancelling(call: Call) -> Response:

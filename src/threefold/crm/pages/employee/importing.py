@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Final
 from uuid import UUID
 
-import structlog
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
@@ -19,7 +18,6 @@ from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staf
 from threefold.kernel.errors import ThreefoldError
 
 router = APIRouter(include_in_schema=False)
-log = structlog.get_logger(__name__)
 FAULTS_SHOWN: Final = 200
 POLICIES: Final = {
     "skip": ("Leave it as it is", "The row is passed over."),
@@ -28,7 +26,6 @@ POLICIES: Final = {
     "create": ("Make a second one", "Duplicates can be found and merged later."),
 }
 _SETTLED: Final = ("done", "refused", "failed", "cancelled")
-_running: set[asyncio.Task[Any]] = set()
 
 
 @router.get("/import")
@@ -145,7 +142,6 @@ async def check(request: Request, desk: AtDesk, record: str) -> Response:
 
 @router.post("/import/{record}/run")
 async def run(request: Request, desk: AtDesk, record: str) -> Response:
-    """Apart from this request: a large file outlasts what a browser waits for."""
     id_ = id_of(record)
     only_staff(desk.actor)
     await form_of(request)
@@ -153,9 +149,7 @@ async def run(request: Request, desk: AtDesk, record: str) -> Response:
         row: Row = await imports.get(connection, desk.actor, id_)
     rules.check(desk.actor, rules.Operation.BULK, row["kind"])
     if row["status"] not in ("done", "running"):
-        task = asyncio.create_task(request.app.state.run_import(desk.actor, id_))
-        _running.add(task)
-        task.add_done_callback(_ended)
+        task = imports.start(request.app.state.run_import, desk.actor, id_)
         await asyncio.wait({task}, timeout=1.5)  # a small file is done with this answer
     return await _look(request, desk, id_, started=1)
 
@@ -171,14 +165,3 @@ async def cancel(request: Request, desk: AtDesk, record: str) -> Response:
         return goes("/import", "The file is forgotten.")
 
     return answer(await desk.write(work))
-
-
-def _ended(task: asyncio.Task[Any]) -> None:
-    _running.discard(task)
-    if task.cancelled():
-        return
-    error = task.exception()
-    if isinstance(error, ThreefoldError):  # the import's own status says it
-        log.info("an import was refused", why=error.message)
-    elif error is not None:
-        log.error("an import broke off", exc_info=error)
