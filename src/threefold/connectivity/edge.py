@@ -14,7 +14,7 @@ from psycopg.rows import dict_row
 from starlette.requests import Request
 from starlette.responses import Response
 
-from threefold.connectivity import dpop, headers, loops
+from threefold.connectivity import dpop, headers, idempotency, loops
 from threefold.connectivity.admission import Admission
 from threefold.connectivity.audit import Audit
 from threefold.connectivity.headers import Origin
@@ -38,7 +38,7 @@ _PRUNES: Final = (
     "DELETE FROM edge.proofs WHERE forget_at < now()",
     "DELETE FROM edge.challenges WHERE expires_at < now()",
     "DELETE FROM edge.attempts WHERE tried_at < now() - interval '2 days'",
-    "DELETE FROM edge.replies WHERE created_at < now() - interval '14 days'",
+    "DELETE FROM edge.replies WHERE created_at < now() - %(replies)s",
     "DELETE FROM edge.sessions WHERE expires_at < now() - interval '30 days'",
 )
 
@@ -136,4 +136,4 @@ class Edge:
         for statement in _PRUNES:
             async with self.database.write(SYSTEM) as tx:
                 await tx.connection.execute("SET LOCAL synchronous_commit = off")
-                await tx.connection.execute(statement.encode())
+                await tx.connection.execute(statement.encode(), {"replies": idempotency.KEPT})

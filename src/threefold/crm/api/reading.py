@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from threefold.crm.actor import Actor
-from threefold.crm.api.models import INTEGER_MOST, sent
+from threefold.crm.api.models import INTEGER_MOST
 from threefold.crm.api.operations import Body, Pairs, Param
 from threefold.crm.errors import Forbidden, Invalid
 from threefold.kernel.errors import BadInput, NotThere
@@ -56,10 +56,6 @@ async def json_body(request: Request, takes: Body, actor: Actor) -> BaseModel | 
         return model.__pydantic_validator__.validate_json(content)  # type: ignore[no-any-return]  # of its own class
     except ValidationError as error:
         raise _told(error, beyond=takes.model if model is not takes.model else None) from None
-
-
-def fields_of(read: BaseModel) -> dict[str, Any]:
-    return sent(read)  # type: ignore[arg-type]  # any model: it only looks at what was set
 
 
 def _told(error: ValidationError, *, beyond: type[BaseModel] | None) -> Exception:

@@ -7,7 +7,6 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,9 +55,6 @@ class Site:
     def told(self) -> dict[str, Any]:
         """For the live stream."""
         return {"state": self.state, "words": self.words, "line": self.line}
-
-
-SiteOf = Callable[[], Site]
 
 
 def span(seconds: int) -> str:

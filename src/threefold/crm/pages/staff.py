@@ -6,7 +6,6 @@ repeated request shows how things stand now.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
 from urllib.parse import quote
@@ -70,10 +69,6 @@ def id_of(text: str) -> UUID:
 
 def _nothing() -> UUID:
     raise NotThere("there is no such record", hint="it may have been deleted for good, or the address is cut short")
-
-
-def ids_of(texts: Iterable[str]) -> list[UUID]:
-    return [id_of(text) for text in texts]
 
 
 async def form_of(request: Request) -> FormData:
