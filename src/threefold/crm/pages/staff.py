@@ -17,7 +17,7 @@ from starlette.datastructures import FormData, UploadFile
 from threefold.crm import related
 from threefold.crm.actor import Actor
 from threefold.crm.desk import Connection, Desk, desk_of
-from threefold.crm.errors import Forbidden
+from threefold.crm.errors import Forbidden, Invalid
 from threefold.crm.kinds import CASES, KINDS, Kind
 from threefold.kernel.errors import NotThere
 
@@ -69,6 +69,13 @@ def id_of(text: str) -> UUID:
 
 def _nothing() -> UUID:
     raise NotThere("there is no such record", hint="it may have been deleted for good, or the address is cut short")
+
+
+def version_of(text: str) -> int:
+    """What a form is based on. Without it, what somebody changed meanwhile would be written over unawares."""
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise Invalid("the form does not say what it is based on", hint="open the record again")
+    return int(text)
 
 
 async def form_of(request: Request) -> FormData:

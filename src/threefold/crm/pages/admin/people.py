@@ -13,7 +13,17 @@ from threefold.crm.errors import Conflict, Invalid, Stale
 from threefold.crm.kinds import KINDS
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import answer, render
-from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_administrators, saying, sentence, texts_in, whole
+from threefold.crm.pages.staff import (
+    AtDesk,
+    form_of,
+    id_of,
+    only_administrators,
+    saying,
+    sentence,
+    texts_in,
+    version_of,
+    whole,
+)
 
 router = APIRouter(include_in_schema=False)
 USERS = KINDS["users"]
@@ -83,7 +93,6 @@ async def change(request: Request, desk: AtDesk, record: str) -> Response:
     only_administrators(desk.actor)
     id_ = id_of(record)
     texts = texts_in(await form_of(request))
-    version = texts.get("version", "")
     try:
         async with desk.read() as connection:
             row = await records.get(connection, desk.actor, USERS, id_)
@@ -96,7 +105,7 @@ async def change(request: Request, desk: AtDesk, record: str) -> Response:
             raise Conflict("you cannot take your own rights", hint="another administrator can")
 
         async def work(tx: Tx) -> Reply:
-            await records.update(tx, USERS, id_, changes, int(version) if version.isdigit() else None)
+            await records.update(tx, USERS, id_, changes, version_of(texts.get("version", "")))
             return Reply(204)
 
         reply = await desk.write(work)

@@ -18,7 +18,17 @@ from threefold.crm.errors import Conflict, Invalid, Stale
 from threefold.crm.kinds import CASES, KINDS, PRIORITIES
 from threefold.crm.pages.rendering import answer, render
 from threefold.crm.pages.spans import minutes_of, span
-from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_administrators, saying, sentence, texts_in, whole
+from threefold.crm.pages.staff import (
+    AtDesk,
+    form_of,
+    id_of,
+    only_administrators,
+    saying,
+    sentence,
+    texts_in,
+    version_of,
+    whole,
+)
 from threefold.crm.sla import Office
 from threefold.kernel.errors import NotThere
 
@@ -127,9 +137,8 @@ async def change(request: Request, desk: AtDesk, kind: str, number: str) -> Resp
 
         async def work(tx: Tx) -> Reply:
             if texts.get("policy"):
-                version = texts.get("version", "")
-                based = int(version) if version.isdigit() and len(version) < 10 else None
-                await records.update(tx, POLICIES, id_of(texts["policy"]), values, based)
+                based_on = version_of(texts.get("version", ""))
+                await records.update(tx, POLICIES, id_of(texts["policy"]), values, based_on)
             else:
                 name = f"{kind.capitalize()}, {PRIORITIES[priority]}"
                 own = {"name": name, "record_kind": kind, "priority": priority}

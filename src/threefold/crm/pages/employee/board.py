@@ -12,7 +12,7 @@ from threefold.crm.desk import Connection, Desk, Reply, Tx
 from threefold.crm.kinds import CASES, KINDS, QUERY_STATES, REQUEST_STATES, STAGES, Kind
 from threefold.crm.pages.clocks import next_clock, now_of
 from threefold.crm.pages.rendering import answer, render
-from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_staff, saying, texts_in
+from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_staff, saying, texts_in, version_of
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)
@@ -30,14 +30,13 @@ async def move(request: Request, desk: AtDesk, kind: str, record: str) -> Respon
     of, id_ = _of(kind), id_of(record)
     only_staff(desk.actor)
     texts = texts_in(await form_of(request))
-    to, version = texts.get("to", ""), texts.get("version", "")
+    to = texts.get("to", "")
 
     async def work(tx: Tx) -> Reply:
         if of.name in CASES:
             row = await cases.set_status(tx, of, id_, to)
         else:
-            based_on = int(version) if version.isdigit() and len(version) < 10 else None
-            row = await records.update(tx, of, id_, {"stage": to}, based_on)
+            row = await records.update(tx, of, id_, {"stage": to}, version_of(texts.get("version", "")))
         return Reply(200, json.dumps({"title": row[of.title]}).encode())
 
     reply = await desk.write(work)

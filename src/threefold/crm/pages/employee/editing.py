@@ -29,6 +29,7 @@ from threefold.crm.pages.staff import (
     saying,
     sentence,
     texts_in,
+    version_of,
 )
 
 router = APIRouter(include_in_schema=False)
@@ -134,15 +135,13 @@ async def change(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
     for each in fields:  # decided after another person was faster
         if form.get(f"take.{each.name}") == "theirs":
             typed[each.name] = was.get(each.name, "")
-    version = form.get("version", "")
-    if not (version.isascii() and version.isdigit() and len(version) < 10):
-        raise Invalid("the form does not say what it is based on", hint="open the record again")
+    version = version_of(form.get("version", ""))
     mine = record_forms.changed(fields, typed, was)
     try:
         values = record_forms.values_of(mine, typed)
 
         async def work(tx: Tx) -> Reply:
-            row = await records.update(tx, of, id_, values, int(version))
+            row = await records.update(tx, of, id_, values, version)
             return Reply(200, str(row["version"]).encode(), "text/plain")
 
         reply = await desk.write(work)
@@ -151,9 +150,7 @@ async def change(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
     except (Invalid, Conflict) as error:
         async with desk.read() as connection:
             row = await records.get(connection, desk.actor, of, id_)
-        return await _edit_form(
-            request, desk, of, {**row, "version": int(version)}, typed, was, error=error, status=422
-        )
+        return await _edit_form(request, desk, of, {**row, "version": version}, typed, was, error=error, status=422)
     if reply.status >= 400:
         return answer(reply)
     message = "Saved." if mine else "Nothing was changed."
@@ -242,10 +239,10 @@ async def delete(request: Request, desk: AtDesk, kind: str, record: str) -> Resp
     of, id_ = kind_of(kind), id_of(record)
     only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.DELETE, of.name)
-    version = texts_in(await form_of(request)).get("version", "")
+    version = version_of(texts_in(await form_of(request)).get("version", ""))
 
     async def work(tx: Tx) -> Reply:
-        await records.delete(tx, of, id_, int(version) if version.isdigit() and len(version) < 10 else None)
+        await records.delete(tx, of, id_, version)
         undo = f"/bin/{of.name}/{id_}/restore"
         return goes(f"/records/{of.name}", f"The {of.one} is in the recycle bin.", undo=undo)
 

@@ -26,6 +26,7 @@ from threefold.crm.pages.staff import (
     saying,
     sentence,
     texts_in,
+    version_of,
     whole,
 )
 from threefold.crm.pages.words import plural
@@ -160,7 +161,7 @@ async def bulk(request: Request, desk: AtDesk, kind: str) -> Response:
     return saying(await _page(request, desk, of), message.get(does, f"{many} changed."), f"/batches/{said['id']}/undo")
 
 
-def _batch(kind: Kind, does: str, items: list[tuple[UUID, int | None]], texts: dict[str, str]) -> Any:
+def _batch(kind: Kind, does: str, items: list[tuple[UUID, int]], texts: dict[str, str]) -> Any:
     async def work(tx: Tx) -> Reply:
         if not items:
             raise Invalid("nothing is selected", hint="tick some records first")
@@ -181,9 +182,9 @@ def _batch(kind: Kind, does: str, items: list[tuple[UUID, int | None]], texts: d
     return work
 
 
-def _item(text: str) -> tuple[UUID, int | None]:
+def _item(text: str) -> tuple[UUID, int]:
     record, _, version = text.partition(":")
-    return id_of(record), int(version) if version.isdigit() and len(version) < 10 else None
+    return id_of(record), version_of(version)
 
 
 @router.post("/batches/{batch}/undo")
