@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, async_playwright
+from playwright.async_api import Browser, async_playwright, expect
 
 from tests.browser.world import Served, served
+
+# How long a page may take on a machine that does much else: a bound, not what is expected.
+expect.set_options(timeout=20_000)
 
 HERE = Path(__file__).parent
 FLAGS = [

@@ -75,7 +75,10 @@ def main() -> int:
         print(f"seed {chosen.seed}: {run.checker.acks} acknowledgements, {run.leads} leaders, no violation")
         return 0
     begun, seeds, acks, leads = time.monotonic(), 0, 0, 0
-    # Ctrl-C reaches the workers, too; only this process is to answer it.
+    # Ctrl-C reaches the workers, too; only this process answers it, and between two seeds: an exception in the middle of
+    # the executor's own work would leave it waiting for itself.
+    stopped: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: stopped.append(number))
     workers = ProcessPoolExecutor(chosen.jobs, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN))
     try:
         while True:
@@ -86,11 +89,11 @@ def main() -> int:
                     print(f"seed {seed}: {wrong}\nreproduce: {command(chosen.world, seed, chosen.variant)}")
                     return 1
                 seeds, acks, leads = seeds + 1, acks + acked, leads + led
+                if stopped:
+                    print(f"stopped after {seeds} seeds without a violation")
+                    return 0
             rate = seeds / (time.monotonic() - begun)
             print(f"{seeds} seeds, {acks} acknowledgements, {leads} leaders, {rate:.1f} seeds/s", flush=True)
-    except KeyboardInterrupt:
-        print(f"stopped after {seeds} seeds without a violation")
-        return 0
     finally:
         workers.shutdown(cancel_futures=True)
 
