@@ -162,6 +162,17 @@ async def test_one_that_is_refused_blocks_nothing_and_is_mended(crm: Served, car
     await expect(page.get_by_label("In a few words")).to_have_value("Too little")
     await expect(page.get_by_text("Describe it, so that we can help at once")).to_be_visible()
     await page.get_by_label("What happens").fill("Now it is enough.")
+    # Away again, and no room on the device for the mended one: the one that is there stays until it has it.
+    full = (
+        "() => { self.add = threefold.outbox.add; threefold.outbox.add = () => Promise.reject(new Error('no room')); }"
+    )
+    await page.evaluate(full)
+    await page.context.set_offline(True)
+    await page.get_by_role("button", name="Send", exact=True).click()
+    await expect(page.get_by_text("could not be kept on this device")).to_be_visible()
+    assert await page.evaluate("threefold.outbox.all().then((entries) => entries.map(({key}) => key))") == ["bad-key-1"]
+    await page.evaluate("() => { threefold.outbox.add = self.add; }")
+    await page.context.set_offline(False)
     await page.get_by_role("button", name="Send", exact=True).click()
     await page.wait_for_url("**/cases/queries/*")
     await expect(page.locator("#outbox-badge")).to_be_hidden()

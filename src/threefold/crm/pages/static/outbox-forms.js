@@ -111,8 +111,8 @@
   };
 
   const keep = async (form, entry, { outcome, problem }, mended) => {
-    if (mended && mended !== entry.key) await outbox.discard(mended);
     await outbox.add({ ...entry, problem });
+    if (mended && mended !== entry.key) await outbox.discard(mended); // only now: until then it alone holds the words
     delete form.dataset.mends;
     form.reset();
     showErrors(form, null);
