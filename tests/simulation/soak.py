@@ -75,7 +75,7 @@ def main() -> int:
         print(f"seed {chosen.seed}: {run.checker.acks} acknowledgements, {run.leads} leaders, no violation")
         return 0
     begun, seeds, acks, leads = time.monotonic(), 0, 0, 0
-    # Ctrl-C reaches the workers, too; only this process answers it, and between two seeds: an exception in the middle of
+    # Ctrl-C reaches the workers, too; only this process answers it, between two seeds: an exception in the middle of
     # the executor's own work would leave it waiting for itself.
     stopped: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: stopped.append(number))
