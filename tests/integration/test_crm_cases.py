@@ -159,6 +159,18 @@ async def test_only_employees_work_on_cases_and_assigning_begins_them(there: Crm
         assert "assignee_id" in raised.value.fields
 
 
+async def test_of_two_who_take_a_case_one_has_it_and_the_other_is_told(there: Crm) -> None:
+    emma, emil, contact = await _employee(there), await _employee(there), await there.contact()
+    case = await there.create("queries", subject="whose?", contact_id=str(contact["id"]))
+    taken = await _do(there, emma, cases.take, QUERIES, case["id"])
+    assert (taken["assignee_id"], taken["status"]) == (emma.user, "open")
+    with pytest.raises(Conflict, match="somebody else"):
+        await _do(there, emil, cases.take, QUERIES, case["id"])
+    assert (await _do(there, emma, cases.take, QUERIES, case["id"]))["version"] == taken["version"]
+    with pytest.raises(NotThere):
+        await _do(there, customer(contact["id"]), cases.take, QUERIES, case["id"])
+
+
 async def test_a_customer_may_rate_its_own_once_resolved_and_nothing_else(there: Crm) -> None:
     mine, theirs = await there.contact(), await there.contact()
     me, other = customer(mine["id"]), customer(theirs["id"])

@@ -31,6 +31,7 @@ __all__ = [
     "queue",
     "rate",
     "set_status",
+    "take",
     "watch",
 ]
 
@@ -96,6 +97,19 @@ async def assign(
     if not changes:
         raise Invalid("nobody is named", {"assignee_id": "give this or team_id"})
     return await records.change(tx, kind, id_, changes, None)
+
+
+async def take(tx: Tx, kind: Kind, id_: UUID) -> Row:
+    """Whoever asks has it from now on. Conflict where somebody else has it already: of two, one is told."""
+    rules.check(tx.actor, rules.Operation.WORK, kind.name)
+    if tx.actor.user is None:
+        raise Forbidden("only a person can take a case")
+    case = await case_clocks.lock(tx, kind, id_)
+    if case["assignee_id"] == tx.actor.user:
+        return case
+    if case["assignee_id"] is not None:
+        raise Conflict("somebody else took it a moment ago", hint="open it to see who; there it can be given to you")
+    return await records.change(tx, kind, id_, {"assignee_id": tx.actor.user}, None)
 
 
 async def watch(tx: Tx, kind: Kind, id_: UUID, *, watching: bool = True) -> Row:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -39,6 +40,17 @@ async def policy_of(connection: Connection, kind: str, priority: int) -> Policy:
         return Policy(*DEFAULTS[priority])
     office = _office(row) if row["office_hours"] else None
     return Policy(row["first_response_minutes"], row["resolution_minutes"], office, row["escalate_to_id"])
+
+
+async def offices(connection: Connection) -> Mapping[tuple[str, int], Office]:
+    """By kind and priority, where the clocks count office hours only."""
+    cursor = await connection.execute(
+        """
+        SELECT record_kind, priority, o.* FROM crm.policies p LEFT JOIN crm.office o ON true
+        WHERE record_kind IN ('queries', 'requests') AND deleted_at IS NULL AND office_hours
+        """
+    )
+    return {(row["record_kind"], row["priority"]): _office(row) for row in await cursor.fetchall()}
 
 
 async def office_of(connection: Connection) -> Office:

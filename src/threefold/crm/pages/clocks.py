@@ -12,8 +12,8 @@ from threefold.crm.desk import Connection
 
 
 @dataclass(frozen=True, slots=True)
-class Clock:
-    """``what``: "Answer" or "Resolution"."""
+class Shown:
+    """A case's clock. ``what``: "Answer" or "Resolution"."""
 
     what: str
     state: str
@@ -29,18 +29,27 @@ async def now_of(connection: Connection) -> datetime:
     return found
 
 
-def next_clock(row: Mapping[str, Any], now: datetime) -> Clock | None:
-    """What a case is due for next: an answer while nobody answered, then its resolution."""
+def next_clock(
+    kind: str, row: Mapping[str, Any], now: datetime, offices: Mapping[tuple[str, int], sla.Office]
+) -> Shown | None:
+    """What a case is due for next: an answer while nobody answered, then its resolution. As on its own page."""
     answered = row["first_responded_at"] is not None
     what, due = ("Resolution", row["resolution_due_at"]) if answered else ("Answer", row["first_response_due_at"])
     if due is None:
         return None
-    reading = sla.read(now, start=row["created_at"], due_at=due, paused_at=row["paused_at"])
-    return Clock(what, str(reading.state), due, reading.late, reading.remaining)
+    reading = sla.read(
+        now,
+        start=row["created_at"],
+        due_at=due,
+        paused_at=row["paused_at"],
+        paused_seconds=row["paused_seconds"],
+        office=offices.get((kind, row["priority"])),
+    )
+    return of_reading(what, reading, now)
 
 
-def of_reading(what: str, reading: sla.Reading, now: datetime) -> Clock:
+def of_reading(what: str, reading: sla.Reading, now: datetime) -> Shown:
     """Office hours count only when somebody is there; the time that a person waits is the same until it is due."""
     state = str(reading.state)
     due = reading.due if state != "paused" else now + timedelta(seconds=reading.remaining)
-    return Clock(what, state, due, reading.late, reading.remaining)
+    return Shown(what, state, due, reading.late, reading.remaining)

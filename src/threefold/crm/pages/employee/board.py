@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import case_states, cases, records, related, rules
+from threefold.crm import case_states, cases, policies, records, related, rules
 from threefold.crm.desk import Connection, Desk, Reply, Tx
 from threefold.crm.kinds import CASES, KINDS, QUERY_STATES, REQUEST_STATES, STAGES, Kind
 from threefold.crm.pages.clocks import next_clock, now_of
@@ -63,14 +63,14 @@ async def _page(request: Request, desk: Desk, kind: Kind) -> Response:
 async def _context(connection: Connection, desk: Desk, kind: Kind, *, mine: bool) -> dict[str, Any]:
     lanes = [await related.lane(connection, desk.actor, kind, value, mine=mine) for value in LANES[kind.name]]
     rows = [row for lane in lanes for row in lane.rows]
-    now = await now_of(connection)
+    now, offices = await now_of(connection), await policies.offices(connection)
     return {
         "kind": kind,
         "boards": [(name, KINDS[name].name.capitalize()) for name in LANES],
         "lanes": lanes,
         "mine": mine,
         "titles": await related.titles_in(connection, kind, rows),
-        "clocks": {row["id"]: next_clock(row, now) for row in rows if not row["resolved_at"]}
+        "clocks": {row["id"]: next_clock(kind.name, row, now, offices) for row in rows if not row["resolved_at"]}
         if kind.name in CASES
         else {},
         "moves": {value: _moves(kind, value) for value in LANES[kind.name]},

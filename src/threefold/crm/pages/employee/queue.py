@@ -7,12 +7,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import cases, related, rules
+from threefold.crm import cases, policies, related, rules
 from threefold.crm.desk import Connection, Desk, Reply, Tx
+from threefold.crm.errors import Conflict
 from threefold.crm.kinds import KINDS
 from threefold.crm.pages.clocks import next_clock, now_of
 from threefold.crm.pages.rendering import answer, render
-from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, saying
+from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, saying, whole
 
 router = APIRouter(include_in_schema=False)
 SHOWS: Final = {"mine": "Mine", "team": "My team", "unassigned": "Unassigned", "all": "Everyone"}
@@ -32,10 +33,13 @@ async def take(request: Request, desk: AtDesk, kind: str, record: str) -> Respon
     await form_of(request)
 
     async def work(tx: Tx) -> Reply:
-        row = await cases.assign(tx, case, id_, assignee_id=tx.actor.user)
+        row = await cases.take(tx, case, id_)
         return Reply(200, row["subject"].encode(), "text/plain")
 
-    reply = await desk.write(work)
+    try:
+        reply = await desk.write(work)
+    except Conflict as error:
+        return saying(await _page(request, desk), " ".join(whole(error).values()))
     if reply.status >= 400:
         return answer(reply)
     return saying(await _page(request, desk), f"“{reply.body.decode()}” is yours.")
@@ -60,11 +64,11 @@ async def _context(connection: Connection, desk: Desk, show: str) -> dict[str, A
         unassigned=show == "unassigned",
         limit=MOST,
     )
-    now = await now_of(connection)
+    now, offices = await now_of(connection), await policies.offices(connection)
     return {
         "shows": [(key, text) for key, text in SHOWS.items() if key != "team" or team is not None],
         "show": show,
-        "rows": [(row, KINDS[row["kind"]], next_clock(row, now)) for row in rows],
+        "rows": [(row, KINDS[row["kind"]], next_clock(row["kind"], row, now, offices)) for row in rows],
         "full": len(rows) == MOST,
     }
 
