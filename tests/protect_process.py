@@ -36,6 +36,7 @@ from threefold.postgres.wal import parse_size, segment_name
 from threefold.protect.beacon import LeaderStatus, read_leader
 from threefold.quorum import keys
 from threefold.quorum.reader import read_extent, read_wal
+from threefold.recover.destination import MARKER
 from threefold.settings import load
 from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
 from threefold.stores.store import Page
@@ -374,6 +375,10 @@ provider = "own-{name}"
             await asyncio.sleep(kill_after)
             process.kill()
             server.kill()
+            marker = into / MARKER
+            if marker.exists() and json.loads(marker.read_text())["finished"]:
+                # It came to its end before the kill did. What stands there is somebody's database, and is refused.
+                shutil.rmtree(into)
         result = await self.done(*arguments)
         self.primary = Cluster(server, into.parent)
         return result
