@@ -62,3 +62,16 @@ async def test_what_lies_behind_the_last_chunk_that_is_needed_is_not_missed() ->
     for store in stores.values():
         store.objects[KEY] = store.objects[KEY][: packs.ends(kept.values())[PACK]]
     assert await vault.known_chunks() == kept
+
+
+@pytest.mark.parametrize("chance", ["00", "ff"])
+async def test_an_attempt_in_the_second_of_the_newest_snapshot_is_not_sent_again(chance: str) -> None:
+    stores, vault, kept = await stored()
+    later = packs.new_pack_id(AT, chance * 12)
+    builder, namer = PackBuilder(later, KEYRING), ChunkNamer(KEYRING)
+    name = namer.name(b"unpublished" * 100)
+    place = builder.add(name, 1100, packs.compress(b"unpublished" * 100))
+    body = builder.finish()
+    for store in stores.values():
+        await store.create(packs.pack_key(later), body)
+    assert await vault.known_chunks() == kept | {name: place}

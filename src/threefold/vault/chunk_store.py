@@ -116,8 +116,9 @@ class Vault:
             except (Damaged, NotThere, Unavailable) as error:
                 self.note(f"nothing is reused of {key}: {error.message}")
         named = {place.pack for place in known.values()}
-        after = newest[-1].rpartition("/")[2] if newest else ""
-        orphans, _ = await self._listed(packs.PREFIX, after=packs.pack_key(after) if after else "")
+        # From the newest snapshot's second on: behind the second, an id is chance, and orders nothing.
+        since = newest[-1].rpartition("/")[2].partition("-")[0] if newest else ""
+        orphans, _ = await self._listed(packs.PREFIX, after=packs.pack_key(since) if since else "")
         for pack, places in zip(orphans, await _each(list(orphans), self._index_of(orphans)), strict=True):
             if pack.rpartition("/")[2] not in named:
                 known = places | known
