@@ -16,11 +16,13 @@ import os
 import re
 import stat
 import tomllib
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 from urllib.parse import urlsplit
 
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -97,7 +99,15 @@ class System(Section):
     password: Reference | None = Field(
         default=None, description="The role's password, by reference. Absent: libpq looks into ~/.pgpass."
     )
-    site: str = Field(default="", description="Where the primary is; a name for people, shown by status and list.")
+    site: str = Field(default="", description="Where the primary is: its site's name, shown by status and list.")
+    data_dir: Path | None = Field(
+        default=None,
+        description="The primary's data folder, on its own host. Only failback needs it: there this site is rebuilt.",
+    )
+    listen: Annotated[str, AfterValidator(_is_host_and_port)] | None = Field(
+        default=None,
+        description="Where a PostgreSQL that is rebuilt here listens. Only failback needs it. Absent: as in `dsn`.",
+    )
     durability: Literal["sync", "async"] = Field(
         default="sync",
         description="sync: a commit is confirmed when it is on two of three stores, so nothing confirmed is ever "
@@ -164,17 +174,74 @@ class Store(Section):
 class Recovery(Section):
     """Where the recovered database shall live."""
 
-    site: str = Field(default="", description="Where recovery happens; a name for people.")
+    site: str = Field(default="", description="Where recovery happens: that site's name.")
     standby: Literal["cold", "warm"] = Field(
-        default="cold", description="cold: restored when asked for. warm: kept restored and ready."
+        default="cold",
+        description="cold: restored when asked for. warm: kept restored and ready; `threefold protect` starts "
+        "`threefold standby` for it.",
     )
     data_dir: Path | None = Field(
         default=None, description="The recovered server's data folder, when --into is not given."
+    )
+    listen: Annotated[str, AfterValidator(_is_host_and_port)] = Field(
+        default="127.0.0.1:5433",
+        description="Where the PostgreSQL of this site listens, as standby and when it serves.",
+    )
+    dsn: Annotated[str, AfterValidator(_has_no_password)] | None = Field(
+        default=None,
+        description="How others reach the PostgreSQL of this site. Absent: the primary's dsn with the address of "
+        "`listen`. The roles and their passwords are the primary's.",
     )
     binaries: Path | None = Field(
         default=None,
         description="Folder of PostgreSQL's programs. Absent: PATH, /usr/lib/postgresql, then the embedded ones.",
     )
+
+
+class Failover(Section):
+    """When the site is gone: who decides, and what waits meanwhile."""
+
+    policy: Literal["automatic", "confirm", "manual"] = Field(
+        default="confirm",
+        description="automatic: the recovery site takes over by itself. confirm: it says that it should, and a person "
+        "confirms with `threefold failover`. manual: it only says what it sees.",
+    )
+    stall: Duration = Field(
+        default=timedelta(seconds=30),
+        description="A primary whose host answers may stand still for that long before it is given up. A duration.",
+    )
+    process_gone: Duration = Field(
+        default=timedelta(seconds=2),
+        description="A primary whose host refuses connections is given up after that long. A duration.",
+    )
+    site_gone: Duration = Field(
+        default=timedelta(seconds=8),
+        description="A site that nobody sees any more is given up after that long. A duration.",
+    )
+    strict: bool = Field(
+        default=True,
+        description="After a switch, writes wait until they are on two of three stores again. false: they are taken at "
+        "once, and until protection is back a second disaster loses them.",
+    )
+    without_quorum: Literal["block", "spool"] = Field(
+        default="block",
+        description="While fewer than two stores answer. block: commits wait. spool: they are kept on the DRaaS "
+        "server's own disk and confirmed, declared beforehand as RPO > 0; a disaster meanwhile loses them.",
+    )
+    spool_dir: Path = Field(
+        default=Path("spool"), description="Where the spool lies; on a disk that survives the DRaaS server's end."
+    )
+    spool_max_mib: int = Field(default=4096, ge=16, description="The most the spool may hold; then commits wait. MiB.")
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One of the two places where the PostgreSQL may serve."""
+
+    name: str
+    dsn: str  # without the password
+    listen: str  # host:port
+    data_dir: Path | None  # absolute
 
 
 class Crm(Section):
@@ -281,6 +348,7 @@ class Settings(_File):
     keys: Keys
     store: tuple[Store, Store, Store] = Field(description="Exactly three.")
     recovery: Recovery = Recovery()
+    failover: Failover = Failover()
     crm: Crm | None = None
 
     @model_validator(mode="after")
@@ -288,6 +356,27 @@ class Settings(_File):
         if len({s.name for s in self.store}) < len(self.store):
             raise ValueError("two stores have the same name")
         return self
+
+    def sites(self) -> tuple[Site, Site]:
+        """The primary's and the recovery site. Raises BadInput where their names do not tell them apart."""
+        primary, recovery = self.system.site or "primary", self.recovery.site or "recovery"
+        if primary == recovery:
+            raise BadInput(
+                f"[system] site and [recovery] site are both {primary!r}",
+                hint="give the two sites names of their own: a switch goes from the one to the other",
+            )
+        at = conninfo_to_dict(self.system.dsn)
+        host, _, port = self.recovery.listen.rpartition(":")
+        home = self.system.listen or f"{at.get('host', '127.0.0.1')}:{at.get('port', 5432)}"
+        return (
+            Site(primary, self.system.dsn, home, self.path(self.system.data_dir) if self.system.data_dir else None),
+            Site(
+                recovery,
+                self.recovery.dsn or make_conninfo(self.system.dsn, host=host, port=port),
+                self.recovery.listen,
+                self.path(self.recovery.data_dir) if self.recovery.data_dir else None,
+            ),
+        )
 
     def warnings(self) -> list[str]:
         """What is allowed and yet unwise."""

@@ -27,5 +27,6 @@ def test_each_setting_is_described(section: str, name: str, field: object) -> No
     line = next((line for line in chapter.splitlines() if line.startswith(f"| `{name}` |")), None)
     assert line is not None, f"{section}.{name} is not in the table"
     default = field.default  # type: ignore[attr-defined]
-    shown = {PydanticUndefined: "required", None: "", "": "", False: "false", timedelta(seconds=1): "1s"}
-    assert f"| {shown.get(default, default)} |".replace("|  |", "| |") in line, line
+    shown = {PydanticUndefined: "required", None: "", "": "", False: "false", True: "true"}
+    value = f"{default.total_seconds():g}s" if isinstance(default, timedelta) else shown.get(default, default)
+    assert f"| {value} |".replace("|  |", "| |") in line, line

@@ -46,8 +46,13 @@ wrapped = "file:keys/master.wrapped"
 # a disk or a provider that is lost must never be more than one of the three.
 {stores}
 [recovery]
-site = "this-machine"
-standby = "cold"
+site = "recovery"                 # where the database comes back
+standby = "cold"                  # "warm": kept restored and ready
+data_dir = "recovered"
+listen = "127.0.0.1:{recovery_port}"
+
+[failover]
+policy = "confirm"                # "automatic": the recovery site takes over by itself; "manual": it only tells
 
 [crm]                             # our own CRM; any other CRM on PostgreSQL needs no such section
 listen = "127.0.0.1:{crm_port}"
@@ -75,6 +80,7 @@ class Ports:
     primary: int
     stores: tuple[int, int, int]
     crm: int
+    recovery: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +141,7 @@ def _fill(folder: Path, passphrase: str, ports: Ports) -> None:
             user=REPLICATION_USER,
             crm_user=CRM_USER,
             crm_port=ports.crm,
+            recovery_port=ports.recovery,
             stores=stores.lstrip(),
         )
     )
@@ -152,13 +159,15 @@ def new_passphrase() -> str:
 
 def default_ports() -> Ports:
     """Numbers that people remember, where they are free."""
-    return Ports(_free_from(5440), (_free_from(9101), _free_from(9201), _free_from(9301)), _free_from(8080))
+    return Ports(
+        _free_from(5440), (_free_from(9101), _free_from(9201), _free_from(9301)), _free_from(8080), _free_from(5540)
+    )
 
 
 def any_ports() -> Ports:
     """Free ones, for a folder that does not live long."""
-    primary, first, second, third, crm = free_ports(5)
-    return Ports(primary, (first, second, third), crm)
+    primary, first, second, third, crm, recovery = free_ports(6)
+    return Ports(primary, (first, second, third), crm, recovery)
 
 
 def free_ports(count: int) -> list[int]:
