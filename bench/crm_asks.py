@@ -25,9 +25,9 @@ from tests.edge_client import Client, Key, b64
 from bench.crm_data import Size, name_of, names
 from bench.crm_load import Ask, Asks
 from threefold.connectivity.admission import hashed
-from threefold.crm.actor import Actor, Role
-from threefold.crm.asking import Place
-from threefold.crm.database import SESSION, Database
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.asking import Place
+from threefold.crm.sql.database import SESSION, Database
 from threefold.kernel.clock import SystemClock
 
 # As they are called in the tables, with the most a second that proofs are made for.

@@ -19,7 +19,7 @@ from mimesis import Locale
 from mimesis.providers import Person
 
 from threefold.connectivity.app import edge_set
-from threefold.crm.migrate import crm_set, migrate
+from threefold.crm.sql.migrate import crm_set, migrate
 
 TABLES: Final = ("accounts", "contacts", "products", "queries", "requests", "interactions")
 _CHUNK: Final = 100_000

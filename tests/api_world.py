@@ -28,12 +28,13 @@ from threefold.connectivity import erasing, invitations
 from threefold.connectivity.app import Parts, create_app, edge_set
 from threefold.connectivity.edge import Rates
 from threefold.connectivity.limits import Rate
-from threefold.crm import erasure, imports
 from threefold.crm.api import router
-from threefold.crm.database import Database
-from threefold.crm.erasure_ledger import ErasureLedger
-from threefold.crm.live import Live
-from threefold.crm.migrate import crm_set, migrate
+from threefold.crm.datalog.live import Live
+from threefold.crm.erasing import erasure
+from threefold.crm.erasing.erasure_ledger import ErasureLedger
+from threefold.crm.exchange import imports
+from threefold.crm.sql.database import Database
+from threefold.crm.sql.migrate import crm_set, migrate
 from threefold.kernel.clock import SystemClock
 
 PASSWORD = "correct horse battery"

@@ -11,12 +11,12 @@ from uuid import UUID, uuid4
 import psycopg
 
 from tests.pg import Cluster, cluster
-from threefold.crm import records
-from threefold.crm.actor import SYSTEM, Actor, Role
-from threefold.crm.database import Database
 from threefold.crm.desk import Row
-from threefold.crm.kinds import KINDS
-from threefold.crm.migrate import migrate
+from threefold.crm.model.actor import SYSTEM, Actor, Role
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
+from threefold.crm.sql.database import Database
+from threefold.crm.sql.migrate import migrate
 from threefold.kernel.clock import SystemClock
 
 EMPLOYEE = Actor(Role.EMPLOYEE, user=UUID(int=1), device=UUID(int=2), name="Emma")

@@ -32,11 +32,13 @@ from threefold.connectivity.audit import Audit
 from threefold.connectivity.body import Body
 from threefold.connectivity.desks import EdgeDesk, Request
 from threefold.connectivity.turns import Turns
-from threefold.crm import api, erasure, imports, pages
-from threefold.crm.actor import Actor
-from threefold.crm.database import Database
-from threefold.crm.erasure_ledger import ErasureLedger
-from threefold.crm.live import Live
+from threefold.crm import api, pages
+from threefold.crm.datalog.live import Live
+from threefold.crm.erasing import erasure
+from threefold.crm.erasing.erasure_ledger import ErasureLedger
+from threefold.crm.exchange import imports
+from threefold.crm.model.actor import Actor
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import SystemClock
 
 

@@ -31,10 +31,10 @@ from threefold.connectivity import invitations
 from threefold.connectivity.app import Pages, Parts, create_app, edge_set
 from threefold.connectivity.edge import Rates
 from threefold.connectivity.limits import Rate
-from threefold.crm.database import Database
 from threefold.crm.desk import Change, Desk, Reply, Tx, desk_of
-from threefold.crm.errors import Forbidden
-from threefold.crm.migrate import crm_set, migrate
+from threefold.crm.model.errors import Forbidden
+from threefold.crm.sql.database import Database
+from threefold.crm.sql.migrate import crm_set, migrate
 from threefold.kernel.clock import SystemClock
 
 PASSWORD = "correct horse battery"

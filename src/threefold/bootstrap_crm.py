@@ -14,18 +14,20 @@ from psycopg.conninfo import make_conninfo
 
 from threefold.connectivity import erasing
 from threefold.connectivity.app import Pages, Parts, create_app, edge_set
-from threefold.crm import api, erasure, imports, pages
-from threefold.crm.actor import SYSTEM
-from threefold.crm.company import Company, load_company
-from threefold.crm.courier import Courier
-from threefold.crm.database import Database
-from threefold.crm.erasure_ledger import ErasureLedger
-from threefold.crm.escalation import escalation
-from threefold.crm.live import Live
-from threefold.crm.migrate import Migration, crm_set, migrate
+from threefold.crm import api, pages
+from threefold.crm.clocks.escalation import escalation
+from threefold.crm.datalog.live import Live
+from threefold.crm.erasing import erasure
+from threefold.crm.erasing.erasure_ledger import ErasureLedger
+from threefold.crm.exchange import imports
+from threefold.crm.exchange.courier import Courier
+from threefold.crm.exchange.webhook_sending import Sender
+from threefold.crm.model.actor import SYSTEM
 from threefold.crm.pages.rendering import STATIC
 from threefold.crm.pages.site import Site
-from threefold.crm.webhook_sending import Sender
+from threefold.crm.sample.company import Company, load_company
+from threefold.crm.sql.database import Database
+from threefold.crm.sql.migrate import Migration, crm_set, migrate
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import Unavailable
 from threefold.settings import CrmSettings

@@ -13,9 +13,9 @@ import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from tests.browser.world import Person, Served, served
-from threefold.crm import erasure
-from threefold.crm.actor import SYSTEM
-from threefold.crm.erasure_ledger import ErasureLedger
+from threefold.crm.erasing import erasure
+from threefold.crm.erasing.erasure_ledger import ErasureLedger
+from threefold.crm.model.actor import SYSTEM
 from threefold.crm.pages.admin.webhook_pages import VERIFY
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

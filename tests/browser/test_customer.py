@@ -12,9 +12,9 @@ from playwright.async_api import Browser, expect
 
 from tests.browser.world import Person, Served
 from threefold.connectivity import devices
-from threefold.crm import cases
-from threefold.crm.actor import SYSTEM
-from threefold.crm.kinds import KINDS
+from threefold.crm.cases import cases
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.kinds import KINDS
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

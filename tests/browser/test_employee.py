@@ -14,10 +14,10 @@ from playwright.async_api import Browser, Page, expect
 
 from tests.browser.world import Person, Served
 from threefold.connectivity import invitations
-from threefold.crm import records
-from threefold.crm.actor import SYSTEM
 from threefold.crm.desk import Row
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,9 +10,9 @@ import pytest_asyncio
 from playwright.async_api import Browser, expect
 
 from tests.browser.world import Person, Served
-from threefold.crm import records
-from threefold.crm.actor import SYSTEM
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -29,12 +29,12 @@ from psycopg.conninfo import make_conninfo
 
 from tests.pg import PASSWORD, SUPERUSER, Cluster, cluster, free_port
 from threefold.connectivity import invitations
-from threefold.crm import records
-from threefold.crm.actor import SYSTEM
-from threefold.crm.database import Database
+from threefold.crm.datalog.live import Live
 from threefold.crm.desk import Row
-from threefold.crm.kinds import KINDS
-from threefold.crm.live import Live
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import SystemClock
 
 PICTURES = Path(__file__).parents[2] / "build" / "pictures"

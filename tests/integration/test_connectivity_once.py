@@ -180,7 +180,7 @@ async def test_a_database_that_goes_away_is_told_and_comes_back(crm: Crm, ada: C
 async def test_keys_and_proofs_are_forgotten_in_time_and_not_before(crm: Crm, ada: Client) -> None:
     from threefold.connectivity.edge import Edge
     from threefold.connectivity.headers import origin_of
-    from threefold.crm.database import Database
+    from threefold.crm.sql.database import Database
     from threefold.kernel.clock import SystemClock
 
     what, old, new = uuid4().hex, uuid4().hex, uuid4().hex

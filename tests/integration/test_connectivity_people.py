@@ -18,10 +18,10 @@ from tests.edge_server import PASSWORD, Crm, edge_crm
 
 from threefold.connectivity import invitations
 from threefold.connectivity.erasing import forget
-from threefold.crm import erasure
-from threefold.crm.actor import SYSTEM
-from threefold.crm.database import Database
-from threefold.crm.erasure_ledger import ErasureLedger
+from threefold.crm.erasing import erasure
+from threefold.crm.erasing.erasure_ledger import ErasureLedger
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Refused
 

@@ -11,7 +11,7 @@ import pytest_asyncio
 from tests.api_world import Api, api
 
 from threefold.crm.api import document
-from threefold.crm.kinds import CUSTOMERS_READ
+from threefold.crm.model.kinds import CUSTOMERS_READ
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 SECRET = "XYZZY"  # in every text of what is another's

@@ -23,8 +23,8 @@ import pytest
 from tests.api_world import Api, api
 from tests.edge_client import Answer, Client
 
-from threefold.crm import log
-from threefold.crm.database import Database
+from threefold.crm.datalog import log
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import SystemClock
 
 WORKERS = 6

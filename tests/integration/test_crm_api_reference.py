@@ -10,9 +10,9 @@ from typing import Any
 
 from tests.api_world import api
 
-from threefold.crm import webhook_rules
 from threefold.crm.api import document
-from threefold.crm.kinds import KINDS
+from threefold.crm.exchange import webhook_rules
+from threefold.crm.model.kinds import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/crm-api.md").read_text()
 CLIENT, USE, WEBHOOK = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)

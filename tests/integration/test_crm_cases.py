@@ -11,12 +11,14 @@ import pytest
 import pytest_asyncio
 from tests.crm import Crm, crm, customer
 
-from threefold.crm import cases, merge, policies
-from threefold.crm.actor import SYSTEM, Actor, Role
+from threefold.crm.cases import cases
+from threefold.crm.clocks import policies
+from threefold.crm.clocks.sla import Office, State
 from threefold.crm.desk import Row
-from threefold.crm.errors import Conflict, Forbidden, Invalid
-from threefold.crm.kinds import KINDS
-from threefold.crm.sla import Office, State
+from threefold.crm.model.actor import SYSTEM, Actor, Role
+from threefold.crm.model.errors import Conflict, Forbidden, Invalid
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import merge
 from threefold.kernel.errors import NotThere
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -82,7 +84,7 @@ async def test_a_policy_and_office_hours_say_what_is_due(there: Crm) -> None:
 
 
 def _due(start: datetime, minutes: int, office: Office) -> datetime:
-    from threefold.crm import sla
+    from threefold.crm.clocks import sla
 
     return sla.due(start, minutes, office)
 

@@ -9,8 +9,8 @@ import psycopg
 import pytest
 from tests.crm import crm
 
-from threefold.crm import log
-from threefold.crm.company import SMALL, load_company
+from threefold.crm.datalog import log
+from threefold.crm.sample.company import SMALL, load_company
 from threefold.kernel.errors import Refused
 
 NOW = datetime(2026, 11, 24, 12, tzinfo=UTC)

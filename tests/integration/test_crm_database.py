@@ -9,11 +9,12 @@ import psycopg
 import pytest
 from tests.crm import Crm, crm
 
-from threefold.crm import database, records
-from threefold.crm.actor import SYSTEM
-from threefold.crm.database import Database, conninfo_of
-from threefold.crm.errors import Conflict, NotSaved
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.errors import Conflict, NotSaved
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
+from threefold.crm.sql import database
+from threefold.crm.sql.database import Database, conninfo_of
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Unavailable
 

@@ -14,12 +14,16 @@ import pytest
 import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm, customer
 
-from threefold.crm import attachments, batches, cases, erasure, imports, log, merge, views
-from threefold.crm.actor import SYSTEM, Actor
+from threefold.crm.cases import cases
+from threefold.crm.datalog import log
 from threefold.crm.desk import Row, Tx
-from threefold.crm.erasure_ledger import ErasureLedger
-from threefold.crm.errors import Conflict, Forbidden
-from threefold.crm.kinds import KINDS
+from threefold.crm.erasing import erasure
+from threefold.crm.erasing.erasure_ledger import ErasureLedger
+from threefold.crm.exchange import imports
+from threefold.crm.model.actor import SYSTEM, Actor
+from threefold.crm.model.errors import Conflict, Forbidden
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import attachments, batches, merge, views
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -13,11 +13,13 @@ import pytest
 import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm, customer
 
-from threefold.crm import exports, import_rules, imports, log, validating
-from threefold.crm.actor import SYSTEM, Actor
-from threefold.crm.asking import Asked, Filter, parse
-from threefold.crm.errors import Conflict, Invalid
-from threefold.crm.kinds import KINDS, Field, Type
+from threefold.crm.datalog import log
+from threefold.crm.exchange import exports, import_rules, imports
+from threefold.crm.model import validating
+from threefold.crm.model.actor import SYSTEM, Actor
+from threefold.crm.model.asking import Asked, Filter, parse
+from threefold.crm.model.errors import Conflict, Invalid
+from threefold.crm.model.kinds import KINDS, Field, Type
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import NotThere
 

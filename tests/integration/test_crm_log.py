@@ -12,10 +12,10 @@ import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm, customer
 from tests.pg import BOTH
 
-from threefold.crm import feed, log
-from threefold.crm.actor import SYSTEM
+from threefold.crm.datalog import feed, log
+from threefold.crm.datalog.log import Report
 from threefold.crm.desk import Connection
-from threefold.crm.log import Report
+from threefold.crm.model.actor import SYSTEM
 from threefold.kernel.errors import BadInput, Damaged, NotThere
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -11,12 +11,13 @@ import pytest
 import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm, customer
 
-from threefold.crm import attachments, batches, cases, merge, records, views
-from threefold.crm.actor import SYSTEM, Actor, Role
-from threefold.crm.asking import Filter
+from threefold.crm.cases import cases
 from threefold.crm.desk import Row
-from threefold.crm.errors import Conflict, Forbidden, Invalid, Stale
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.actor import SYSTEM, Actor, Role
+from threefold.crm.model.asking import Filter
+from threefold.crm.model.errors import Conflict, Forbidden, Invalid, Stale
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import attachments, batches, merge, records, views
 from threefold.kernel.errors import NotThere
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 from tests.crm import Crm, crm
 
-from threefold.crm import oversight
-from threefold.crm.actor import Actor, Role
-from threefold.crm.asking import Place
+from threefold.crm.cases import oversight
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.asking import Place
 from threefold.kernel.errors import BadInput
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -21,13 +21,13 @@ from tests.crm import Crm, crm
 from tests.crm_statements import Sent, World, recorded, world
 
 from threefold.connectivity.app import edge_set
-from threefold.crm import case_states
-from threefold.crm.actor import Actor, Role
-from threefold.crm.errors import Forbidden
-from threefold.crm.kinds import CASES, KINDS, STAGES
-from threefold.crm.migrate import crm_set, migrate
+from threefold.crm.clocks import case_states
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.errors import Forbidden
+from threefold.crm.model.kinds import CASES, KINDS, STAGES
 from threefold.crm.pages import listing
 from threefold.crm.pages.employee.board import LANES
+from threefold.crm.sql.migrate import crm_set, migrate
 from threefold.kernel.errors import NotThere
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -8,8 +8,8 @@ import pytest
 from tests.crm import crm
 from tests.crm_statements import world
 
-from threefold.crm.actor import Actor, Role
-from threefold.crm.errors import Invalid
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.errors import Invalid
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 

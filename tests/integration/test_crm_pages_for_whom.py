@@ -10,8 +10,8 @@ import pytest
 from tests.crm import crm, customer
 from tests.crm_statements import world
 
-from threefold.crm import cases
-from threefold.crm.kinds import KINDS
+from threefold.crm.cases import cases
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages import admin, employee
 from threefold.kernel.errors import NotThere
 

@@ -11,9 +11,11 @@ import pytest
 import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm
 
-from threefold.crm import attachments, cases, courier, merge, webhooks
-from threefold.crm.actor import SYSTEM
-from threefold.crm.kinds import KINDS
+from threefold.crm.cases import cases
+from threefold.crm.exchange import courier, webhooks
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import attachments, merge
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -12,11 +12,12 @@ import pytest
 import pytest_asyncio
 from tests.crm import EMPLOYEE, Crm, crm
 
-from threefold.crm import asking, records
-from threefold.crm.actor import SYSTEM
-from threefold.crm.asking import Asked
-from threefold.crm.errors import Conflict, Invalid, Stale
-from threefold.crm.kinds import KINDS
+from threefold.crm.model import asking
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.asking import Asked
+from threefold.crm.model.errors import Conflict, Invalid, Stale
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
 from threefold.kernel.errors import NotThere
 
 

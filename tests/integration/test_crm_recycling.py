@@ -9,13 +9,13 @@ import pytest
 import pytest_asyncio
 from tests.crm import Crm, crm, customer
 
-from threefold.crm import records
-from threefold.crm.actor import SYSTEM
-from threefold.crm.asking import Asked, Filter
-from threefold.crm.database import Database
-from threefold.crm.errors import Conflict, Stale
-from threefold.crm.kinds import KINDS
-from threefold.crm.live import EVERYTHING, Live
+from threefold.crm.datalog.live import EVERYTHING, Live
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.asking import Asked, Filter
+from threefold.crm.model.errors import Conflict, Stale
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import NotThere
 

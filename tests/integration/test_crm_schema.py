@@ -16,13 +16,15 @@ import pytest_asyncio
 from tests.crm import Crm, crm, customer
 from tests.pg import BOTH, cluster
 
-from threefold.crm import feed, records, repository, search, timeline
-from threefold.crm.actor import SYSTEM
-from threefold.crm.asking import Asked, Filter
-from threefold.crm.kinds import KINDS, Type
-from threefold.crm.migrate import Migration, crm_set, migrate
-from threefold.crm.repository import Condition
-from threefold.crm.validating import nullable
+from threefold.crm.datalog import feed, timeline
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.asking import Asked, Filter
+from threefold.crm.model.kinds import KINDS, Type
+from threefold.crm.model.validating import nullable
+from threefold.crm.records import records, search
+from threefold.crm.sql import repository
+from threefold.crm.sql.migrate import Migration, crm_set, migrate
+from threefold.crm.sql.repository import Condition
 from threefold.kernel.errors import Refused
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from tests.crm import EMPLOYEE, Crm, crm
 from tests.pg import free_port
 
-from threefold.crm import webhook_rules, webhooks
-from threefold.crm.actor import SYSTEM, Actor
-from threefold.crm.courier import Courier, collect
-from threefold.crm.errors import Conflict, Forbidden, Invalid, Stale
-from threefold.crm.webhook_sending import Sender
+from threefold.crm.exchange import webhook_rules, webhooks
+from threefold.crm.exchange.courier import Courier, collect
+from threefold.crm.exchange.webhook_sending import Sender
+from threefold.crm.model.actor import SYSTEM, Actor
+from threefold.crm.model.errors import Conflict, Forbidden, Invalid, Stale
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import NotThere
 

@@ -18,7 +18,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from threefold.crm.sample import Sizes, load
+from threefold.crm.sample.sample import Sizes, load
 from threefold.demo.judge import Verdict, judge, read_base, save_base
 from threefold.demo.ledger import read_ledger
 from threefold.postgres.binaries import find_binaries

@@ -18,11 +18,14 @@ import pytest
 import pytest_asyncio
 from tests.crm import Crm, crm, customer
 
-from threefold.crm import asking, log, records, repository, timeline
-from threefold.crm.actor import SYSTEM
-from threefold.crm.asking import Asked
-from threefold.crm.errors import Stale
-from threefold.crm.kinds import COMMON, KINDS
+from threefold.crm.datalog import log, timeline
+from threefold.crm.model import asking
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.asking import Asked
+from threefold.crm.model.errors import Stale
+from threefold.crm.model.kinds import COMMON, KINDS
+from threefold.crm.records import records
+from threefold.crm.sql import repository
 from threefold.kernel.errors import BadInput, NotThere
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from threefold.crm import case_states, sla
-from threefold.crm.errors import Conflict, Invalid
-from threefold.crm.sla import Office, State
+from threefold.crm.clocks import case_states, sla
+from threefold.crm.clocks.sla import Office, State
+from threefold.crm.model.errors import Conflict, Invalid
 
 BERLIN = Office("Europe/Berlin")
 EVERY_NIGHT = Office("Europe/Berlin", time(0), time(23, 59, 59), tuple(range(7)))

@@ -8,7 +8,7 @@ from threefold.connectivity.body import Body, bound
 from threefold.connectivity.headers import Asked, finished, origin_of
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.refusals import TooLarge, TooMany
-from threefold.crm.errors import Invalid, NotSaved, Stale
+from threefold.crm.model.errors import Invalid, NotSaved, Stale
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import BadInput, NotThere
 

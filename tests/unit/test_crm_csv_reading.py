@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threefold.crm.csv_reading import Fault, Limits, guess, neutral, open_sheet, plain, rows
-from threefold.crm.errors import Invalid
+from threefold.crm.exchange.csv_reading import Fault, Limits, guess, neutral, open_sheet, plain, rows
+from threefold.crm.model.errors import Invalid
 
 TABLE = "name,city\nMüller,Köln\n"
 

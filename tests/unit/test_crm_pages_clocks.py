@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from threefold.crm import sla
+from threefold.crm.clocks import sla
 from threefold.crm.pages.clocks import next_clock
 
 MONDAY = datetime(2026, 11, 23, 9, tzinfo=UTC)

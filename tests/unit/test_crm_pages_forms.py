@@ -6,9 +6,9 @@ from uuid import UUID
 
 import pytest
 
-from threefold.crm import asking
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import KINDS, Kind
+from threefold.crm.model import asking
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import KINDS, Kind
 from threefold.crm.pages import listing, record_forms
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from threefold.crm.actor import Actor, Role
-from threefold.crm.kinds import QUERY_STATES, REQUEST_STATES
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.kinds import QUERY_STATES, REQUEST_STATES
 from threefold.crm.pages import words
 from threefold.crm.pages.next_steps import next_step
 from threefold.crm.pages.places import groups_of

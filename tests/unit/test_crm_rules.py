@@ -6,14 +6,14 @@ from itertools import product
 
 import pytest
 
-from threefold.crm import asking, rules
-from threefold.crm.actor import Actor, Role
 from threefold.crm.api import document
 from threefold.crm.api.operations import OPERATIONS
 from threefold.crm.api.params import COMPARED
-from threefold.crm.errors import Forbidden, Invalid
-from threefold.crm.kinds import COMMON, KINDS, Kind, Type
-from threefold.crm.rules import Operation, Verdict, verdict
+from threefold.crm.model import asking, rules
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.errors import Forbidden, Invalid
+from threefold.crm.model.kinds import COMMON, KINDS, Kind, Type
+from threefold.crm.model.rules import Operation, Verdict, verdict
 from threefold.kernel.errors import NotThere
 
 CUSTOMER = Actor(Role.CUSTOMER)

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from threefold.crm import history
-from threefold.crm.asking import Asked, Filter, Place, parse, place
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import COMMON, KINDS, Field, Kind, Type
-from threefold.crm.validating import changed_values, from_text, new_values, nullable, value_of
+from threefold.crm.datalog import history
+from threefold.crm.model.asking import Asked, Filter, Place, parse, place
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import COMMON, KINDS, Field, Kind, Type
+from threefold.crm.model.validating import changed_values, from_text, new_values, nullable, value_of
 from threefold.kernel.errors import BadInput, Damaged, NotThere
 
 AN_ID = "0199a3c2-7d10-7f3a-9c55-2f6f0d8a4b11"

@@ -7,8 +7,8 @@ import hmac
 
 import pytest
 
-from threefold.crm import webhook_rules
-from threefold.crm.errors import Invalid
+from threefold.crm.exchange import webhook_rules
+from threefold.crm.model.errors import Invalid
 
 SECRET, BODY, AT = "shh", b'{"id":"1"}', 1_800_000_000
 

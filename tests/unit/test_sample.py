@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 
-from threefold.crm.sample import Sizes, generate
-from threefold.crm.uuid7 import uuid7
+from threefold.crm.model.uuid7 import uuid7
+from threefold.crm.sample.sample import Sizes, generate
 
 SMALL = Sizes(accounts=200, contacts=800, products=20, queries=500, requests=400, interactions=1500)
 

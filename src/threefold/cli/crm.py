@@ -13,8 +13,8 @@ from threefold.cli.common import execute
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.connectivity.invitations import first_administrator, invite_contact
-from threefold.crm import log
-from threefold.crm.actor import SYSTEM
+from threefold.crm.datalog import log
+from threefold.crm.model.actor import SYSTEM
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import BadInput, Damaged, Refused
 from threefold.kernel.memory import return_large_blocks

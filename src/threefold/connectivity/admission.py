@@ -30,8 +30,8 @@ import structlog
 
 from threefold.connectivity.dpop import Proof
 from threefold.connectivity.refusals import BadProof, Unauthenticated
-from threefold.crm.actor import Actor, Role
 from threefold.crm.desk import Connection, Row
+from threefold.crm.model.actor import Actor, Role
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import ThreefoldError, Unavailable
 

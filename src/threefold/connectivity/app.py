@@ -24,8 +24,8 @@ from threefold.connectivity.headers import origin_of
 from threefold.connectivity.loops import Loop, running
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.sessions import Lifetimes
-from threefold.crm.database import Database
-from threefold.crm.migrate import Migration, read_set
+from threefold.crm.sql.database import Database
+from threefold.crm.sql.migrate import Migration, read_set
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import BadInput, ThreefoldError, Unavailable
 

@@ -16,9 +16,9 @@ import psycopg
 import structlog
 from psycopg.types.json import Jsonb
 
-from threefold.crm.actor import SYSTEM, Actor
-from threefold.crm.database import Database
 from threefold.crm.desk import Connection, Row
+from threefold.crm.model.actor import SYSTEM, Actor
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import ThreefoldError
 

@@ -16,9 +16,9 @@ from threefold.connectivity.admission import Session
 from threefold.connectivity.audit import Note, add
 from threefold.connectivity.edge import Edge
 from threefold.connectivity.refusals import BadCredentials, TooMany
-from threefold.crm.actor import Actor, Role
 from threefold.crm.desk import Connection, Row
-from threefold.crm.errors import Invalid
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.errors import Invalid
 
 router = APIRouter()
 

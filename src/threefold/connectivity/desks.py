@@ -12,9 +12,9 @@ from threefold.connectivity.admission import Session
 from threefold.connectivity.audit import Audit, Note
 from threefold.connectivity.body import Body
 from threefold.connectivity.turns import Turns
-from threefold.crm.actor import Actor
-from threefold.crm.database import Database
 from threefold.crm.desk import Connection, Reply, Work
+from threefold.crm.model.actor import Actor
+from threefold.crm.sql.database import Database
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from threefold.connectivity import audit
 from threefold.connectivity.dpop import Proof
 from threefold.connectivity.refusals import UnknownDevice
 from threefold.crm.desk import Connection, Row, Tx
-from threefold.crm.errors import Conflict, Invalid
+from threefold.crm.model.errors import Conflict, Invalid
 from threefold.kernel.errors import NotThere
 
 _NAME_MOST: Final = 80

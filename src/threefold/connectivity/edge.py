@@ -25,9 +25,9 @@ from threefold.connectivity.refusals import BadProof
 from threefold.connectivity.sessions import Lifetimes
 from threefold.connectivity.streams import Streams
 from threefold.connectivity.turns import Turns
-from threefold.crm.actor import SYSTEM
-from threefold.crm.database import Database
 from threefold.crm.desk import Connection
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import Clock
 
 _BEGIN: Final = Rate(burst=40, per_second=0.5)

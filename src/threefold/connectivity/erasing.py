@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 from threefold.crm.desk import Tx
-from threefold.crm.erasure import Erased
+from threefold.crm.erasing.erasure import Erased
 
 _OF_USERS: Final = (
     "DELETE FROM edge.sessions WHERE user_id = ANY(%(users)s)",
@@ -29,7 +29,7 @@ _OF_USERS: Final = (
 
 
 async def forget(tx: Tx, erased: Erased) -> None:
-    """A hook of `threefold.crm.erasure`."""
+    """A hook of `threefold.crm.erasing.erasure`."""
     values = {
         "users": list(erased.users),
         "ids": [*erased.contacts, *erased.users],

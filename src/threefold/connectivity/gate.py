@@ -30,7 +30,7 @@ from threefold.connectivity.headers import Asked
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.refusals import BadProof, Misdirected, TooLarge, TooMany, Unauthenticated
 from threefold.connectivity.streams import Stream
-from threefold.crm.errors import Forbidden
+from threefold.crm.model.errors import Forbidden
 from threefold.kernel.errors import Unavailable
 
 PUBLIC: Final = frozenset(

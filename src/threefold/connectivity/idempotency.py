@@ -28,7 +28,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.errors import Conflict, Invalid
+from threefold.crm.model.errors import Conflict, Invalid
 
 KEPT: Final = timedelta(days=14)
 REPLAYED: Final = "Idempotency-Replayed"

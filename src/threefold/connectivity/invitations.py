@@ -19,12 +19,12 @@ from uuid import UUID
 from threefold.connectivity import audit
 from threefold.connectivity.admission import hashed
 from threefold.connectivity.refusals import Gone
-from threefold.crm import records
-from threefold.crm.actor import SYSTEM, Actor, Role
-from threefold.crm.database import Database
 from threefold.crm.desk import Connection, Row, Tx
-from threefold.crm.errors import Forbidden
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.actor import SYSTEM, Actor, Role
+from threefold.crm.model.errors import Forbidden
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
+from threefold.crm.sql.database import Database
 from threefold.kernel.errors import NotThere, Refused
 
 LIFETIME: Final = timedelta(hours=72)

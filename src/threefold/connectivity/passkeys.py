@@ -34,10 +34,10 @@ from webauthn.helpers.structs import (
 from threefold.connectivity.admission import hashed
 from threefold.connectivity.headers import Origin
 from threefold.connectivity.refusals import BadCredentials
-from threefold.crm.actor import SYSTEM
-from threefold.crm.database import Database
 from threefold.crm.desk import Connection, Row, Tx
-from threefold.crm.errors import Conflict, Invalid
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.errors import Conflict, Invalid
+from threefold.crm.sql.database import Database
 from threefold.kernel.errors import NotThere
 
 _LIFETIME: Final = timedelta(minutes=5)

@@ -18,10 +18,10 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 
 from threefold.connectivity.refusals import BadCredentials, TooMany
-from threefold.crm.actor import SYSTEM
-from threefold.crm.database import Database
 from threefold.crm.desk import Connection, Row, Tx
-from threefold.crm.errors import Invalid
+from threefold.crm.model.actor import SYSTEM
+from threefold.crm.model.errors import Invalid
+from threefold.crm.sql.database import Database
 
 LEAST: Final = 12
 MOST: Final = 256

@@ -14,7 +14,7 @@ from threefold.connectivity.admission import Session
 from threefold.connectivity.begin_routes import AnEdge
 from threefold.connectivity.routes import ASession, invited_answer
 from threefold.crm.desk import Row
-from threefold.crm.errors import Forbidden, Invalid
+from threefold.crm.model.errors import Forbidden, Invalid
 from threefold.kernel.errors import NotThere
 
 router = APIRouter()

@@ -22,7 +22,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from threefold.connectivity import refusals
-from threefold.crm import errors
+from threefold.crm.model import errors
 from threefold.kernel import errors as kernel
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import ThreefoldError

@@ -22,7 +22,7 @@ from threefold.connectivity.begin_routes import AnEdge
 from threefold.connectivity.desks import EdgeDesk
 from threefold.connectivity.edge import Edge
 from threefold.crm.desk import Row, Tx
-from threefold.crm.errors import Invalid
+from threefold.crm.model.errors import Invalid
 from threefold.kernel.errors import NotThere
 
 router = APIRouter()

@@ -20,7 +20,7 @@ import psycopg
 
 from threefold.connectivity.admission import STILL_VALID, Session
 from threefold.connectivity.refusals import TooMany
-from threefold.crm.database import Database
+from threefold.crm.sql.database import Database
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import ThreefoldError
 

@@ -15,7 +15,7 @@ from uuid import UUID
 from weakref import WeakValueDictionary
 
 from threefold.connectivity.refusals import TooMany
-from threefold.crm.actor import Actor
+from threefold.crm.model.actor import Actor
 
 AT_ONCE: Final = 3  # of ten
 _PATIENCE_SECONDS: Final = 5.0

@@ -18,7 +18,7 @@ from uuid import UUID
 import psycopg
 from fastapi import Request
 
-from threefold.crm.actor import Actor
+from threefold.crm.model.actor import Actor
 
 Row = dict[str, Any]
 Connection = psycopg.AsyncConnection[Row]

@@ -23,7 +23,7 @@ from typing import Any
 import psycopg
 from psycopg import sql
 
-from threefold.crm.schema import TABLES
+from threefold.crm.sql.schema import TABLES
 from threefold.demo.ledger import GONE, Ledger, Row
 
 Key = tuple[str, str]  # table, id

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from threefold.crm.sample import load
+from threefold.crm.sample.sample import load
 from threefold.demo.judge import save_base
 from threefold.demo.ledger import GONE, LedgerWriter, Row
 from threefold.demo.outcome import Pace

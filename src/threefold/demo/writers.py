@@ -22,7 +22,7 @@ import psycopg
 from psycopg import sql
 from psycopg.rows import DictRow, dict_row
 
-from threefold.crm.uuid7 import uuid7
+from threefold.crm.model.uuid7 import uuid7
 from threefold.demo.ledger import LedgerWriter, Row
 from threefold.kernel.clock import Clock, SystemClock
 

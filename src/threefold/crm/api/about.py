@@ -11,14 +11,16 @@ from uuid import UUID
 from fastapi import Response
 from pydantic import Field as Constraint
 
-from threefold.crm import feed, records, rules
-from threefold.crm.actor import Role
 from threefold.crm.api import params, reading, replies
 from threefold.crm.api.models import ANY, KIND, Given
 from threefold.crm.api.operations import Call, Gives, Operation, Param, add
+from threefold.crm.datalog import feed
+from threefold.crm.datalog.live import Live
 from threefold.crm.desk import Row
-from threefold.crm.kinds import KINDS
-from threefold.crm.live import Live
+from threefold.crm.model import rules
+from threefold.crm.model.actor import Role
+from threefold.crm.model.kinds import KINDS
+from threefold.crm.records import records
 
 
 class Me(Given):

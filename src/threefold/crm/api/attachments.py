@@ -10,13 +10,14 @@ from uuid import UUID
 from fastapi import Response
 from pydantic import Field as Constraint
 
-from threefold.crm import attachments, rules
 from threefold.crm.api import params, replies, uploads
 from threefold.crm.api.models import Given
 from threefold.crm.api.operations import Call, Does, Gives, Operation, Raw, add
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import KINDS, LINKED, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import KINDS, LINKED, Kind
+from threefold.crm.records import attachments
 
 FILE: Final = Raw(
     {"application/octet-stream": uploads.AS_BYTES, uploads.FORM: uploads.AS_FORM},

@@ -10,13 +10,14 @@ from fastapi import Response
 from pydantic import ConfigDict, Discriminator, RootModel, create_model
 from pydantic import Field as Constraint
 
-from threefold.crm import batches, rules
 from threefold.crm.api import models, params, replies
 from threefold.crm.api.models import CHANGE, Given, Sent
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, add
 from threefold.crm.api.shapes import Id, Version
 from threefold.crm.desk import Reply, Row, Tx
-from threefold.crm.kinds import KINDS, LINKED, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import KINDS, LINKED, Kind
+from threefold.crm.records import batches
 
 
 class One(Sent):

@@ -11,13 +11,14 @@ from typing import Any, Final
 import psycopg
 from fastapi import Response
 
-from threefold.crm import records, rules
 from threefold.crm.api import models, replies, shapes
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, add
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.errors import Conflict, Forbidden, Invalid, Stale
-from threefold.crm.kinds import KINDS, Kind
-from threefold.crm.refusals import refusal
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Conflict, Forbidden, Invalid, Stale
+from threefold.crm.model.kinds import KINDS, Kind
+from threefold.crm.model.refusals import refusal
+from threefold.crm.records import records
 from threefold.kernel.errors import BadInput, NotThere
 
 OF_AN_ITEM: Final = (BadInput, Forbidden, Conflict, Stale, NotThere)

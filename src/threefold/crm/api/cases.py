@@ -14,13 +14,14 @@ from fastapi import Response
 from pydantic import ConfigDict, create_model
 from pydantic import Field as Constraint
 
-from threefold.crm import cases, rules
 from threefold.crm.api import models, params, reading, replies
 from threefold.crm.api.models import PATTERNS, READ, WHOLE, Given, Sent
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, Param, add
 from threefold.crm.api.shapes import Id
+from threefold.crm.cases import cases
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.kinds import CASES, CHANNELS, KINDS, QUERY_STATES, REQUEST_STATES, Kind, Type
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import CASES, CHANNELS, KINDS, QUERY_STATES, REQUEST_STATES, Kind, Type
 
 STATES: Final = {"queries": QUERY_STATES, "requests": REQUEST_STATES}
 Text = Annotated[

@@ -18,11 +18,11 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from threefold.crm import rules
 from threefold.crm.api import reading
 from threefold.crm.api.operations import Body, Call, Operation
 from threefold.crm.api.replies import PREFIX
 from threefold.crm.desk import Desk
+from threefold.crm.model import rules
 from threefold.kernel.errors import NotThere
 
 NOWHERE: Final = "there is no such address"

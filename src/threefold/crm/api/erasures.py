@@ -9,11 +9,11 @@ from uuid import UUID
 from fastapi import Response
 from pydantic import Field as Constraint
 
-from threefold.crm import rules
 from threefold.crm.api import replies
 from threefold.crm.api.models import LINE, Given, Sent
 from threefold.crm.api.operations import Body, Call, Gives, Operation, add
 from threefold.crm.desk import Reply, Tx
+from threefold.crm.model import rules
 
 
 class Erase(Sent):

@@ -8,12 +8,13 @@ from typing import Any, Final
 from fastapi import Response
 from starlette.responses import StreamingResponse
 
-from threefold.crm import asking, exports, rules
 from threefold.crm.api import params, reading
 from threefold.crm.api.operations import Call, Does, Gives, Operation, Param, add
-from threefold.crm.asking import Asked
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import COMMON, KINDS, Kind
+from threefold.crm.exchange import exports
+from threefold.crm.model import asking, rules
+from threefold.crm.model.asking import Asked
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import COMMON, KINDS, Kind
 
 MEDIA: Final = "text/csv; charset=utf-8"
 _OF_PAGES: Final = ("after", "limit")

@@ -13,13 +13,14 @@ from uuid import UUID
 from fastapi import Response
 from pydantic import Field as Constraint
 
-from threefold.crm import csv_reading, import_rules, imports, rules
 from threefold.crm.api import models, params, reading, replies, uploads
 from threefold.crm.api.models import Given, Sent
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, Param, Raw, add
 from threefold.crm.desk import Reply, Row, Tx
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import KINDS, Kind
+from threefold.crm.exchange import csv_reading, import_rules, imports
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import KINDS, Kind
 
 MOST: Final = csv_reading.Limits().size
 FAULTS_SAID: Final = 50  # in a refusal; a dry run says a thousand

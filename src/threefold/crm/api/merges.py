@@ -10,13 +10,14 @@ from fastapi import Response
 from pydantic import Field as Constraint
 from pydantic import create_model
 
-from threefold.crm import merge, rules
 from threefold.crm.api import models, params, replies
 from threefold.crm.api.models import READ, Given, Sent
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, add
 from threefold.crm.api.shapes import Id, list_of
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.kinds import CASES, KINDS, MERGED, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import CASES, KINDS, MERGED, Kind
+from threefold.crm.records import merge
 
 Side = Literal["keep", "drop"]
 

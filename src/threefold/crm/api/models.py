@@ -30,8 +30,8 @@ from pydantic import (
 from pydantic import Field as Constraint
 from pydantic.config import JsonDict
 
-from threefold.crm import rules
-from threefold.crm.kinds import COMMON, KINDS, Field, Kind, Type
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import COMMON, KINDS, Field, Kind, Type
 
 _NONE: Final = r"\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f"  # characters that are none
 TEXTS: Final = rf"^[^{_NONE}]*$"

@@ -15,8 +15,8 @@ from uuid import UUID
 from fastapi import Request, Response
 from pydantic import BaseModel
 
-from threefold.crm import rules
 from threefold.crm.desk import Desk
+from threefold.crm.model import rules
 
 MEBIBYTE: Final = 2**20
 Pairs = Sequence[tuple[str, str]]

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from threefold.crm.api import models, reading
 from threefold.crm.api.operations import Param
-from threefold.crm.kinds import COMMON, Field, Kind, Type
+from threefold.crm.model.kinds import COMMON, Field, Kind, Type
 
 
 def _time(text: str) -> datetime:

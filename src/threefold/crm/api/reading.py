@@ -15,10 +15,10 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from threefold.crm.actor import Actor
 from threefold.crm.api.models import INTEGER_MOST
 from threefold.crm.api.operations import Body, Pairs, Param
-from threefold.crm.errors import Forbidden, Invalid
+from threefold.crm.model.actor import Actor
+from threefold.crm.model.errors import Forbidden, Invalid
 from threefold.kernel.errors import BadInput, NotThere
 
 QUERY_MOST: Final = 16_384  # bytes: filters for 200 ids fit

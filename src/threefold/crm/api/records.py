@@ -9,11 +9,12 @@ from typing import Any
 
 from fastapi import Response
 
-from threefold.crm import asking, records, rules
 from threefold.crm.api import models, params, reading, replies, shapes
 from threefold.crm.api.operations import Body, Call, Does, Gives, Operation, add
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.kinds import KINDS, Kind
+from threefold.crm.model import asking, rules
+from threefold.crm.model.kinds import KINDS, Kind
+from threefold.crm.records import records
 
 
 def _listing(kind: Kind) -> Does:

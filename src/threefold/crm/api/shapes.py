@@ -10,7 +10,7 @@ from pydantic import Discriminator, create_model
 from pydantic import Field as Constraint
 
 from threefold.crm.api.models import CHANGE, CREATE, ID_WRITTEN, INTEGER_MOST, LAX, LINE, READ, WHOLE, Given, Sent
-from threefold.crm.kinds import KINDS, Kind
+from threefold.crm.model.kinds import KINDS, Kind
 
 BULK_MOST: Final = 500
 Id = Annotated[UUID, LAX, ID_WRITTEN]

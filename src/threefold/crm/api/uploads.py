@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
 from threefold.crm.api import reading
-from threefold.crm.errors import Invalid
+from threefold.crm.model.errors import Invalid
 from threefold.kernel.errors import BadInput
 
 FORM: Final = "multipart/form-data"

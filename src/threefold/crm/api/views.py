@@ -9,12 +9,13 @@ from uuid import UUID
 from fastapi import Response
 from pydantic import Field as Constraint
 
-from threefold.crm import rules, views
 from threefold.crm.api import reading, replies
 from threefold.crm.api.models import KIND, PATTERNS, Given, Sent
 from threefold.crm.api.operations import Body, Call, Gives, Operation, Param, add
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.kinds import KINDS, Type
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import KINDS, Type
+from threefold.crm.records import views
 
 KindName = Annotated[str, Constraint(pattern=KIND, examples=["queries"])]
 Name = Annotated[

@@ -10,14 +10,15 @@ from fastapi import Response
 from pydantic import Field as Constraint
 from pydantic import StringConstraints, WithJsonSchema
 
-from threefold.crm import rules, webhooks
 from threefold.crm.api import models, params, reading, replies
 from threefold.crm.api.models import KIND, LINE, Given, Sent
 from threefold.crm.api.operations import Body, Call, Gives, Operation, Param, add
 from threefold.crm.api.shapes import Next
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.kinds import KINDS
-from threefold.crm.webhook_rules import URL_MOST
+from threefold.crm.exchange import webhooks
+from threefold.crm.exchange.webhook_rules import URL_MOST
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import KINDS
 
 KindName = Annotated[str, Constraint(pattern=KIND, examples=["queries"])]
 _REST: Final = (

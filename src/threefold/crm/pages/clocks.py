@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from threefold.crm import sla
+from threefold.crm.clocks import sla
 from threefold.crm.desk import Connection
 
 

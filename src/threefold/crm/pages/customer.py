@@ -13,15 +13,17 @@ from uuid import UUID
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import RedirectResponse
 
-from threefold.crm import case_states, cases, own_cases, records
-from threefold.crm.asking import Asked, Filter
+from threefold.crm.cases import cases, own_cases
+from threefold.crm.clocks import case_states
 from threefold.crm.desk import Connection, Desk, Reply, Row, Tx, desk_of
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import CASES, KINDS, REQUEST_KINDS, Kind
+from threefold.crm.model.asking import Asked, Filter
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import CASES, KINDS, REQUEST_KINDS, Kind
 from threefold.crm.pages import forms
 from threefold.crm.pages.clocks import now_of
 from threefold.crm.pages.next_steps import ENDED, next_step
 from threefold.crm.pages.rendering import answer, goes, page_reply, render
+from threefold.crm.records import records
 from threefold.kernel.errors import BadInput, NotThere
 
 router = APIRouter()

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from fastapi import Request
 
-from threefold.crm.errors import Invalid
+from threefold.crm.model.errors import Invalid
 from threefold.kernel.errors import NotThere
 
 _MOST_FIELDS = 200

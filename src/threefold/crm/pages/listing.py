@@ -14,7 +14,7 @@ from typing import Final
 from urllib.parse import urlencode
 from uuid import UUID
 
-from threefold.crm.kinds import Field, Kind, Type
+from threefold.crm.model.kinds import Field, Kind, Type
 from threefold.crm.pages.shown import Titles, readable
 
 Pairs = list[tuple[str, str]]

@@ -16,8 +16,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Request
 from fastapi.responses import StreamingResponse
 
+from threefold.crm.datalog.live import EVERYTHING
 from threefold.crm.desk import Desk, desk_of
-from threefold.crm.live import EVERYTHING
 from threefold.crm.pages.rendering import site_of
 
 router = APIRouter()

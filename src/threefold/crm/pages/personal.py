@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Response
 
-from threefold.crm import records
 from threefold.crm.desk import Desk, desk_of
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages.rendering import render
+from threefold.crm.records import records
 
 router = APIRouter()
 AtDesk = Annotated[Desk, Depends(desk_of)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from threefold.crm.actor import Actor, Role
+from threefold.crm.model.actor import Actor, Role
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import CASES, Field, Kind, Type
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import CASES, Field, Kind, Type
+from threefold.crm.model.validating import from_text
 from threefold.crm.pages.words import amount, cents, instant
-from threefold.crm.validating import from_text
 
 Texts = dict[str, str]
 _MOST_WAS: Final = 100_000  # characters of `was`: more is not one of our forms

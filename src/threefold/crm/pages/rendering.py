@@ -24,10 +24,10 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 
-from threefold.crm import rules
-from threefold.crm.actor import Actor, Role
 from threefold.crm.desk import Desk, Reply
-from threefold.crm.kinds import KINDS
+from threefold.crm.model import rules
+from threefold.crm.model.actor import Actor, Role
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages.places import groups_of
 from threefold.crm.pages.site import Site
 from threefold.crm.pages.words import FILTERS

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from threefold.crm.kinds import CASES, PRIORITIES, Field, Kind, Type
+from threefold.crm.model.kinds import CASES, PRIORITIES, Field, Kind, Type
 
 Titles = Mapping[UUID, str]
 

@@ -11,7 +11,7 @@ from typing import Final
 _MINUTES: Final = {"d": 1440, "h": 60, "min": 1}
 _NAMES: Final = {"": "min", "m": "min", "min": "min", "minute": "min", "h": "h", "hour": "h", "d": "d", "day": "d"}
 _PART: Final = re.compile(r"(\d{1,6})\s*([a-z]*)[\s,]*")
-MOST: Final = 525_600  # a year: crm/kinds.py
+MOST: Final = 525_600  # a year: crm/model/kinds.py
 
 
 def span(minutes: int) -> str:

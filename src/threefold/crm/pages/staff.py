@@ -14,11 +14,11 @@ from uuid import UUID
 from fastapi import Depends, Request, Response
 from starlette.datastructures import FormData, UploadFile
 
-from threefold.crm import related
-from threefold.crm.actor import Actor
 from threefold.crm.desk import Connection, Desk, desk_of
-from threefold.crm.errors import Forbidden, Invalid
-from threefold.crm.kinds import CASES, KINDS, Kind
+from threefold.crm.model.actor import Actor
+from threefold.crm.model.errors import Forbidden, Invalid
+from threefold.crm.model.kinds import CASES, KINDS, Kind
+from threefold.crm.records import related
 from threefold.kernel.errors import NotThere
 
 AtDesk = Annotated[Desk, Depends(desk_of)]

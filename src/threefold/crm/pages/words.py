@@ -9,7 +9,7 @@ import zlib
 from datetime import UTC, date, datetime
 from typing import Any, Final
 
-from threefold.crm.kinds import PRIORITIES
+from threefold.crm.model.kinds import PRIORITIES
 
 _SIGNS: Final = {"EUR": "€", "USD": "$", "GBP": "£", "JPY": "¥", "INR": "₹"}
 _TONES: Final = {

@@ -12,12 +12,13 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import oversight, related
+from threefold.crm.cases import oversight
 from threefold.crm.desk import Row
-from threefold.crm.kinds import COMMON, KINDS
+from threefold.crm.model.kinds import COMMON, KINDS
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import render
 from threefold.crm.pages.staff import AtDesk, only_administrators
+from threefold.crm.records import related
 
 router = APIRouter(include_in_schema=False)
 WHAT: Final = {

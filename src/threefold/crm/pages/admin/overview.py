@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import oversight, policies
-from threefold.crm.kinds import CASES, PRIORITIES
+from threefold.crm.cases import oversight
+from threefold.crm.clocks import policies
+from threefold.crm.model.kinds import CASES, PRIORITIES
 from threefold.crm.pages.rendering import render
 from threefold.crm.pages.staff import AtDesk, only_administrators
 

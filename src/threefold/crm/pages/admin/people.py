@@ -7,10 +7,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import oversight, records, related
+from threefold.crm.cases import oversight
 from threefold.crm.desk import Desk, Reply, Tx
-from threefold.crm.errors import Conflict, Invalid, Stale
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.errors import Conflict, Invalid, Stale
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import answer, render
 from threefold.crm.pages.staff import (
@@ -24,6 +24,7 @@ from threefold.crm.pages.staff import (
     version_of,
     whole,
 )
+from threefold.crm.records import records, related
 
 router = APIRouter(include_in_schema=False)
 USERS = KINDS["users"]

@@ -11,11 +11,12 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import policies, records, related
-from threefold.crm.asking import Asked
+from threefold.crm.clocks import policies
+from threefold.crm.clocks.sla import Office
 from threefold.crm.desk import Connection, Desk, Reply, Row, Tx
-from threefold.crm.errors import Conflict, Invalid, Stale
-from threefold.crm.kinds import CASES, KINDS, PRIORITIES
+from threefold.crm.model.asking import Asked
+from threefold.crm.model.errors import Conflict, Invalid, Stale
+from threefold.crm.model.kinds import CASES, KINDS, PRIORITIES
 from threefold.crm.pages.rendering import answer, render
 from threefold.crm.pages.spans import minutes_of, span
 from threefold.crm.pages.staff import (
@@ -29,7 +30,7 @@ from threefold.crm.pages.staff import (
     version_of,
     whole,
 )
-from threefold.crm.sla import Office
+from threefold.crm.records import records, related
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import records, related
-from threefold.crm.asking import Asked
-from threefold.crm.kinds import KINDS
+from threefold.crm.model.asking import Asked
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages.rendering import render
 from threefold.crm.pages.staff import AtDesk, only_administrators
+from threefold.crm.records import records, related
 
 router = APIRouter(include_in_schema=False)
 

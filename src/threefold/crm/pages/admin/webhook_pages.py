@@ -8,15 +8,17 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import oversight, related, webhooks
+from threefold.crm.cases import oversight
 from threefold.crm.desk import Desk, Reply, Tx
-from threefold.crm.errors import Conflict, Invalid
-from threefold.crm.kinds import KINDS
+from threefold.crm.exchange import webhooks
+from threefold.crm.exchange.webhook_rules import ATTEMPTS
+from threefold.crm.model.errors import Conflict, Invalid
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_administrators, saying, sentence, texts_in, whole
 from threefold.crm.pages.words import plural
-from threefold.crm.webhook_rules import ATTEMPTS
+from threefold.crm.records import related
 
 router = APIRouter(include_in_schema=False)
 KIND_NAMES: Final = tuple(name for name in KINDS if name != "taggings")

@@ -11,12 +11,14 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import cases, records, related, rules
+from threefold.crm.cases import cases
 from threefold.crm.desk import Desk, Reply, Row, Tx
-from threefold.crm.kinds import CASES, KINDS, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import CASES, KINDS, Kind
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.rendering import answer, goes
 from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, kind_of, only_staff, saying, texts_in
+from threefold.crm.records import records, related
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)

@@ -7,12 +7,15 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import case_states, cases, policies, records, related, rules
+from threefold.crm.cases import cases
+from threefold.crm.clocks import case_states, policies
 from threefold.crm.desk import Connection, Desk, Reply, Tx
-from threefold.crm.kinds import CASES, KINDS, QUERY_STATES, REQUEST_STATES, STAGES, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.kinds import CASES, KINDS, QUERY_STATES, REQUEST_STATES, STAGES, Kind
 from threefold.crm.pages.clocks import next_clock, now_of
 from threefold.crm.pages.rendering import answer, render
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, only_staff, saying, texts_in, version_of
+from threefold.crm.records import records, related
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)

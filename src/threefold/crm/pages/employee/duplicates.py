@@ -7,12 +7,13 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import merge, records, related, rules
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import KINDS, MERGED, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import KINDS, MERGED, Kind
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staff, texts_in
+from threefold.crm.records import merge, records, related
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)

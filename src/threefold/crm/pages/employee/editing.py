@@ -12,10 +12,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import records, related, rules
 from threefold.crm.desk import Connection, Desk, Reply, Row, Tx
-from threefold.crm.errors import Conflict, Invalid, Stale
-from threefold.crm.kinds import KINDS, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Conflict, Invalid, Stale
+from threefold.crm.model.kinds import KINDS, Kind
 from threefold.crm.pages import record_forms
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.rendering import answer, goes, render
@@ -31,6 +31,7 @@ from threefold.crm.pages.staff import (
     texts_in,
     version_of,
 )
+from threefold.crm.records import records, related
 
 router = APIRouter(include_in_schema=False)
 

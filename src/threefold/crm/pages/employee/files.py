@@ -7,12 +7,13 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
-from threefold.crm import attachments, rules
 from threefold.crm.desk import Row, Tx
-from threefold.crm.errors import Invalid
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Invalid
 from threefold.crm.pages.employee.answering import done
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staff, sentence, texts_in
+from threefold.crm.records import attachments
 
 router = APIRouter(include_in_schema=False)
 

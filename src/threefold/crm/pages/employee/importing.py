@@ -9,12 +9,14 @@ from uuid import UUID
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
-from threefold.crm import csv_reading, import_rules, imports, related, rules
 from threefold.crm.desk import Desk, Reply, Row, Tx
-from threefold.crm.errors import Conflict, Invalid
-from threefold.crm.kinds import KINDS
+from threefold.crm.exchange import csv_reading, import_rules, imports
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Conflict, Invalid
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staff, texts_in, whole
+from threefold.crm.records import related
 from threefold.kernel.errors import ThreefoldError
 
 router = APIRouter(include_in_schema=False)

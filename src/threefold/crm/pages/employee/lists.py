@@ -9,10 +9,10 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import asking, batches, records, related, rules, views
 from threefold.crm.desk import Connection, Desk, Reply, Row, Tx
-from threefold.crm.errors import Conflict, Invalid, Stale
-from threefold.crm.kinds import COMMON, KINDS, LINKED, Kind
+from threefold.crm.model import asking, rules
+from threefold.crm.model.errors import Conflict, Invalid, Stale
+from threefold.crm.model.kinds import COMMON, KINDS, LINKED, Kind
 from threefold.crm.pages import listing, record_forms
 from threefold.crm.pages.employee.marking import tag_named
 from threefold.crm.pages.rendering import answer, render
@@ -30,6 +30,7 @@ from threefold.crm.pages.staff import (
     whole,
 )
 from threefold.crm.pages.words import plural
+from threefold.crm.records import batches, records, related, views
 from threefold.kernel.errors import BadInput
 
 router = APIRouter(include_in_schema=False)

@@ -6,14 +6,15 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import records, related, rules
-from threefold.crm.asking import Asked, Filter
 from threefold.crm.desk import Row, Tx
-from threefold.crm.errors import Conflict, Invalid
-from threefold.crm.kinds import KINDS
+from threefold.crm.model import rules
+from threefold.crm.model.asking import Asked, Filter
+from threefold.crm.model.errors import Conflict, Invalid
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages.employee.answering import done
 from threefold.crm.pages.employee.record import shown
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staff, sentence, texts_in
+from threefold.crm.records import records, related
 
 router = APIRouter(include_in_schema=False)
 

@@ -7,13 +7,16 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import cases, policies, related, rules
+from threefold.crm.cases import cases
+from threefold.crm.clocks import policies
 from threefold.crm.desk import Connection, Desk, Reply, Tx
-from threefold.crm.errors import Conflict
-from threefold.crm.kinds import KINDS
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Conflict
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages.clocks import next_clock, now_of
 from threefold.crm.pages.rendering import answer, render
 from threefold.crm.pages.staff import AtDesk, case_of, form_of, id_of, saying, whole
+from threefold.crm.records import related
 
 router = APIRouter(include_in_schema=False)
 SHOWS: Final = {"mine": "Mine", "team": "My team", "unassigned": "Unassigned", "all": "Everyone"}

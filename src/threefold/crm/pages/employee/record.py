@@ -12,14 +12,17 @@ from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import attachments, case_states, policies, records, related, rules, timeline
+from threefold.crm.clocks import case_states, policies
+from threefold.crm.datalog import timeline
 from threefold.crm.desk import Connection, Desk, Row
-from threefold.crm.errors import Invalid
-from threefold.crm.kinds import CASES, CHANNELS, KINDS, LINKED, MERGED, Kind
+from threefold.crm.model import rules
+from threefold.crm.model.errors import Invalid
+from threefold.crm.model.kinds import CASES, CHANNELS, KINDS, LINKED, MERGED, Kind
 from threefold.crm.pages.clocks import now_of, of_reading
 from threefold.crm.pages.rendering import render
 from threefold.crm.pages.shown import readable, shown_fields
 from threefold.crm.pages.staff import AtDesk, id_of, kind_of, only_staff
+from threefold.crm.records import attachments, records, related
 from threefold.kernel.errors import NotThere
 
 router = APIRouter(include_in_schema=False)

@@ -7,13 +7,14 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import records, related, rules
-from threefold.crm.asking import Asked
 from threefold.crm.desk import Reply, Tx
-from threefold.crm.kinds import KINDS
+from threefold.crm.model import rules
+from threefold.crm.model.asking import Asked
+from threefold.crm.model.kinds import KINDS
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import AtDesk, id_of, kind_of, only_staff
+from threefold.crm.records import records, related
 
 router = APIRouter(include_in_schema=False)
 SHOWN: Final = (

@@ -6,11 +6,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm import rules, views
 from threefold.crm.desk import Reply, Tx
+from threefold.crm.model import rules
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import answer, goes
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staff, texts_in
+from threefold.crm.records import views
 
 router = APIRouter(include_in_schema=False)
 

@@ -1,0 +1,1 @@
+"""Queries and requests: asked, answered, handed on."""

@@ -1,0 +1,155 @@
+"""What administrators look at over the whole CRM: how much there is, who may come in, what was changed last.
+
+Each statement is one walk along an index, or counts no further than it has to: `MANY` and more is "many". None is for
+others: whoever calls has asked rules.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+from uuid import UUID
+
+from threefold.crm.desk import Connection, Row
+from threefold.crm.model.asking import Place, place
+from threefold.kernel.errors import BadInput
+
+MANY: Final = 1000
+LOOKED: Final = 2000  # entries of the log that one page of changes looks through
+_BY_NAME: Final = "full_name"
+_BY_TIME: Final = "-at"
+
+
+async def figures(connection: Connection) -> Row:
+    """For the page that leads to all others. Counts of what may be many stop at `MANY`."""
+    return (await (await connection.execute(_FIGURES, {"many": MANY})).fetchall())[0]
+
+
+async def customers(
+    connection: Connection, text: str = "", after: str | None = None, most: int = 50
+) -> tuple[list[Row], str | None]:
+    """Customers who may come in, by name, and where the next page begins; ``text``: the name begins so."""
+    found = place(after, _BY_NAME) if after else None
+    cursor = await connection.execute(
+        _CUSTOMERS,
+        {
+            "text": text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%",
+            "name": found.value if found else None,
+            "id": found.id if found else None,
+            "limit": most + 1,
+        },
+    )
+    rows = await cursor.fetchall()
+    return _page(rows, most, _BY_NAME, "full_name", "id")
+
+
+async def erasures(connection: Connection, after: str | None = None, most: int = 50) -> tuple[list[Row], str | None]:
+    """Who was erased, the last first: ids and times only, and who did it; and where the next page begins."""
+    found = place(after, _BY_TIME) if after else None
+    cursor = await connection.execute(
+        _ERASURES,
+        {"at": found.value if found else None, "id": found.id if found else None, "limit": most + 1},
+    )
+    return _page(await cursor.fetchall(), most, _BY_TIME, "_value", "contact_id")
+
+
+async def changes(
+    connection: Connection, *, kind: str = "", user: UUID | None = None, before: str | None = None, most: int = 50
+) -> tuple[list[Row], str | None]:
+    """What was changed in any record, the last first, and where to go on.
+
+    The log is ordered by time alone, so a filter looks through `LOOKED` entries at a time: a page may be short, or
+    empty, and yet be followed by another.
+    """
+    tx, position = _place(before)
+    cursor = await connection.execute(
+        _CHANGES, {"tx": tx, "position": position, "kind": kind, "user": user, "looked": LOOKED, "most": most}
+    )
+    rows = await cursor.fetchall()
+    entries = [row for row in rows if row["record_id"] is not None]
+    if not rows:
+        return [], None
+    looked = rows[-1]
+    last = entries[-1] if len(entries) == most else looked
+    if looked["end_of_log"] and last["position"] == looked["position"]:
+        return entries, None
+    return entries, f"{last['tx']}.{last['position']}"
+
+
+async def waiting(connection: Connection) -> Mapping[UUID, Row]:
+    """By webhook: what waits for it, and what is a dead letter."""
+    rows = await (await connection.execute(_WAITING)).fetchall()
+    return {row["webhook_id"]: row for row in rows}
+
+
+def _page(rows: list[Row], most: int, sort: str, value: str, id_: str) -> tuple[list[Row], str | None]:
+    if len(rows) <= most:
+        return rows, None
+    last = rows[most - 1]
+    return rows[:most], Place(sort, str(last[value]), last[id_]).encoded()
+
+
+def _place(before: str | None) -> tuple[str | None, int | None]:
+    if not before:
+        return None, None
+    tx, _, position = before.partition(".")
+    good = all(part.isascii() and part.isdigit() and len(part) < 19 for part in (tx, position))
+    if not good:
+        raise BadInput("this is no place in the changes", hint="begin at the newest")
+    return tx, int(position)
+
+
+_FIGURES: Final = """
+    SELECT
+        (SELECT count(*) FROM crm.users WHERE role <> 'customer' AND active AND deleted_at IS NULL) AS staff,
+        (SELECT count(*) FROM crm.users WHERE role = 'administrator' AND active AND deleted_at IS NULL)
+            AS administrators,
+        (SELECT count(*) FROM (SELECT FROM crm.users WHERE role = 'customer' AND deleted_at IS NULL LIMIT %(many)s) s)
+            AS customers,
+        (SELECT count(*) FROM crm.teams WHERE deleted_at IS NULL) AS teams,
+        (SELECT count(*) FROM (SELECT FROM crm.products WHERE deleted_at IS NULL LIMIT %(many)s) s) AS products,
+        (SELECT count(*) FROM crm.policies WHERE deleted_at IS NULL) AS policies,
+        (SELECT count(*) FROM crm.webhooks) AS webhooks,
+        (SELECT count(*) FROM crm.webhooks WHERE NOT active) AS paused,
+        (SELECT count(*) FROM (SELECT FROM crm.deliveries WHERE status = 'dead' LIMIT %(many)s) s) AS dead,
+        (SELECT count(*) FROM (SELECT FROM crm.erasures LIMIT %(many)s) s) AS erasures
+"""
+_CUSTOMERS: Final = """
+    SELECT id, full_name, email, active, contact_id, version FROM crm.users
+    WHERE role = 'customer' AND deleted_at IS NULL AND full_name ILIKE %(text)s
+      AND (%(name)s::text IS NULL OR (full_name, id) > (%(name)s::text, %(id)s::uuid))
+    ORDER BY full_name, id LIMIT %(limit)s
+"""
+_ERASURES: Final = """
+    SELECT e.contact_id, e.at, e.at::text AS _value, e.reason, e.records, u.full_name AS who
+    FROM crm.erasures e LEFT JOIN crm.users u ON u.id = e.by
+    WHERE %(at)s::timestamptz IS NULL OR (e.at, e.contact_id) < (%(at)s::timestamptz, %(id)s::uuid)
+    ORDER BY e.at DESC, e.contact_id DESC LIMIT %(limit)s
+"""
+# The last row looked at comes along, with its record left out if the filter does not want it: from there one goes on.
+_CHANGES: Final = """
+    WITH looked AS MATERIALIZED (
+        SELECT kind, record_id, version, op, at, actor, reason, changes, salt IS NULL AS erased, tx::text AS tx,
+               position, row_number() OVER (ORDER BY l.tx DESC, position DESC) AS number
+        FROM crm.log l
+        WHERE %(tx)s::text IS NULL OR (l.tx, position) < (%(tx)s::text::xid8, %(position)s::bigint)
+        ORDER BY l.tx DESC, position DESC LIMIT %(looked)s
+    ), wanted AS (
+        SELECT * FROM looked
+        WHERE (%(kind)s = '' OR kind = %(kind)s) AND (%(user)s::uuid IS NULL OR actor = %(user)s)
+        ORDER BY number LIMIT %(most)s
+    ), shown AS (
+        SELECT * FROM wanted
+        UNION ALL
+        SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, tx, position, number FROM looked
+        WHERE number = (SELECT max(number) FROM looked)
+    )
+    SELECT s.*, u.full_name AS who, (SELECT count(*) FROM looked) < %(looked)s AS end_of_log
+    FROM shown s LEFT JOIN crm.users u ON u.id = s.actor ORDER BY s.number, s.record_id NULLS LAST
+"""
+_WAITING: Final = """
+    SELECT webhook_id, count(*) FILTER (WHERE status = 'waiting') AS waiting,
+           count(*) FILTER (WHERE status = 'dead') AS dead
+    FROM (SELECT webhook_id, status FROM crm.deliveries WHERE status = 'waiting'
+          UNION ALL SELECT webhook_id, status FROM crm.deliveries WHERE status = 'dead') d GROUP BY webhook_id
+"""

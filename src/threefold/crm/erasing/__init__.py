@@ -1,0 +1,1 @@
+"""Forgetting a person, for good and through every recovery."""

@@ -1,0 +1,1 @@
+"""In and out: files of records, and words to other programs."""

@@ -1,0 +1,1 @@
+"""A company to look at, seeded."""

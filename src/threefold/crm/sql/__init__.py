@@ -1,0 +1,1 @@
+"""The database: connections, statements, migrations. What is saved, and when it may be called so."""
