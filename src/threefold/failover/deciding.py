@@ -28,14 +28,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from threefold.failover.steps import SWITCHES, Step, Switch, Switches, check_order, decode, key_of
+from threefold.failover.steps import Step, Switch, Switches, check_order, decode, key_of
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
 from threefold.quorum.keys import FORMAT, epoch_key
 from threefold.quorum.majority import QUORUM, STORES
 from threefold.quorum.members import roll
-from threefold.quorum.requests import Answer, Answers, Ask, Create, List, Pause, Procedure, Read
-from threefold.stores.store import ABSENT, Made, Page
+from threefold.quorum.requests import Answer, Answers, Ask, Create, Pause, Procedure, Read
+from threefold.stores.store import ABSENT, Made
 
 _ASK_AGAIN_S: Final = 0.1
 # How much longer a store may take than the other two, where they do not decide.
@@ -167,29 +167,23 @@ def _preferred(begun: tuple[bytes, ...], ours: bytes) -> bytes:
 
 
 def read_switches(desk: Desk, known: Switches) -> Procedure[Switches]:
-    """All switches. ``known``: what was read before; decided steps never change, so only what follows is asked.
+    """All switches. ``known``: what was read before; decided steps never change, so only what may follow is asked.
 
-    A listing says how far it may go, existence by key says how far it goes.
+    Numbers have no gaps, so the keys themselves say how far they go.
     """
     found = list(known.all)
-    while True:
-        newest = found[-1] if found else None
-        if newest is not None and not newest.concluded:
-            found[-1] = newest = yield from _read_on(desk, newest)
-        if newest is not None and newest.under_way:
-            return Switches(tuple(found))  # the next one is not ordered before this one cannot go back
-        number = newest.number + 1 if newest else 1
-        following = yield from _read_first(desk, number)
+    for place in reversed(range(len(found))):
+        if not found[place].concluded:
+            found[place] = yield from _read_on(desk, found[place])
+        if found[place].took_over:
+            break  # what lies before is over: somebody else is active
+    # The next one is not ordered before the one before cannot go back.
+    while not found or not found[-1].under_way:
+        following = yield from _read_first(desk, len(found) + 1)
         if following is None:
-            return Switches(tuple(found))
+            break
         found.append(following)
-
-
-def beyond(desk: Desk, number: int) -> Procedure[bool]:
-    """Whether any store lists a switch above ``number``: for tools that check the stores. A hint only."""
-    answers: Answers = yield Ask(tuple(List(store, SWITCHES) for store in desk.stores))
-    last = key_of(number, 0xFF)
-    return any(isinstance(page, Page) and any(each.key > last for each in page.objects) for page in answers.values())
+    return Switches(tuple(found))
 
 
 def _read_first(desk: Desk, number: int) -> Procedure[Switch | None]:

@@ -93,10 +93,17 @@ class Journal:
     async def propose(self, switch: Switch, kind: Kind, **facts: Any) -> Switch:
         """Put the next step of ``switch``; what stands there then, ours or a rival's, is in what is returned.
 
-        The caller looks at ``returned.last``: an ``abandoned`` that came first ends it. Raises Unavailable.
+        The caller looks at ``returned.last``: an ``abandoned`` that came first ends it. Raises Unavailable, and Refused
+        where a later switch has taken over.
         """
         while True:
             current = await self._again(switch.number)
+            later = next((each for each in self._known.all if each.number > current.number and each.took_over), None)
+            if later is not None:
+                raise Refused(
+                    f"switch {later.number} to {later.target} came after switch {current.number}",
+                    hint="see `threefold status`",
+                )
             if current.step(kind) is not None or kind not in may_follow(current.last.kind):
                 return current
             step = self._step(kind, self._since(current), facts)

@@ -145,6 +145,7 @@ class Active:
     under_way: bool
     dsn: str | None = None  # of the active site as its switch tells it; None: as the settings have it
     switch: Switch | None = None  # the newest
+    made_active: int = 0  # the number of the switch that made `site` active; 0: none had to
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +168,7 @@ class Switches:
             under_way=newest.under_way if newest else False,
             dsn=won.dsn if won else None,
             switch=newest,
+            made_active=won.number if won else 0,
         )
 
 
