@@ -200,8 +200,10 @@ class Site:
 
     # --- settings ---
 
-    def configure(self, *, system: str = "", stores: Mapping[str, str] | None = None, key: bytes = MASTER) -> Path:
-        """Write threefold.toml; ``stores``: lines that replace a store's url."""
+    def configure(
+        self, *, system: str = "", stores: Mapping[str, str] | None = None, key: bytes = MASTER, more: str = ""
+    ) -> Path:
+        """Write threefold.toml; ``stores``: lines that replace a store's url; ``more``: sections at its end."""
         (self.home / "master.key").touch(mode=0o600)
         (self.home / "master.key").write_text(b64encode(key).decode())
         text = f"""
@@ -225,7 +227,7 @@ access_key_id = "env:{name}_KEY"
 secret_access_key = "env:{name}_SECRET"
 provider = "own-{name}"
 """
-        self.config.write_text(text)
+        self.config.write_text(text + more)
         return self.config
 
     def environment(self) -> dict[str, str]:

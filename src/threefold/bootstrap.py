@@ -14,12 +14,14 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import combinations
 
+from threefold.failover.journal import Journal
+from threefold.failover.steps import Kind
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import BadInput, NotThere, ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.postgres.binaries import Binaries, find_binaries
 from threefold.postgres.conninfo import checked_conninfo
-from threefold.protect.run import Primary
+from threefold.protect.where import AsksWhere, Primary, Where
 from threefold.settings import Settings
 from threefold.stores.health import HealthBook, Operation
 from threefold.stores.observed import ObservedStore
@@ -113,9 +115,14 @@ def store_configs(settings: Settings) -> list[StoreConfig]:
 
 def primary_conninfo(settings: Settings, **more: str) -> str:
     """How to connect to the primary, password included: for libpq alone, never for a log or an argument list."""
+    return conninfo_of(settings, settings.system.dsn, **more)
+
+
+def conninfo_of(settings: Settings, dsn: str, **more: str) -> str:
+    """The same for any site's PostgreSQL: roles and passwords are the primary's."""
     system = settings.system
     secret = {"password": settings.secret(system.password)} if system.password else {}
-    return checked_conninfo(system.dsn, **secret, **more)
+    return checked_conninfo(dsn, **secret, **more)
 
 
 def keyring_from(settings: Settings) -> Keyring:
@@ -162,10 +169,44 @@ def wrapped_key_of(settings: Settings) -> bytes | None:
     return settings.secret_bytes(settings.keys.wrapped).strip() if settings.keys.wrapped else None
 
 
-def primary_of(settings: Settings) -> Primary:
-    """The CRM's PostgreSQL, as the DRaaS server sees it. One slot for each system that is protected."""
+def primary_of(settings: Settings, dsn: str | None = None) -> Primary:
+    """The CRM's PostgreSQL, as the DRaaS server sees it. One slot for each system that is protected.
+
+    ``dsn``: of the site that is active, without the password; absent: of the first one.
+    """
     slot = f"threefold_{settings.system.name}".replace("-", "_")
-    return Primary(dsn=primary_conninfo(settings), slot=slot)
+    return Primary(dsn=conninfo_of(settings, dsn or settings.system.dsn), slot=slot)
+
+
+def journal_of(parts: Parts, *, by: str = "") -> Journal:
+    """The switches of this system; before the first, the primary's site is active."""
+    primary, _ = parts.settings.sites()
+    return Journal(parts.stores, parts.keyring, parts.clock, primary_site=primary.name, by=by)
+
+
+def where_of(parts: Parts) -> AsksWhere:
+    """Which site is active, by the journal, and how its PostgreSQL is reached."""
+    settings = parts.settings
+    sites = {site.name: site.dsn for site in settings.sites()}
+    journal = journal_of(parts)
+
+    async def where() -> Where:
+        switches = await journal.read()
+        won = next((each for each in reversed(switches.all) if each.took_over), None)
+        newest = switches.newest
+        site = won.target if won else next(iter(sites))
+        dsn = (won.dsn if won else None) or sites.get(site)
+        # Between ``promoting`` and ``serving`` there is nobody to lead for.
+        coming = won is not None and won.last.kind is Kind.PROMOTING
+        return Where(
+            site=site,
+            primary=primary_of(settings, dsn) if dsn else None,
+            under_way=coming or (newest is not None and newest.under_way),
+            switch=won.number if won else 0,
+            newest=newest.number if newest else 0,
+        )
+
+    return where
 
 
 def puts_of(parts: Parts) -> dict[str, int]:

@@ -14,11 +14,13 @@ from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.refusals import SlotInUse
 from threefold.postgres.replication import ReplicationLink
-from threefold.protect import beacon, leadership, run
+from threefold.protect import beacon, leadership, leading
 from threefold.protect.founding import Log
 from threefold.protect.leader import Deployment, LeadAgainError, Leader
 from threefold.protect.leadership import Candidate, Leadership
+from threefold.protect.leading import Leading
 from threefold.protect.stream import Durability
+from threefold.protect.where import ElsewhereError, Primary, Where, always
 from threefold.quorum import keys
 from threefold.quorum.history import encode_start
 from threefold.quorum.lead import Resumed
@@ -31,6 +33,8 @@ from threefold.stores.store import Gone, Made, Page, Unknown
 
 _KEYRING = Keyring(bytes(32))
 _FORMAT = Format(7, _KEYRING.key_id, "first")
+_PRIMARY = Primary("dsn", "threefold")
+_WHERE = Where("office", _PRIMARY)
 
 
 class _Store(MemoryStore):
@@ -70,6 +74,7 @@ class _Here:
             self.deployment,
             self.log,
             Leadership(scope, 1, first, (), Resumed(Lsn(0), ())),
+            _WHERE,
         )
 
     def _hear(self, event: str, **_: Any) -> None:
@@ -132,9 +137,9 @@ async def test_who_is_cut_off_from_the_stores_ends_nobodys_stream(monkeypatch: p
         ended.append(slot)
         return True
 
-    monkeypatch.setattr(run, "end_stream", end_stream)
-    monkeypatch.setattr(run, "_RECONNECT_S", 0.0)
-    server = run._Server(here.deployment, run.Primary("dsn", "threefold"), None)
+    monkeypatch.setattr(leading, "end_stream", end_stream)
+    monkeypatch.setattr(leading, "RECONNECT_S", 0.0)
+    server = Leading(here.deployment, _WHERE, _PRIMARY, always(_WHERE), None)
     await beacon.write_leader(here.stores, here.leader.status(), _KEYRING, SystemClock())
     for name in ("S2", "S3"):
         here.stores[name].silent = True
@@ -153,7 +158,33 @@ async def test_a_take_over_that_waits_for_a_store_ends_so_that_the_members_are_l
     here.stores["S2"].silent = True
     monkeypatch.setattr(leadership, "PATIENCE_S", 0.5, raising=False)
     nobody = cast("ReplicationLink", None)
-    candidate = Candidate(here.stores, here.log, _KEYRING, SystemClock(), here._hear, nobody, "dsn")
+    where = always(_WHERE)
+    candidate = Candidate(here.stores, here.log, _KEYRING, SystemClock(), here._hear, nobody, "dsn", _WHERE, where)
     async with asyncio.timeout(5):
         with pytest.raises(Unavailable, match="S2: silent"):
             await candidate.lead(Lsn(0))
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        replace(_WHERE, under_way=True, newest=1),
+        replace(_WHERE, site="cloud", switch=1, newest=1),
+        replace(_WHERE, switch=2, newest=2),  # away and back: another PostgreSQL serves there now
+    ],
+)
+async def test_an_epoch_that_was_claimed_before_a_switch_was_seen_is_given_up_before_its_slot_0(then: Where) -> None:
+    here = _Here()
+    nobody = cast("ReplicationLink", None)
+    asked: list[int] = []
+
+    async def where() -> Where:
+        asked.append(sum(key.startswith(keys.EPOCHS) for key in here.stores["S1"].objects))
+        return then
+
+    candidate = Candidate(here.stores, here.log, _KEYRING, SystemClock(), here._hear, nobody, "dsn", _WHERE, where)
+    with pytest.raises(ElsewhereError):
+        await candidate.lead(Lsn(0))
+    assert asked == [1]  # after the claim, or it would prove nothing
+    assert not any(key.startswith(keys.LOG) for key in here.stores["S1"].objects)
+    assert here.said == ["epoch given up: a switch was ordered"]

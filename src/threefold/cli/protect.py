@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from threefold import telemetry
-from threefold.bootstrap import open_parts, primary_of, puts_of, wrapped_key_of
+from threefold.bootstrap import open_parts, puts_of, where_of, wrapped_key_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
@@ -63,6 +63,6 @@ async def _protect(found: Settings, output: Output, *, take_over: bool) -> None:
             puts=lambda: puts_of(parts),
         )
         await protect_until(
-            deployment, primary_of(found), wrapped_key=wrapped_key_of(found), take_over=take_over, stop=stop
+            deployment, where_of(parts), wrapped_key=wrapped_key_of(found), take_over=take_over, stop=stop
         )
     output.result({"stopped": True}, "stopped in good order")

@@ -18,7 +18,7 @@ from threefold.kernel.errors import Unavailable
 from threefold.local.home import CRM_USER, REPLICATION_USER, Home
 from threefold.postgres.binaries import find_binaries
 from threefold.postgres.server import Server
-from threefold.protect.run import APPLICATION_NAME
+from threefold.protect.where import APPLICATION_NAME
 
 _STREAMING_PATIENCE_S = 60
 _POLL_S = 0.1

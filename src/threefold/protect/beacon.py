@@ -62,6 +62,8 @@ class LeaderStatus:
     puts_per_store: Mapping[str, int] = field(default_factory=dict)
     stores: tuple[StoreLine, ...] = ()
     memory_bytes: int = 0
+    site: str = ""  # whose PostgreSQL it leads for
+    switch: int = 0  # the number of the switch that made that site active
 
 
 def encode(status: LeaderStatus, keyring: Keyring, nonce: bytes) -> bytes:

@@ -27,7 +27,7 @@ _VAULT = ("snapshots/", "packs/")
 _OPENED = (f"{keys.LOG}/", f"{keys.WAL}/")
 _AT_ONCE = 8  # small objects on their way: one after the other, a far store would take hours
 _LARGE_AT_ONCE = 2  # segments and packs: so many are in memory
-_PREFIXES = ("keys", keys.EPOCHS, keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
+_PREFIXES = ("keys", keys.EPOCHS, "switches", "degraded", keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
 
 
 @dataclass(frozen=True, slots=True)

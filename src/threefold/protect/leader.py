@@ -25,6 +25,7 @@ from threefold.protect.fill import counting, fill
 from threefold.protect.founding import Log, admit
 from threefold.protect.leadership import Leadership
 from threefold.protect.stream import STATUS_PERIOD_S, Durability, Stream
+from threefold.protect.where import Where
 from threefold.quorum import keys
 from threefold.quorum.appender import Appender, Lane
 from threefold.quorum.driver import Driver, LogWriter
@@ -65,8 +66,9 @@ class Deployment:
 class Leader:
     """One epoch."""
 
-    def __init__(self, with_: Deployment, log: Log, leadership: Leadership) -> None:
+    def __init__(self, with_: Deployment, log: Log, leadership: Leadership, here: Where) -> None:
         self._with = with_
+        self._here = here
         self._log = log
         # The appender has the recent bytes now; they are not to be held twice.
         self._leadership = replace(leadership, resumed=Resumed(leadership.resumed.begin, ()))
@@ -122,18 +124,23 @@ class Leader:
         return sum(each.epoch == self._leadership.epoch for each in beacons) >= QUORUM
 
     async def settle_all(self) -> None:
-        """Wait until everything received is settled."""
+        """Wait until everything received is settled. Raises Fenced where it never will be."""
         while self.appender.settled != self.appender.received:
+            if self.writer.fenced.is_set():
+                raise self.ended_by_another()
             await self._with.clock.sleep(0.02)
+
+    def ended_by_another(self) -> Fenced:
+        return Fenced(
+            f"epoch {self._leadership.epoch} was ended by another DRaaS server: {self.appender.fenced}",
+            hint="this one has stopped and acknowledges nothing more; the other one leads now",
+        )
 
     # --- one loop each ---
 
     async def _watch_fence(self) -> None:
         await self.writer.fenced.wait()
-        raise Fenced(
-            f"epoch {self._leadership.epoch} was ended by another DRaaS server: {self.appender.fenced}",
-            hint="this one has stopped and acknowledges nothing more; the other one leads now",
-        )
+        raise self.ended_by_another()
 
     async def _replies(self) -> None:
         """PostgreSQL drops a standby that is silent for wal_sender_timeout (60 s); async needs its lag looked at."""
@@ -306,6 +313,8 @@ class Leader:
             puts_per_store=dict(self._with.puts()),
             stores=tuple(self._line(name, health.get(name)) for name in self._with.stores),
             memory_bytes=self._process.memory_info().rss,
+            site=self._here.site,
+            switch=self._here.switch,
         )
 
     def _line(self, name: str, health: StoreHealth | None) -> StoreLine:

@@ -1,8 +1,21 @@
 """One epoch of leadership, from the claim to slot 0: the steps of docs/explanation/quorum-log.md, in that order.
 
-Look, check the primary, claim, take over, check the primary again, put the history of its timeline,
-put slot 0. The first look and check are courtesy (a good leader is not fenced for nothing); the second check and the
-seals are what makes it safe.
+Look, check the primary, claim, take over, ask whether this site may still lead, check the primary again, put the
+history of its timeline, put slot 0. The first look and check are courtesy (a good leader is not fenced for nothing);
+the second check and the seals are what makes it safe.
+
+**Why two sites never acknowledge at once.** A switch orders (the order stands on two stores), then fences: it claims an
+epoch F and takes over all below, so that the log's end L is fixed; then it wins ``promoting``, and only then a
+PostgreSQL is promoted at L. Let C be an epoch that somebody claims for the site that is left, at whatever moment:
+
+- C < F: the take-over by F sealed it, or adopted what it had begun. It settles nothing beyond L.
+- C > F: no number is skipped (quorum/claim.py), so whoever claimed C had seen the claim F, or one that had seen it.
+  F was claimed after the order stood on two stores. So the order stands before C's owner asks, after its take-over and
+  before slot 0: of any two stores one holds it, so it cannot hear "there is none", and gives C up.
+
+So for the old site nothing is acknowledged beyond L, however slow anybody is. A permission read *before* the claim
+would prove nothing: order and fence could come between. What a store without its memory says does not count, there as
+here (failover/deciding.py). tests/simulation/switching.py plays all this, and breaks it.
 """
 
 from __future__ import annotations
@@ -24,6 +37,7 @@ from threefold.postgres.wal import first_whole_record_after, segment_no, segment
 from threefold.protect.beacon import answers_soon
 from threefold.protect.continuity import Continuation, WholeRecordFrom, continuation, same_bytes, same_system
 from threefold.protect.founding import Log
+from threefold.protect.where import AsksWhere, ElsewhereError, Where
 from threefold.quorum import keys
 from threefold.quorum.driver import Driver
 from threefold.quorum.history import History as Spans
@@ -73,8 +87,10 @@ class Candidate:
         report: Report,
         link: ReplicationLink,
         dsn: str,
+        here: Where,
+        where: AsksWhere,
     ) -> None:
-        """``link`` asks the primary, ``dsn`` is for a second connection, which looks at its WAL."""
+        """``link`` asks the primary of ``here``, ``dsn`` is for a second connection, which looks at its WAL."""
         self._stores = stores
         self._log = log
         self._keyring = keyring
@@ -82,6 +98,8 @@ class Candidate:
         self._report = report
         self._link = link
         self._dsn = dsn
+        self._here = here
+        self._where = where
         self._driver = Driver(stores, clock)
         self._scope = Scope(
             log.members, Codec(keyring, log.format.log), clock.new_id(), QUORUM, log.format.segment_bytes
@@ -100,11 +118,12 @@ class Candidate:
             await self._continuation(found)
 
     async def lead(self, new_log_at: Lsn) -> Leadership:
-        """Claim, take over, check again, begin. Raises Fenced, Refused, Unavailable.
+        """Claim, take over, check again, begin. Raises ElsewhereError, Fenced, Refused, Unavailable.
 
         ``new_log_at``: where a log that holds nothing yet begins, a WAL segment's start.
         """
         epoch, found = await self._driver.run(fence(self._scope), patience=PATIENCE_S)
+        await self._may_still_lead(epoch)
         await self._nobody_forgot()
         if found is None:
             identity = await self._link.identify()
@@ -121,6 +140,13 @@ class Candidate:
         resumed = await self._driver.run(resume(self._scope, found, first))
         self._report("leading", epoch=epoch, timeline=begin.timeline, at=str(begin.end), writer=self.writer[:8])
         return Leadership(self._scope, epoch, first, begin.history, resumed)
+
+    async def _may_still_lead(self, epoch: int) -> None:
+        """A switch that fenced below us stands in the journal by now; one that is ordered later will fence us."""
+        now = await self._where()
+        if not now.is_still(self._here):
+            self._report("epoch given up: a switch was ordered", epoch=epoch, switch=now.newest, active=now.site)
+            raise ElsewhereError
 
     async def _nobody_forgot(self) -> None:
         """What a store said while we took over counts only if it had its memory then: so it has it now."""

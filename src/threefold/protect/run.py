@@ -1,53 +1,33 @@
 """`threefold protect`: the DRaaS server, for as long as it runs.
 
-It keeps no state of its own that matters. It finds the log or founds it, waits while another leader lives, leads one
-epoch after the other, and reconnects to a primary that went away, within the same epoch: the log goes on exactly
-where it stopped. It ends when it is told to, when it is fenced, or when going on would not be safe.
+It keeps no state of its own that matters. It asks which site is active, and leads the log for that site's primary
+(leading.py). A switch to another site fences it like anything else; then it goes on, and leads for that site as soon as
+it serves. It ends when it is told to, when another DRaaS server fences it, or when going on would not be safe.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
-from dataclasses import dataclass
 
-import psutil
+from threefold.kernel.errors import Fenced, Refused, Unavailable
+from threefold.protect.leader import Deployment
+from threefold.protect.leading import RECONNECT_S, Leading, cancelled
+from threefold.protect.where import AsksWhere, ElsewhereError, Primary, Where
 
-from threefold.kernel.errors import Fenced, ThreefoldError, Unavailable
-from threefold.kernel.lsn import Lsn
-from threefold.postgres.refusals import SlotInUse
-from threefold.postgres.replication import ReplicationLink, StreamEnd
-from threefold.postgres.timeline import parse_history
-from threefold.postgres.wal import parse_size, segment_no, segment_start
-from threefold.postgres.walsender import end_stream
-from threefold.protect import beacon
-from threefold.protect.continuity import same_bytes, same_system, still_sends
-from threefold.protect.founding import Log, find_or_found
-from threefold.protect.leader import Deployment, LeadAgainError, Leader
-from threefold.protect.leadership import Candidate, wal_of_primary
-
-APPLICATION_NAME = "threefold"
-_RECONNECT_S = 0.5
-_SETTLE_PATIENCE_S = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Primary:
-    """Where the CRM's PostgreSQL is; the password is in the DSN by now, which is therefore never shown."""
-
-    dsn: str
-    slot: str
-    application_name: str = APPLICATION_NAME
+# How often it is asked which site is active: while a switch is under way; while the primary is away; while all is well.
+_SWITCHING_S = 0.15
+_DISCONNECTED_S = 0.5
+_STREAMING_S = 2.0
 
 
 async def protect(
-    with_: Deployment, primary: Primary, *, wrapped_key: bytes | None, take_over: bool, stop: asyncio.Event
+    with_: Deployment, where: AsksWhere, *, wrapped_key: bytes | None, take_over: bool, stop: asyncio.Event
 ) -> None:
     """Protect until ``stop`` is set. ``take_over``: end a living leader's epoch instead of waiting for its silence.
 
     Raises Fenced, Refused, BadInput. A primary or stores that do not answer are waited for.
     """
-    server = _Server(with_, primary, wrapped_key)
+    server = _Server(with_, where, wrapped_key)
     work = asyncio.create_task(server.run(take_over=take_over))
     told = asyncio.create_task(stop.wait())
     try:
@@ -61,216 +41,84 @@ async def protect(
 
 
 class _Server:
-    def __init__(self, with_: Deployment, primary: Primary, wrapped_key: bytes | None) -> None:
+    def __init__(self, with_: Deployment, where: AsksWhere, wrapped_key: bytes | None) -> None:
         self._with = with_
-        self._primary = primary
+        self._where = where
         self._wrapped_key = wrapped_key
-        self._told = ""
 
     async def run(self, *, take_over: bool) -> None:
-        our_turn = take_over
         while True:
-            link = await self._connect()
+            here, primary = await self._serving()
+            leading = Leading(self._with, here, primary, self._where, self._wrapped_key)
             try:
-                log = await self._log(link)
-                stores, keyring, clock = self._with.stores, self._with.keyring, self._with.clock
-                candidate = Candidate(stores, log, keyring, clock, self._with.report, link, self._primary.dsn)
-                await candidate.look()
-                if not our_turn:
-                    our_turn = True
-                    if await self._waited_for_turn():
-                        continue  # stores may have lost their memory since: see again who votes
-                new_log_at = await self._slot(link, log.format.wal_segment_bytes)
-                leadership = await candidate.lead(new_log_at)
-            except Unavailable as error:
-                our_turn = take_over
-                await self._later(error)
+                await self._until_elsewhere(here, leading, our_turn=take_over)
+            except ElsewhereError:
                 continue
-            finally:
-                await link.close()
-            try:
-                await self._lead(Leader(self._with, log, leadership))
-            except LeadAgainError:
-                continue
+            except (Fenced, Refused) as error:
+                # A server that is on its way from one role to the other may also be one that nobody should protect.
+                if not await self._by_a_switch(here):
+                    raise
+                self._with.report("ended by a switch", site=here.site, reason=error.message)
 
-    async def _waited_for_turn(self) -> bool:
-        """Whether there was a leader whose silence had to be waited for."""
-        stores, keyring, clock = self._with.stores, self._with.keyring, self._with.clock
-        leader = await beacon.read_leader(stores, keyring)
-        if leader is None or leader.state == "stopped":
-            return False
-        here = leader.machine == self._with.machine
-        if here and (leader.pid == os.getpid() or not psutil.pid_exists(leader.pid)):
-            return False  # it died here, or was us; waiting for its silence would only hold commits up
-        self._with.report("waiting: a leader may be alive", epoch=leader.epoch, host=leader.host, pid=leader.pid)
-        await beacon.wait_for_silence(stores, keyring, clock)
-        return True
-
-    async def _log(self, link: ReplicationLink) -> Log:
-        identity = await link.identify()
-        wal_segment_bytes = parse_size(await link.show("wal_segment_size"))
-        log = await find_or_found(
-            self._with.stores,
-            self._with.keyring,
-            self._with.clock,
-            self._with.report,
-            system_identifier=identity.system_id,
-            wal_segment_bytes=wal_segment_bytes,
-            wrapped_key=self._wrapped_key,
-        )
-        same_system(log.format.log, identity.system_id)
-        return log
-
-    async def _slot(self, link: ReplicationLink, wal_segment_bytes: int) -> Lsn:
-        """Our slot on a primary that continues the log; where a new log begins: the start of the slot's first segment.
-
-        Not made sooner: a slot on a primary that is refused would keep its WAL until the disk is full.
-        """
-        slot = await link.ensure_slot(self._primary.slot)
-        if slot.created:
-            self._with.report("replication slot made on the primary", slot=slot.name)
-        begin = slot.restart if slot.restart is not None else (await link.identify()).flushed
-        return segment_start(segment_no(begin, wal_segment_bytes), wal_segment_bytes)
-
-    async def _lead(self, leader: Leader) -> None:
-        """Stream until the epoch is over. Raises what ended it; in good order what was received is settled first."""
-        beside = asyncio.create_task(leader.beside())
-        stream = asyncio.create_task(self._stream(leader))
-        fenced, ended = False, "stopped"
-        try:
-            await asyncio.wait({beside, stream}, return_when=asyncio.FIRST_COMPLETED)
-            for task in (beside, stream):
-                if task.done():
-                    await task
-        except BaseExceptionGroup as group:
-            first = _gravest(group)
-            fenced = isinstance(first, Fenced)
-            ended = "between-epochs" if isinstance(first, LeadAgainError) else ended
-            raise first from None
-        except LeadAgainError:
-            ended = "between-epochs"
-            raise
-        except Fenced:
-            fenced = True
-            raise
-        finally:
-            await _cancelled(stream)
-            if not fenced:
-                await self._settle(leader)
-            await _cancelled(beside)
-            await leader.writer.close()
-            if not fenced:
-                await beacon.write_leader(self._with.stores, leader.status(ended), self._with.keyring, self._with.clock)
-
-    async def _settle(self, leader: Leader) -> None:
-        """Leave no tail behind if it can be helped; the next leader would find it, but it would take longer."""
-        try:
-            async with asyncio.timeout(_SETTLE_PATIENCE_S):
-                await leader.settle_all()
-        except TimeoutError:
-            self._with.report("stopped with changes that are on fewer than two stores", level="warning")
-
-    async def _stream(self, leader: Leader) -> None:
-        """Stream, over one connection after the other. Raises LeadAgainError where a new timeline begins."""
-        again = False
+    async def _serving(self) -> tuple[Where, Primary]:
+        """The active site, once no switch is under way."""
+        told: Where | None = None
         while True:
-            link = await self._connect()
-            try:
-                identity = await link.identify()
-                same_system(leader.system_identifier, identity.system_id)
-                history = parse_history(identity.timeline, await link.timeline_history(identity.timeline))
-                received = leader.appender.received
-                if not still_sends(leader.timeline, received, flushed=identity.flushed, history=history):
-                    raise LeadAgainError  # its checks say what this is
-                if again:
-                    await self._same_primary(leader)
-                await link.start_streaming(slot=self._primary.slot, start=received, timeline=leader.timeline)
-                self._with.report("streaming", at=str(received), timeline=leader.timeline)
-                leader.reason = self._told = ""
-                again = True
-                end = await leader.stream.run(link)
-                await self._ended(leader, end)
-            except SlotInUse as error:
-                leader.reason = error.message
-                await self._end_other_stream(leader, error)
-            except Unavailable as error:
-                leader.reason = error.message
-                await self._later(error)
-            finally:
-                await link.close()
+            now = await self._ask()
+            if not now.under_way and now.primary is not None:
+                return now, now.primary
+            if now != told:
+                told = now
+                if now.under_way:
+                    self._with.report("waiting: a switch is under way", switch=now.newest, active=now.site)
+                else:
+                    self._with.report("no address is known of the active site", level="error", site=now.site)
+            await self._with.clock.sleep(_SWITCHING_S)
 
-    async def _same_primary(self, leader: Leader) -> None:
-        """Who answers at the primary's address now must have what came from there last, not only its LSN.
-
-        Raises Refused for a copy that went on by itself, LeadAgainError where it takes the stores to tell.
-        """
-        received = leader.appender.received
-        room = received % leader.wal_segment_bytes  # its slot keeps nothing before the segment
-        last = leader.stream.last[-room:] if room else b""
-        if not last:
-            raise LeadAgainError
-        begin = Lsn(received - len(last))
-        theirs = await wal_of_primary(self._primary.dsn, self._with.clock, begin, received, leader.timeline)
-        same_bytes(last, theirs, begin)
-
-    async def _end_other_stream(self, leader: Leader, error: SlotInUse) -> None:
-        """The slot is taken by whom we fenced; unless somebody has fenced us.
-
-        Who cannot see two stores does not know, and lets the other one stream: cut off from the stores but not from
-        the primary, an old leader would end the new one's stream again and again.
-        """
-        ours = await leader.look_for_newer()
-        try:
-            if ours and await end_stream(self._primary.dsn, self._primary.slot):
-                self._with.report("ended the stream that another DRaaS server left behind", level="warning")
-        except ThreefoldError as refusal:
-            self._with.report("cannot end the stream of another DRaaS server", level="warning", reason=refusal.message)
-        await self._later(error)
-
-    async def _ended(self, leader: Leader, end: StreamEnd) -> None:
-        if end.next_timeline is not None:
-            self._with.report("the primary's timeline ended", timeline=leader.timeline, next=end.next_timeline)
-            await leader.settle_all()
-            raise LeadAgainError
-        leader.reason = "the primary was shut down"
-        self._with.report("the primary was shut down")
-        await self._with.clock.sleep(_RECONNECT_S)
-
-    async def _connect(self) -> ReplicationLink:
-        """Ask until the primary answers."""
+    async def _ask(self) -> Where:
+        """Asked until the stores tell."""
         told = ""
         while True:
             try:
-                return await ReplicationLink.connect(
-                    self._primary.dsn, application_name=self._primary.application_name, clock=self._with.clock
-                )
+                return await self._where()
             except Unavailable as error:
                 if error.message != told:
                     told = error.message
-                    self._with.report("waiting for the primary", level="warning", reason=error.message)
-            await self._with.clock.sleep(_RECONNECT_S)
+                    self._with.report(
+                        "which site is active is not known yet", level="warning", reason=error.message, hint=error.hint
+                    )
+            await self._with.clock.sleep(RECONNECT_S)
 
-    async def _later(self, error: Unavailable) -> None:
-        if error.message != self._told:  # once, not twice a second
-            self._told = error.message
-            self._with.report("trying again", level="warning", reason=error.message, hint=error.hint)
-        await self._with.clock.sleep(_RECONNECT_S)
+    async def _by_a_switch(self, here: Where) -> bool:
+        now = await self._ask()
+        return now.newest != here.newest or not now.is_still(here)
 
+    async def _until_elsewhere(self, here: Where, leading: Leading, *, our_turn: bool) -> None:
+        """Lead for ``here`` until it is over. Raises ElsewhereError once another site is active, or what ended it."""
+        work = asyncio.create_task(leading.run(our_turn=our_turn))
+        watch = asyncio.create_task(self._watch(here, leading))
+        try:
+            await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                await work
+            leading.left = True
+            await watch
+        finally:
+            await cancelled(work)
+            await cancelled(watch)
 
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    async def _watch(self, here: Where, leading: Leading) -> None:
+        """Raises ElsewhereError once this site is left.
 
-
-def _gravest(group: BaseExceptionGroup) -> BaseException:
-    """What the caller has to hear where several things ended at once."""
-    leaves: list[BaseException] = []
-    waiting: list[BaseException] = [group]
-    while waiting:
-        each = waiting.pop()
-        if isinstance(each, BaseExceptionGroup):
-            waiting.extend(each.exceptions)
-        else:
-            leaves.append(each)
-    ours = [leaf for leaf in leaves if isinstance(leaf, ThreefoldError)]
-    return max(ours, key=lambda leaf: leaf.exit_code) if ours else leaves[0]
+        A switch that was only ordered does not end an epoch: a planned one has the last changes pass through it. What
+        ends it then is the fence. Who does not lead yet leaves at once, and does not begin meanwhile.
+        """
+        while True:
+            await self._with.clock.sleep(_STREAMING_S if leading.streams else _DISCONNECTED_S)
+            try:
+                now = await self._where()
+            except Unavailable:
+                continue  # safety does not rest on this: the seals tell who leads
+            if (now.site, now.switch) != (here.site, here.switch) or (now.under_way and not leading.leads):
+                self._with.report("this site is left", site=here.site, switch=now.newest, active=now.site)
+                raise ElsewhereError
