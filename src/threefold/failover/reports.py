@@ -73,6 +73,7 @@ class PrimarySeen:
     sql_age_s: float | None = None  # since it answered a query
     write_age_s: float | None = None  # since a commit went through
     sql_ms: float | None = None  # what the last answer took
+    answers: int = 0  # queries that were answered so far
     condition: Condition = Condition.UNKNOWN
     waits: Waits = Waits.NOTHING
     disk_free: float | None = None  # bytes; only from beside its data folder
@@ -110,6 +111,7 @@ class Report:
     draas: LeaderSeen = field(default_factory=LeaderSeen)
     stores: Mapping[str, Seen] = field(default_factory=dict)
     store_ms: Mapping[str, float] = field(default_factory=dict)
+    store_answers: Mapping[str, int] = field(default_factory=dict)  # requests that each answered so far
 
     def of(self, site: str) -> PrimarySeen:
         """What it says of that site's PostgreSQL."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from threefold.failover.detector import Patience
+from threefold.failover.judgement import Patience
 from threefold.failover.reports import Report
 from threefold.failover.verdicts import Verdict
 from threefold.kernel.clock import Clock
