@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
-from threefold.protect.fill import counting, fill
+from threefold.protect.fill import fill
 from threefold.quorum import keys
+from threefold.quorum.check import counting
 from threefold.quorum.history import Span
 from threefold.quorum.objects import Codec, Header, Kind, LogObject
 from threefold.stores.memory import MemoryStore

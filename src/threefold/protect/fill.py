@@ -8,23 +8,20 @@ of an epoch that is over, or settled in ours. In the rest of the log's slots, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
 from threefold.quorum import keys
-from threefold.quorum.history import History
-from threefold.quorum.keys import SEGMENT_BYTES
+from threefold.quorum.check import Counts, check_log_object, fits_slot
 from threefold.quorum.objects import Codec, Kind
-from threefold.quorum.timelines import open_history
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.vault.check import check_object
 
 # Packs first needed least: claims and seals are small and matter most, packs are large and matter only to recovery.
 _VAULT = ("snapshots/", "packs/")
-_OPENED = (f"{keys.LOG}/", f"{keys.WAL}/")
 _AT_ONCE = 8  # small objects on their way: one after the other, a far store would take hours
 _LARGE_AT_ONCE = 2  # segments and packs: so many are in memory
 _PREFIXES = ("keys", keys.EPOCHS, "switches", "degraded", keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
@@ -44,7 +41,7 @@ async def fill(
     sources: Sequence[ObjectStore],
     keyring: Keyring,
     codec: Codec,
-    counts: Callable[[int, int], bool],
+    counts: Counts,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Filled:
     """Copy to ``target`` what the sources have and it lacks; ``counts(epoch, slot)`` says whether an entry counts."""
@@ -75,7 +72,7 @@ class _Pass:
         target: ObjectStore,
         keyring: Keyring,
         codec: Codec,
-        counts: Callable[[int, int], bool],
+        counts: Counts,
         progress: Callable[[int], None],
     ) -> None:
         self._target = target
@@ -122,33 +119,16 @@ class _Pass:
         return True
 
 
-def counting(spans: History, epoch: int, settled_slot: Callable[[], int]) -> Callable[[int, int], bool]:
-    """Whether an entry counts: within an epoch that is over, or settled in ours."""
-    last_slots: Mapping[int, int] = {span.epoch: span.last_slot for span in spans}
-
-    def counts(of_epoch: int, slot: int) -> bool:
-        return slot <= (settled_slot() if of_epoch == epoch else last_slots.get(of_epoch, -1))
-
-    return counts
-
-
-def _may_be_copied(key: str, body: bytes, keyring: Keyring, codec: Codec, counts: Callable[[int, int], bool]) -> bool:
+def _may_be_copied(key: str, body: bytes, keyring: Keyring, codec: Codec, counts: Counts) -> bool:
     """Whether it opens, is what its key says, and counts. What is created once cannot be replaced by a better copy."""
     try:
         if key.startswith(_VAULT):
             check_object(key, body, keyring)
-        elif key.startswith(f"{keys.TIMELINES}/"):
-            open_history(keyring, keys.last_number(key) or 0, body)
-        elif key.startswith(_OPENED):
-            header = codec.open(body).header
-            if header.kind is Kind.SEGMENT:
-                return key == keys.segment_key(header.timeline, header.start // SEGMENT_BYTES)
-            # Where an entry counts, a seal would take the place of its second copy; elsewhere only seals may be.
-            fits = counts(header.epoch, header.slot) is not (header.kind is Kind.SEAL)
-            return fits and key == keys.slot_key(header.epoch, header.slot)
+            return True
+        found = check_log_object(key, body, keyring, codec)
     except Damaged:
         return False
-    return True
+    return found is None or found.header.kind is Kind.SEGMENT or fits_slot(found, counts)
 
 
 async def _listing(store: ObjectStore, prefix: str) -> set[str] | None:

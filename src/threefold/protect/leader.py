@@ -21,13 +21,14 @@ from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
 from threefold.protect import beacon
 from threefold.protect.beacon import LeaderStatus, StoreLine
-from threefold.protect.fill import counting, fill
+from threefold.protect.fill import fill
 from threefold.protect.founding import Log, admit
 from threefold.protect.leadership import Leadership
 from threefold.protect.stream import STATUS_PERIOD_S, Durability, Stream
 from threefold.protect.where import Where
 from threefold.quorum import keys
 from threefold.quorum.appender import Appender, Lane
+from threefold.quorum.check import counting
 from threefold.quorum.driver import Driver, LogWriter
 from threefold.quorum.lead import Resumed
 from threefold.quorum.majority import QUORUM
