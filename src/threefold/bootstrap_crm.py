@@ -27,6 +27,7 @@ from threefold.crm.pages.rendering import STATIC
 from threefold.crm.pages.site import Site
 from threefold.crm.sample.company import Company, load_company
 from threefold.crm.sql.database import Database
+from threefold.crm.sql.database import conninfo_of as reaching
 from threefold.crm.sql.migrate import Migration, crm_set, migrate
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import Unavailable
@@ -36,14 +37,18 @@ _ASK_EVERY_S = 1.0
 
 
 def conninfo_of(settings: CrmSettings) -> str:
-    """To the CRM's database, password included: for libpq alone, never for a log or an argument list."""
+    """To the CRM's database where it takes writes, password included: for libpq alone, never for a log."""
+    return reaching(_conninfo(settings), writable=True)
+
+
+def _conninfo(settings: CrmSettings) -> str:
     crm = settings.crm
     secret = {"password": settings.secret(crm.password)} if crm.password else {}
     return make_conninfo(crm.dsn, **secret)
 
 
 def database_of(settings: CrmSettings, clock: Clock) -> Database:
-    return Database(conninfo_of(settings), clock, size=settings.crm.connections)
+    return Database(_conninfo(settings), clock, size=settings.crm.connections)
 
 
 async def wait_for_database(settings: CrmSettings, clock: Clock, patience: float, say: Callable[[str], None]) -> None:

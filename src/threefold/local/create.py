@@ -57,7 +57,8 @@ policy = "confirm"                # "automatic": the recovery site takes over by
 [crm]                             # our own CRM; any other CRM on PostgreSQL needs no such section
 listen = "127.0.0.1:{crm_port}"
 public_url = "http://localhost:{crm_port}"   # passkeys are bound to this host name
-dsn = "host=127.0.0.1 port={primary_port} user={crm_user} dbname={crm_user}"
+# Both sites' addresses: the one that takes writes is used, and while none does, the other is read.
+dsn = "host=127.0.0.1,127.0.0.1 port={primary_port},{recovery_port} user={crm_user} dbname={crm_user}"
 password = "file:secrets/crm.password"
 site = "this-machine"
 """

@@ -6,12 +6,16 @@ written, and `NotSaved` from the moment that COMMIT was sent, when nobody knows.
 that would have gone well into an unknown one, no statement timeout stands over COMMIT, and it is shielded: whoever
 waits for it may be cancelled or lose patience, the commit itself goes on to its end.
 
-Several hosts in the connection string are one database that moves: writing goes to the one that takes writes.
+Several hosts in the connection string are one database that moves: writing goes to the one that takes writes, and so
+does reading; while none does, reads are answered by the standby that has the most (servers.py). Where that is being
+watched (`Watch.run`), the pools are made anew as soon as it takes writes somewhere else, or again: what is left of the
+old connections, half-open ones too, is let go of, and nobody waits for a pool's own patience.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import select
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -30,19 +34,30 @@ from threefold.crm.model.actor import Actor
 from threefold.crm.model.errors import NotSaved
 from threefold.crm.model.refusals import refusal
 from threefold.crm.model.uuid7 import uuid7
+from threefold.crm.sql.servers import Found, Watch
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Unavailable
 
 _WAIT_S = 5.0  # for a free connection
 _WORK_MS = 15_000  # for one statement of a request
 _PATIENCE_S = 30.0  # for a commit; one store's failover takes less
+_SOON_S = 1.0  # for a connection to read from, before the other place is tried
+_AGAIN_S = 0.1
 
 # Keepalives find a machine that vanished without a word; the rest are the session's habits.
 SESSION = (
     "-c timezone=UTC -c datestyle=ISO -c jit=off -c max_parallel_workers_per_gather=0"
     " -c idle_in_transaction_session_timeout=60s"
 )
-_ALIVE = {"keepalives_idle": "5", "keepalives_interval": "2", "keepalives_count": "3", "connect_timeout": "5"}
+_ALIVE = {
+    "keepalives_idle": "3",
+    "keepalives_interval": "1",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "5000",
+    "connect_timeout": "3",
+}
+
+_READS = f"-c default_transaction_read_only=on -c statement_timeout={_WORK_MS}"
 
 _Pool = AsyncConnectionPool[Connection]
 
@@ -64,42 +79,89 @@ class Database:
 
         Seconds: ``patience`` for a commit to be confirmed, ``wait`` for a free connection.
         """
-        self.conninfo = conninfo_of(conninfo, writable=writable)
         self.after_commit: list[Callable[[frozenset[Change]], None]] = []
+        self.watch = Watch(conninfo_of(conninfo, writable=False), clock)
+        self.watch.turned.append(self._turned)
+        self._given = conninfo_of(conninfo, writable=writable)
         self._clock = clock
+        self._size = size
         self._patience = patience
         self._wait_for = wait
         self._commits: set[asyncio.Task[None]] = set()
-        self._readers = self._pool(size, f"-c default_transaction_read_only=on -c statement_timeout={_WORK_MS}")
-        self._writers = self._pool(size, "")
+        self._pools: dict[Connection, _Pool] = {}  # where what is in use goes back to
+        self._standby: tuple[str, _Pool] | None = None
+        self._turns: set[asyncio.Task[None]] = set()
+        self._opened = False
+        self._readers, self._writers = self._both()
 
-    def _pool(self, size: int, options: str) -> _Pool:
+    @property
+    def conninfo(self) -> str:
+        """Of the server that takes writes, as far as anybody knows."""
+        found = self.watch.found
+        if found is None or found.writer is None or len(self.watch.places) == 1:
+            return self._given
+        return make_conninfo(found.writer.conninfo, target_session_attrs="read-write")
+
+    @property
+    def conninfo_to_read(self) -> str:
+        """Of the server that reads are answered from now."""
+        found = self.watch.found
+        if found is None or found.writer is not None or found.reader is None:
+            return self.conninfo
+        return found.reader.conninfo
+
+    def _both(self) -> tuple[_Pool, _Pool]:
+        to_write = self.conninfo
+        # A session that only reads is not "read-write" to libpq, wherever it is.
+        to_read = to_write.replace("target_session_attrs=read-write", "target_session_attrs=primary")
+        return self._pool(to_read, _READS, least=1), self._pool(to_write, "")
+
+    def _pool(self, conninfo: str, options: str, *, least: int = 0) -> _Pool:
         return AsyncConnectionPool(
-            make_conninfo(self.conninfo, options=f"{SESSION} {options}"),
+            make_conninfo(conninfo, options=f"{SESSION} {options}"),
             connection_class=psycopg.AsyncConnection[Row],
             kwargs={"autocommit": True, "row_factory": dict_row},
-            min_size=0 if options == "" else 1,
-            max_size=size,
+            min_size=least,
+            max_size=self._size,
             timeout=self._wait_for,
-            max_waiting=size * 20,
-            reconnect_timeout=60,
+            max_waiting=self._size * 20,
+            reconnect_timeout=2,  # given up soon, and begun anew by whoever asks next: never a long pause in between
             open=False,
             name="crm",
         )
 
     async def open(self) -> None:
         """Does not wait for the database: a request that comes before it waits for a connection itself."""
+        self._opened = True
         await self._readers.open(wait=False)
         await self._writers.open(wait=False)
 
     async def close(self) -> None:
         """Commits under way are given a moment; one that hangs on its stores is left to the server."""
+        self._opened = False
         if self._commits:
             await asyncio.wait(self._commits, timeout=2)
-        for commit in self._commits:
-            commit.cancel()
-        await self._readers.close()
-        await self._writers.close()
+        for task in [*self._commits, *self._turns]:
+            task.cancel()
+        await asyncio.gather(*self._turns, return_exceptions=True)
+        for pool in (self._readers, self._writers, *([self._standby[1]] if self._standby else [])):
+            await pool.close()
+
+    def _turned(self, found: Found) -> None:
+        """Elsewhere, or back: new pools."""
+        if self._opened and found.writer is not None:
+            turn = asyncio.create_task(self._turn())
+            self._turns.add(turn)
+            turn.add_done_callback(self._turns.discard)
+
+    async def _turn(self) -> None:
+        readers, writers = self._both()
+        await readers.open(wait=False)
+        await writers.open(wait=False)
+        old = (self._readers, self._writers)
+        self._readers, self._writers = readers, writers
+        for pool in old:
+            await pool.close(timeout=0.5)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -111,13 +173,53 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[Connection]:
         """Each statement is a read-only transaction of its own, under a time limit."""
-        connection = await _taken(self._readers)
+        connection = await self._reader()
         try:
             yield connection
         except psycopg.Error as error:
             raise refusal(error) from error
         finally:
-            await self._readers.putconn(connection)
+            await self._give_back(connection)
+
+    async def _reader(self) -> Connection:
+        """From the server that takes writes; from the standby while there is none."""
+        found = self.watch.found
+        if found is None:
+            return await self._taken(self._readers)
+        if found.writer is not None:
+            with contextlib.suppress(Unavailable, TimeoutError):
+                async with asyncio.timeout(_SOON_S):
+                    return await self._taken(self._readers)
+            found = await self.watch.look()
+        deadline = self._clock.monotonic() + self._wait_for
+        while found.reader is None and self._clock.monotonic() < deadline:
+            await self._clock.sleep(_AGAIN_S)
+            found = await self.watch.look()
+        if found.writer is not None:
+            return await self._taken(self._readers)
+        if found.reader is None:
+            raise Unavailable("the database does not answer", hint="wait a little and ask again")
+        return await self._taken(await self._standbys(found.reader.conninfo))
+
+    async def _standbys(self, conninfo: str) -> _Pool:
+        if self._standby is not None and self._standby[0] == conninfo:
+            return self._standby[1]
+        old, pool = self._standby, self._pool(conninfo, _READS)
+        self._standby = (conninfo, pool)
+        await pool.open(wait=False)
+        if old is not None:
+            await old[1].close(timeout=0.5)
+        return pool
+
+    async def _somewhere(self) -> None:
+        """Returns when writing can be tried. Raises Unavailable, at once where at least reading goes on."""
+        deadline = self._clock.monotonic() + self._wait_for
+        while not self.watch.writable:
+            found = self.watch.found
+            if (found is not None and found.reader is not None) or self._clock.monotonic() > deadline:
+                raise Unavailable("the database takes no changes at the moment", hint="wait a little and ask again")
+            await self._clock.sleep(_AGAIN_S)
+            await self.watch.look()
 
     @asynccontextmanager
     async def write(self, actor: Actor, reason: str = "") -> AsyncIterator[Tx]:
@@ -149,7 +251,8 @@ class Database:
     async def _begun(self, actor: Actor, reason: str) -> Tx:
         """A connection may be lost while it is taken; a BEGIN is sent again without harm."""
         for last in (False, True):
-            connection = await _taken(self._writers)
+            await self._somewhere()
+            connection = await self._taken(self._writers)
             try:
                 return await self._begin(connection, actor, reason)
             except BaseException as error:
@@ -220,7 +323,17 @@ class Database:
                 await connection.close()
         except psycopg.Error:
             await connection.close()
-        await self._writers.putconn(connection)
+        await self._give_back(connection)
+
+    async def _taken(self, pool: _Pool) -> Connection:
+        connection = await _taken(pool)
+        self._pools[connection] = pool
+        return connection
+
+    async def _give_back(self, connection: Connection) -> None:
+        pool = self._pools.pop(connection, None)
+        if pool is not None:
+            await pool.putconn(connection)
 
 
 def conninfo_of(conninfo: str, *, writable: bool) -> str:
