@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from psycopg.conninfo import make_conninfo
+
 from tests.pg import PASSWORD, QUICK, SUPERUSER, Cluster, cluster, folder, free_port
 from threefold.kernel.errors import Unavailable
 from threefold.postgres.server import Server
