@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made-from-lock
 # Two workers: tests start real PostgreSQL servers, and the smallest machine we promise has two cores.
 JOBS ?= 2
 
-.PHONY: help venv demo test lint format soak chaos bench lock clean
+.PHONY: help venv demo test scenarios lint format soak chaos bench lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
@@ -34,7 +34,10 @@ demo: $(STAMP)  ## protect a CRM's PostgreSQL, destroy it, recover it: the whole
 	@$(BIN)/threefold demo $(ARGS)
 
 test: $(STAMP)  ## every test; PYTEST="tests/unit -k lsn" for some
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "not soak" $(PYTEST)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "not soak and not scenarios" $(PYTEST)
+
+scenarios: $(STAMP)  ## whole sites fail in network namespaces, each in its own way (root); PYTEST="-k partition" for some
+	@$(BIN)/python -m pytest -n 0 -m scenarios --durations 0 tests/scenarios $(PYTEST)
 
 lint: $(STAMP)  ## format, ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
