@@ -33,6 +33,7 @@ _VERBS = {
     "status": ("status", "status", _EVERY_DAY),
     "crm": ("crm", "app", _EVERY_DAY),
     "list": ("list_points", "list_points", _DISASTER),
+    "standby": ("standby", "standby", _DISASTER),
     "recover": ("recover", "recover", _DISASTER),
     "verify": ("verify", "verify", _DISASTER),
 }

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from threefold.bootstrap import Parts, open_parts, primary_conninfo
+from threefold.bootstrap import open_parts, where_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span
-from threefold.kernel.errors import Refused, Unavailable
-from threefold.kernel.lsn import Lsn
-from threefold.postgres.replication import Identity, ReplicationLink
-from threefold.protect.beacon import SILENCE_S, read_leader
+from threefold.kernel.errors import BadInput, Unavailable
+from threefold.postgres.replication import ReplicationLink
+from threefold.protect.beacon import read_leader
+from threefold.protect.settled import until_settled
 from threefold.protect.snapshot import SnapshotInfo, take_snapshot
 from threefold.settings import Settings
 from threefold.vault.chunk_store import Vault
-
-_POLL_S = 0.2
 
 
 def snapshot(config: Config = CONFIG, as_json: Json = False, quiet: Quiet = False) -> None:
@@ -40,7 +38,12 @@ async def _snapshot(found: Settings, output: Output) -> None:
                 "the stores hold no DRaaS server's beacon",
                 hint="start `threefold protect`; `threefold status` says more",
             )
-        link = await ReplicationLink.connect(primary_conninfo(found), application_name="threefold snapshot")
+        where = await where_of(parts)()
+        if where.primary is None:
+            raise BadInput(
+                f"how to reach {where.site}, the active site, is not known here", hint="see its own settings"
+            )
+        link = await ReplicationLink.connect(where.primary.dsn, application_name="threefold snapshot")
         async with link:
             try:
                 identity = await link.identify()
@@ -48,42 +51,13 @@ async def _snapshot(found: Settings, output: Output) -> None:
                 taken = await take_snapshot(
                     link,
                     vault,
-                    settled=lambda lsn: _until_settled(parts, identity, lsn),
+                    settled=lambda lsn: until_settled(parts.stores, parts.keyring, parts.clock, identity, lsn),
                     clock=parts.clock,
                     progress=progress,
                 )
             finally:
                 output.finish(progress)
     output.result(facts(taken), table(taken))
-
-
-async def _until_settled(parts: Parts, identity: Identity, lsn: Lsn) -> None:
-    """Wait for the leader's beacon to say so. Raises Unavailable where the beacon stands still.
-
-    Refused where it speaks of another log: the same LSN of another cluster or timeline is not the snapshot's WAL.
-    """
-    beat, since = None, parts.clock.monotonic()
-    while True:
-        leader = await read_leader(parts.stores, parts.keyring)
-        if leader is not None and (leader.system_identifier, leader.timeline) != (
-            identity.system_id,
-            identity.timeline,
-        ):
-            raise Refused(
-                f"the log is of system {leader.system_identifier}, timeline {leader.timeline}, and this PostgreSQL "
-                f"of {identity.system_id}, {identity.timeline}: the snapshot would have no log",
-                hint="see that [system] dsn names the PostgreSQL that `threefold protect` protects, and try again",
-            )
-        if leader is not None and leader.settled >= lsn:
-            return
-        if leader is not None and (leader.epoch, leader.beat) != beat:
-            beat, since = (leader.epoch, leader.beat), parts.clock.monotonic()
-        elif parts.clock.monotonic() - since > SILENCE_S:
-            raise Unavailable(
-                "the snapshot's log is not in the stores: no DRaaS server is at work",
-                hint="start `threefold protect`, then take the snapshot again; what was sent is not sent twice",
-            )
-        await parts.clock.sleep(_POLL_S)
 
 
 def facts(taken: SnapshotInfo) -> dict[str, object]:

@@ -40,7 +40,7 @@ class Journal:
         self._driver = Driver(stores, clock)
         self._keyring = keyring
         self._clock = clock
-        self._primary_site = primary_site
+        self.primary_site = primary_site
         self._by = by
         self._patience = patience
         self._known = Switches()
@@ -53,7 +53,7 @@ class Journal:
 
     async def active(self) -> Active:
         """Which site is active, and whether a switch is under way. Raises Unavailable."""
-        return (await self.read()).active(self._primary_site)
+        return (await self.read()).active(self.primary_site)
 
     async def order(
         self,
@@ -67,7 +67,7 @@ class Journal:
         """Order the next switch. Raises Refused where one is under way, or ``to`` is active; Unavailable."""
         while True:
             switches = await self.read()
-            active = switches.active(self._primary_site)
+            active = switches.active(self.primary_site)
             if active.under_way and active.switch is not None:
                 raise Refused(
                     f"switch {active.switch_number} to {active.switch.target} is under way ({active.step})",

@@ -16,7 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, Protocol
 
 from threefold.failover.journal import Journal
@@ -65,6 +65,7 @@ class Hands:
     dsn: str  # how others reach our PostgreSQL, without the password
     strict: bool
     ready: Callable[[], Awaitable[Copy]]  # the copy as a running standby, made from the stores where there is none
+    surplus: Callable[[Lsn, int], Awaitable[bytes]]  # what the copy has of that timeline beyond the log's end
     promoted: Callable[[], Awaitable[Copy]]  # the copy behind ``promoting``: running, whatever it was doing
     secure: Callable[[], Awaitable[None]]  # where not strict: commits wait for protection from now on
     snapshot: Callable[[], Awaitable[str]]  # of our PostgreSQL, into the stores: its id
@@ -158,7 +159,7 @@ async def _fenced(hands: Hands, switch: Switch) -> Switch:
     """Fix the log's end. Again until it is decided; every attempt finds the same end."""
     while switch.step(Kind.FENCED) is None:
         try:
-            epoch, end, timeline = await set_fence(hands.stores, hands.keyring, hands.clock)
+            epoch, end, timeline = await set_fence(hands.stores, hands.keyring, hands.clock, hands.surplus)
         except (Unavailable, Fenced) as error:
             hands.report("the fence is not set yet", level="warning", reason=error.message)
             await hands.clock.sleep(_POLL_S)
@@ -169,11 +170,20 @@ async def _fenced(hands: Hands, switch: Switch) -> Switch:
     return switch
 
 
-async def set_fence(stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock) -> tuple[int, Lsn, int]:
+async def set_fence(
+    stores: Mapping[str, ObjectStore],
+    keyring: Keyring,
+    clock: Clock,
+    surplus: Callable[[Lsn, int], Awaitable[bytes]],
+) -> tuple[int, Lsn, int]:
     """Claim an epoch, end all lower ones, and put slot 0: (epoch, end of the log, its timeline).
 
     Slot 0 carries what the take-over found on one store only, so that whoever reads two stores finds the log to end
-    exactly there. Raises Unavailable, Fenced (somebody else fenced us: ask the journal), NotThere.
+    exactly there. It also carries what our copy has received from the source beyond that: a copy streams ahead of the
+    stores by some milliseconds, and what it has replayed cannot be taken back. Nobody was told "saved" for it, and the
+    source wrote it behind these very bytes, so the log may as well have it.
+
+    Raises Unavailable, Fenced (somebody else fenced us: ask the journal), NotThere.
     """
     driver = Driver(stores, clock)
     before = await driver.run(read_roll(tuple(stores)), patience=PATIENCE_S)
@@ -182,14 +192,16 @@ async def set_fence(stores: Mapping[str, ObjectStore], keyring: Keyring, clock: 
     epoch, found = await driver.run(fence(scope), patience=PATIENCE_S)
     if found is None:
         raise NotThere("the log has not begun: nothing was protected yet", hint="start `threefold protect`")
-    await driver.run(start(scope, epoch, opening(found, found.timeline, found.end)), patience=PATIENCE_S)
+    begin = opening(found, found.timeline, found.end)
+    begin = replace(begin, wal=begin.wal + await surplus(found.end, found.timeline))
+    await driver.run(start(scope, epoch, begin), patience=PATIENCE_S)
     after = await driver.run(read_roll(scope.stores), patience=PATIENCE_S)
     for name, known in before.members.items():
         now = after.members.get(name)
         if name in after.strangers or (now is not None and now.incarnation != known.incarnation):
             # What it said while we took over counts only if it had its memory then: so it has it now.
             raise Unavailable(f"{name} lost its memory while the log was fenced", hint="it is tried again")
-    return epoch, found.end, found.timeline
+    return epoch, begin.end, found.timeline
 
 
 async def _completed(hands: Hands, switch: Switch, copy: Copy) -> None:

@@ -1,0 +1,191 @@
+"""Where the parts of fail-over are chosen and handed in: a site's copy, its agent, and what carries out a switch."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+
+from threefold.bootstrap import Parts, conninfo_of, journal_of
+from threefold.failover.agent import Agent, Means, Place
+from threefold.failover.journal import Journal
+from threefold.failover.judgement import Patience
+from threefold.failover.keeper import Keeper
+from threefold.failover.steps import Active
+from threefold.failover.switch import SYNCHRONOUS, Hands
+from threefold.failover.watch import Target, Vantage, Watch
+from threefold.kernel.errors import BadInput, NotThere, Refused, Unavailable
+from threefold.kernel.machine import this_machine
+from threefold.kernel.progress import Progress
+from threefold.kernel.report import Report
+from threefold.postgres.replication import ReplicationLink
+from threefold.postgres.server import Server
+from threefold.protect.settled import until_settled
+from threefold.protect.snapshot import take_snapshot
+from threefold.recover.standby import Standby
+from threefold.settings import Settings, Site
+from threefold.vault.chunk_store import Vault
+
+
+def site_of(settings: Settings, name: str | None) -> Site:
+    """One of the two sites; without a name the recovery site. Raises BadInput."""
+    sites = settings.sites()
+    found = next((site for site in sites if site.name == (name or sites[1].name)), None)
+    if found is None:
+        raise BadInput(
+            f"there is no site {name}", hint=f"threefold.toml names {' and '.join(site.name for site in sites)}"
+        )
+    return found
+
+
+def data_dir_of(settings: Settings, site: Site) -> Path:
+    """Where that site's PostgreSQL lies, on its own machine. Raises BadInput where nobody said."""
+    if site.data_dir is None:
+        section = "system" if site == settings.sites()[0] else "recovery"
+        raise BadInput(
+            f"where the PostgreSQL of {site.name} lies is not said",
+            hint=f"set data_dir in [{section}] of threefold.toml",
+        )
+    return site.data_dir
+
+
+@contextmanager
+def one_agent(data_dir: Path) -> Iterator[None]:
+    """Only one process at a time keeps a data folder. Raises Refused."""
+    data_dir.parent.mkdir(parents=True, exist_ok=True)
+    lock = os.open(data_dir.with_name(f"{data_dir.name}.agent.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused(
+                f"an agent already keeps {data_dir}", hint="one is enough; `threefold status` shows what it does"
+            ) from None
+        yield
+    finally:
+        os.close(lock)
+
+
+def adopted(parts: Parts, site: Site) -> Server | None:
+    """The server of what lies in the site's data folder, running or not; None: no database lies there."""
+    data_dir = data_dir_of(parts.settings, site)
+    try:
+        major = int((data_dir / "PG_VERSION").read_text().strip())
+    except (OSError, ValueError):
+        return None
+    host, _, port = site.listen.rpartition(":")
+    # Above all: a data_directory in the folder's own postgresql.conf must not lead to another database.
+    settings = {"data_directory": str(data_dir), "external_pid_file": ""}
+    return Server(parts.binaries(major), data_dir, int(port), host, settings=settings, clock=parts.clock)
+
+
+def keeper_of(parts: Parts, site: Site, progress: Progress, report: Report, *, rebuild: bool = False) -> Keeper:
+    host, _, port = site.listen.rpartition(":")
+    standby = Standby(
+        site=site.name,
+        stores=parts.stores,
+        keyring=parts.keyring,
+        clock=parts.clock,
+        progress=progress,
+        data_dir=data_dir_of(parts.settings, site),
+        host=host,
+        port=int(port),
+        login=conninfo_of(parts.settings, parts.settings.system.dsn),
+        find_binaries=parts.binaries,
+    )
+    return Keeper(standby, lambda: adopted(parts, site), parts.clock, report, rebuild=rebuild)
+
+
+def hands_of(parts: Parts, site: Site, keeper: Keeper, journal: Journal, progress: Progress, report: Report) -> Hands:
+    dsn = conninfo_of(parts.settings, site.dsn)
+
+    async def secure() -> None:
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
+            await connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{SYNCHRONOUS}'")
+            await connection.execute("SELECT pg_reload_conf()")
+
+    async def snapshot() -> str:
+        async with await ReplicationLink.connect(dsn, application_name="threefold snapshot") as link:
+            identity = await link.identify()
+            taken = await take_snapshot(
+                link,
+                Vault(parts.stores, parts.keyring, parts.clock, note=progress.note),
+                settled=lambda lsn: until_settled(parts.stores, parts.keyring, parts.clock, identity, lsn),
+                clock=parts.clock,
+                progress=progress,
+            )
+        return taken.summary.id
+
+    return Hands(
+        stores=parts.stores,
+        keyring=parts.keyring,
+        clock=parts.clock,
+        report=report,
+        journal=journal,
+        site=site.name,
+        dsn=site.dsn,
+        strict=parts.settings.failover.strict,
+        ready=keeper.ready,
+        surplus=keeper.surplus,
+        promoted=keeper.promoted,
+        secure=secure,
+        snapshot=snapshot,
+    )
+
+
+async def agent_of(parts: Parts, site: Site, progress: Progress, report: Report, *, rebuild: bool) -> Agent:
+    """The agent of that site."""
+    settings = parts.settings
+    journal = journal_of(parts, by=f"agent of {site.name}")
+    keeper = keeper_of(parts, site, progress, report, rebuild=rebuild)
+    dsns = {each.name: each.dsn for each in settings.sites()}
+    try:
+        active = await journal.active()
+    except Unavailable:
+        active = None
+    if active is not None and active.dsn:
+        dsns[active.site] = active.dsn
+
+    def follow(active: Active) -> str | None:
+        told = active.dsn or dsns.get(active.site)
+        return conninfo_of(settings, told) if told else None
+
+    targets = tuple(
+        Target(name, conninfo_of(settings, dsn), site.data_dir if name == site.name else None)
+        for name, dsn in dsns.items()
+    )
+    vantage = Vantage(f"agent-{site.name}", site.name, parts.clock.new_id())
+    limits = settings.failover
+    return Agent(
+        Means(
+            place=Place(site.name, site.dsn, socket.gethostname(), this_machine()),
+            stores=parts.stores,
+            keyring=parts.keyring,
+            clock=parts.clock,
+            report=report,
+            journal=journal,
+            keeper=keeper,
+            watch=Watch(vantage, targets, parts.stores, parts.keyring, parts.clock),
+            patience=Patience(
+                limits.stall.total_seconds(), limits.process_gone.total_seconds(), limits.site_gone.total_seconds()
+            ),
+            policy=limits.policy,
+            hands=hands_of(parts, site, keeper, journal, progress, report),
+            others=tuple(name for name in dsns if name != site.name),
+            follow=follow,
+        )
+    )
+
+
+def dsn_of_active(settings: Settings, active: Active) -> str:
+    """How the active site's PostgreSQL is reached, without the password. Raises NotThere."""
+    known = {site.name: site.dsn for site in settings.sites()}
+    dsn = active.dsn or known.get(active.site)
+    if dsn is None:
+        raise NotThere(f"how to reach {active.site} is not known here", hint="name that site in threefold.toml")
+    return dsn
