@@ -145,6 +145,8 @@ def _together(body: dict[str, Any], operation: str) -> None:
             body.pop("record_id", None)
     if body.get("request_id") and (body.get("query_id") or "body" not in body or "contact_id" not in body):
         body["request_id"] = None  # beside a query it cannot be, and the one that is asked about has one
+    if operation == "setOffice" and body.get("opens", "") >= body.get("closes", ""):
+        body["opens"], body["closes"] = "08:00", "18:30"
     if "User" in operation and ("role" in body or "contact_id" in body):
         if body.get("role") and "full_name" in body:
             body["contact_id"] = IDS["contact_id"] if body["role"] == "customer" else None

@@ -69,9 +69,9 @@ async def test_a_customers_case_is_theirs_and_due_by_the_house_default(there: Cr
 async def test_a_policy_and_office_hours_say_what_is_due(there: Crm) -> None:
     policy = {"first_response_minutes": 30, "resolution_minutes": 2400, "office_hours": True}
     await there.create("policies", name="Gold", record_kind="requests", priority=1, **policy)
-    await _do(there, SYSTEM, policies.set_office, Office("Asia/Karachi", days=(0, 1, 2, 3, 5)))
+    await _do(there, SYSTEM, policies.set_office, Office("Asia/Karachi", days=(0, 1, 2, 3, 5)), 1)
     with pytest.raises(Forbidden):
-        await _do(there, await _employee(there), policies.set_office, Office())
+        await _do(there, await _employee(there), policies.set_office, Office(), 2)
     contact = await there.contact()
     case = await there.create("requests", subject="x", kind="repair", priority=1, contact_id=str(contact["id"]))
     office = Office("Asia/Karachi", days=(0, 1, 2, 3, 5))

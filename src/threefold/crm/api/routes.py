@@ -20,6 +20,7 @@ from threefold.crm.api import (
     imports,
     merges,
     records,
+    settings,
     views,
     webhooks,
 )
@@ -55,6 +56,7 @@ def _describe() -> None:
     erasures.describe()
     imports.describe()
     exports.describe()
+    settings.describe()
     add(
         Operation(
             "GET",

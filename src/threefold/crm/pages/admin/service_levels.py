@@ -46,12 +46,15 @@ async def service_levels(request: Request, desk: AtDesk) -> Response:
 
 
 async def _page(
-    request: Request, desk: Desk, error: Invalid | None = None, typed: dict[str, Any] | None = None
+    request: Request, desk: Desk, error: Exception | None = None, typed: dict[str, Any] | None = None
 ) -> Response:
+    """After a refused change: what was typed stays, based on what is there now, so that saving again is meant."""
     async with desk.read() as connection:
         made = await _made(connection, desk)
-        office = await policies.office_of(connection)
+        hours = await policies.office_hours(connection)
         teams = await related.small(connection, KINDS["teams"])
+    office = hours.office
+    fields = error.fields if isinstance(error, Invalid) else {}
     shown: dict[str, Any] = {
         "zone": office.zone,
         "opens": f"{office.opens:%H:%M}",
@@ -64,8 +67,10 @@ async def _page(
         "editing": False,
         "answered": False,
         "office": typed or shown,
+        "office_version": hours.version,
+        "office_wrong": whole(error) if error is not None and not fields else None,
         "days": list(enumerate(DAYS)),
-        "errors": {name: sentence(what) for name, what in error.fields.items()} if error else {},
+        "errors": {name: sentence(what) for name, what in fields.items()},
     }
     block = "office_form" if request.method == "POST" else ""
     return render(request, "admin/policies.html", context, status=422 if error else 200, block=block)
@@ -199,11 +204,11 @@ async def office(request: Request, desk: AtDesk) -> Response:
         hours = Office(str(typed["zone"]).strip(), _time(typed, "opens"), _time(typed, "closes"), tuple(days))
 
         async def work(tx: Tx) -> Reply:
-            await policies.set_office(tx, hours)
+            await policies.set_office(tx, hours, version_of(str(form.get("version", ""))))
             return Reply(204)
 
         reply = await desk.write(work)
-    except Invalid as error:
+    except (Invalid, Stale) as error:
         return await _page(request, desk, error, typed)
     return answer(reply) if reply.status >= 400 else saying(await _page(request, desk), "The office hours are saved.")
 
