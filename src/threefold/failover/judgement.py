@@ -117,14 +117,14 @@ def _it_answers_us(scene: Scene, patience: Patience) -> Judgement | None:
         return Judgement(disrupted, "standby", f"the server at {site} answers, but is a standby: it takes no writes")
     full = [view for view in scene.views if view.seen.disk_free is not None and view.seen.disk_free < DISK_FULL_BYTES]
     if full:
-        return Judgement(disrupted, "disk full", f"the primary's disk at {site} is full, as {full[0].vantage} sees it")
+        return Judgement(disrupted, "disk full", f"the primary's disk at {site} is full, as {_who(full[0], scene)}")
     if seen.sql is Seen.OK and seen.process is Seen.SILENT:
         said = f"the primary at {site} takes no new connection, while those that exist are served"
         return Judgement(disrupted, "no new connection", said)
     stuck = next((view for view in scene.views if view.seen.write is Seen.SILENT), None)
     if stuck is not None and stuck.seen.waits is not Waits.STORES:
         on = "its disk" if stuck.seen.waits is Waits.DISK else "something other than the stores"
-        said = f"the primary at {site} answers, but a write has been waiting for {on}, as {stuck.vantage} sees it"
+        said = f"the primary at {site} answers, but a write has been waiting for {on}, as {_who(stuck, scene)}"
         return Judgement(disrupted, "write", said)
     if scene.silent_stores:
         said = f"{names(scene.silent_stores)} does not answer; the primary at {site} does, and two stores carry on"
@@ -147,7 +147,7 @@ def _nobody_listens(scene: Scene, patience: Patience) -> Judgement | None:
     refused = scene.refused
     if refused is None or refused.refused_s is None:
         return None
-    said = f"PostgreSQL at {scene.watched} is gone: its host refuses connections, as {refused.vantage} sees it"
+    said = f"PostgreSQL at {scene.watched} is gone: its host refuses connections, as {_who(refused, scene)}"
     still = any(view.seen.process is Seen.OK for view in scene.others)
     return Judgement(
         Kind.SERVICE_DISRUPTION,
@@ -205,6 +205,10 @@ def _host_is_silent(scene: Scene, patience: Patience) -> Judgement | None:
         return Judgement(Kind.SERVICE_DISRUPTION, "host", said, lasted_s=scene.host_s, give_up=give_up)
     said = f"site {site} has failed: nobody sees its primary, and nothing else of it is heard"
     return Judgement(Kind.SITE_FAILURE, "site", said, lasted_s=scene.host_s, give_up=give_up)
+
+
+def _who(view: View, scene: Scene) -> str:
+    return "we see it" if view is scene.own else f"{view.vantage} sees it"
 
 
 def _cannot_tell(scene: Scene, patience: Patience) -> Judgement:
