@@ -32,6 +32,7 @@ _VERBS = {
     "snapshot": ("snapshot", "snapshot", _EVERY_DAY),
     "status": ("status", "status", _EVERY_DAY),
     "crm": ("crm", "app", _EVERY_DAY),
+    "sentinel": ("sentinel", "sentinel", _EVERY_DAY),
     "list": ("list_points", "list_points", _DISASTER),
     "standby": ("standby", "standby", _DISASTER),
     "recover": ("recover", "recover", _DISASTER),
