@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from threefold.failover.agent import Agent, Means, Place
 from threefold.failover.journal import Journal
 from threefold.failover.judgement import Patience
 from threefold.failover.keeper import Keeper
-from threefold.failover.steps import Active
+from threefold.failover.steps import Active, Switch
 from threefold.failover.switch import SYNCHRONOUS, Hands
 from threefold.failover.watch import Target, Vantage, Watch
 from threefold.kernel.errors import BadInput, NotThere, Refused, Unavailable
@@ -101,7 +101,17 @@ def keeper_of(parts: Parts, site: Site, progress: Progress, report: Report, *, r
     return Keeper(standby, lambda: adopted(parts, site), parts.clock, report, rebuild=rebuild)
 
 
-def hands_of(parts: Parts, site: Site, keeper: Keeper, journal: Journal, progress: Progress, report: Report) -> Hands:
+def hands_of(
+    parts: Parts,
+    site: Site,
+    keeper: Keeper,
+    journal: Journal,
+    progress: Progress,
+    report: Report,
+    *,
+    heard: Callable[[Switch], None] = lambda _: None,
+) -> Hands:
+    """``heard`` is told of every step."""
     dsn = conninfo_of(parts.settings, site.dsn)
 
     async def secure() -> None:
@@ -135,6 +145,7 @@ def hands_of(parts: Parts, site: Site, keeper: Keeper, journal: Journal, progres
         promoted=keeper.promoted,
         secure=secure,
         snapshot=snapshot,
+        heard=heard,
     )
 
 

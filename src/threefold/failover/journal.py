@@ -64,11 +64,16 @@ class Journal:
         planned: bool = False,
         **more: Any,
     ) -> Switch:
-        """Order the next switch. Raises Refused where one is under way, or ``to`` is active; Unavailable."""
+        """Order the next switch, or join the one to the same site that is under way.
+
+        Raises Refused where another is under way, or ``to`` is active; Unavailable.
+        """
         while True:
             switches = await self.read()
             active = switches.active(self.primary_site)
             if active.under_way and active.switch is not None:
+                if active.switch.target == to:
+                    return active.switch
                 raise Refused(
                     f"switch {active.switch_number} to {active.switch.target} is under way ({active.step})",
                     hint="wait for it, or abandon it: threefold failover --abandon",
