@@ -12,7 +12,7 @@ from typing import Any
 
 import psutil
 
-from tests.scenarios.company import Company
+from tests.scenarios.company import Company, has_option
 from tests.scenarios.links import STORES
 
 
@@ -108,7 +108,7 @@ def start_store(store: str) -> Act:
 
 def second_draas(host: str = "primary") -> Act:
     async def start(here: Company) -> None:
-        here.start_protect(host, "--wait", part="protect-second")
+        here.start_protect(host, *(["--wait"] if has_option("protect", "--wait") else []), part="protect-second")
         await here.processes["protect-second"].says("waiting", 20)
 
     return Act(f"a second DRaaS server waits at {host}", start)

@@ -23,7 +23,7 @@ import struct
 import subprocess
 import time
 from base64 import b64encode
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.pg import PASSWORD, QUICK, SUPERUSER, folder
-from tests.protect_process import MASTER, SYNC, Process, until
+from tests.protect_process import MASTER, SYNC, Failed, Process, until
 from tests.scenarios import clients
 from tests.scenarios.checker import Found, Ledger, check
 from tests.scenarios.links import ADDRESS, STORES, Network
@@ -194,7 +194,7 @@ allow_http = true
         return self.verb(f"agent-{site}", site, "standby", "--site", site, *options)
 
     def start_sentinel(self, host: str) -> Process:
-        return self.verb(f"sentinel-{host}", host, "sentinel", "--vantage", host)
+        return self.verb(f"sentinel-{host}", host, "sentinel", "--name", host, "--site", host)
 
     def start_primary(self) -> None:
         with self._on("primary"):
@@ -259,17 +259,23 @@ allow_http = true
         """Until so many more changes were acknowledged; returns when the first of them was, CLOCK_MONOTONIC."""
         since = time.monotonic() if since is None else since
         address = ADDRESS[site] if site else None
-        await until(
+        await self.until(
             lambda: len(self.ledger().acks_since(since, address)) >= more,
             f"{more} more acknowledged changes" + (f" at {site}" if site else ""),
             within,
-            self.said,
         )
         return self.ledger().acks_since(since, address)[0].at
 
+    async def until(self, done: Callable[[], bool], what: str, within: float) -> None:
+        """Raises Failed, with all that each part said last."""
+        try:
+            await until(done, what, within)
+        except Failed as failed:
+            raise Failed(f"{failed}\n{self.said()}") from None
+
     def said(self) -> str:
         """The last that each part said, for whoever reads why a scenario failed."""
-        parts = {name: process.said[-1500:] for name, process in self.processes.items() if "store" not in name}
+        parts = {name: process.said[-1500:] for name, process in self.processes.items()}
         text = "\n".join(f"--- {name}\n{said}" for name, said in parts.items() if said)
         return f"{text}\n--- seen\n{self.watching.tale()}"
 
@@ -346,7 +352,17 @@ allow_http = true
 
     async def ready(self, within: float = 40) -> None:
         if has_verb("standby"):
-            await until(lambda: self.watching.state("recovery") == "protected", "standby in place", within, self.said)
+            await self.until(self._in_place, "standby in place", within)
+
+    async def protected_again(self, number: int = 1, within: float = 40) -> None:
+        """The switch of that number came to its end: the new site is protected as the old one was."""
+        done = lambda: self.watching.step(number, "protected") is not None  # noqa: E731
+        await self.until(done, f"protection after switch {number}", within)
+
+    def _in_place(self) -> bool:
+        for name, process in self.processes.items():
+            assert process.code is None or name.startswith("snapshot"), f"{name} has ended: {process.said}"
+        return self.watching.in_place("recovery")
 
     async def end(self) -> None:
         """In good order, so that the disks can be copied."""
@@ -355,6 +371,7 @@ allow_http = true
         for part in ("protect", *(name for name in self.processes if name.startswith(("agent", "sentinel")))):
             await self.processes[part].ended(20)
         await self.primary.stop("fast")
+        await self._server("recovery").stop("fast")
         for store in STORES:
             self.processes[store].signal(signal.SIGTERM)
             await self.processes[store].ended(20)
@@ -369,12 +386,19 @@ allow_http = true
 
 
 @asynccontextmanager
-async def company(*, clients_at: Sequence[str] = ("primary", "third"), **sections: str) -> AsyncIterator[Company]:
-    """``sections``: more lines of [failover], [system], [recovery]."""
+async def company(
+    *,
+    clients_at: Sequence[str] = ("primary", "third"),
+    prepare: Callable[[Path], None] | None = None,
+    **sections: str,
+) -> AsyncIterator[Company]:
+    """``prepare``: done to the disks before anything runs; ``sections``: more of [failover], [system], [recovery]."""
     template = await _template()
     home = folder("tf-world-")
     try:
         subprocess.run(["cp", "-a", "--reflink=auto", f"{template}/.", home], check=True)  # owners as well
+        if prepare is not None:
+            prepare(home)
         with Network() as net:
             here = Company(home, net, **sections)
             try:
@@ -426,6 +450,10 @@ def _free_shared_memory(pid_file: Path) -> None:
 
 def has_verb(name: str) -> bool:
     return (_ROOT / "src" / "threefold" / "cli" / f"{name}.py").exists()
+
+
+def has_option(verb: str, option: str) -> bool:
+    return has_verb(verb) and option in (_ROOT / "src" / "threefold" / "cli" / f"{verb}.py").read_text()
 
 
 def _at_once(work: Any) -> None:

@@ -39,6 +39,11 @@ class Watching:
         """Of the agent of that site."""
         return str(self.beacon(f"beacons/agent-{site}").get("state", ""))
 
+    def in_place(self, site: str) -> bool:
+        """Its copy could take over now, and its agent runs (a beacon may be one of before this run)."""
+        agent = self.beacon(f"beacons/agent-{site}")
+        return agent.get("role") == "standby" and bool(agent.get("copy_ready")) and agent.get("state") == "protected"
+
     def switches(self) -> list[dict[str, Any]]:
         """The newest list of them that two stores gave."""
         return next((line["switches"] for line in reversed(self.look()) if line["switches"] is not None), [])
@@ -79,8 +84,17 @@ class Watching:
             before.update(now)
 
 
-_RESTLESS = {"beat", "at", "settled", "received", "puts_per_store", "stores", "memory_bytes", "rpo_seconds", "position"}
+_OF_AGENT = ("state", "role", "verdict", "give_up", "action", "copy_ready", "copy_why", "active", "step")
+_OF_SITE = ("host", "process", "sql", "write", "condition", "waits", "timeline")
+_OF_LEADER = ("epoch", "host", "state", "reason", "timeline", "site", "durability")
 
 
 def _gist(says: dict[str, Any]) -> str:
-    return json.dumps({key: value for key, value in says.items() if key not in _RESTLESS}, default=str)
+    """The words of a beacon, without what changes all the time."""
+    if "role" in says:
+        lacks = [each["what"] for each in says["deficiency"].get("lacks", [])]
+        return json.dumps([*(says[name] for name in _OF_AGENT), lacks])
+    if "sites" in says:
+        sites = {site: " ".join(str(seen[name]) for name in _OF_SITE) for site, seen in says["sites"].items()}
+        return json.dumps([sites, says["draas"]["seen"], *says["stores"].values()])
+    return json.dumps([says.get(name) for name in _OF_LEADER])

@@ -7,12 +7,20 @@ been ordered.
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
 import pytest
 
-from tests.scenarios.company import Company, company, has_verb
+from tests.pg import small_disk
+from tests.scenarios.company import Company, company, jump_library
+from tests.scenarios.figures import note_figures
 from tests.scenarios.netns import why_not
-from tests.scenarios.table import FAIL_OVER, GO_ON, WITHOUT_SWITCH, Scenario
+from tests.scenarios.table import FAIL_OVER, GO_ON, PARTED, WITH_SWITCH, WITHOUT_SWITCH, Scenario
 
 _MISSING = why_not()
 pytestmark = [
@@ -27,10 +35,11 @@ async def play(here: Company, scenario: Scenario) -> None:
     for act in scenario.acts:
         await act(here)
     struck = time.monotonic()
+    figures = {}
     if scenario.outcome == FAIL_OVER:
-        await here.acks(20, within=scenario.within, site="recovery", since=struck)
+        figures["acked again"] = await here.acks(20, within=scenario.within, site="recovery", since=struck) - struck
     elif scenario.outcome == GO_ON:
-        await here.acks(20, within=scenario.within, since=struck)
+        figures["acked again"] = await here.acks(20, within=scenario.within, since=struck) - struck
         await asyncio.sleep(max(0.0, struck + scenario.hold - time.monotonic()))
     else:
         await asyncio.sleep(scenario.hold)
@@ -41,22 +50,56 @@ async def play(here: Company, scenario: Scenario) -> None:
         await act(here)
     mended = time.monotonic()
     await here.acks(20, within=scenario.mended_within, since=mended)
-    _verdicts(here, scenario, began)
+    figures["longest wait"] = here.ledger().longest_gap(struck)
     ordered = here.watching.switches()[switches:]
     assert [each["to"] for each in ordered] == (["recovery"] if scenario.outcome == FAIL_OVER else []), here.said()
+    for switch in ordered:
+        at = {step["kind"]: step["seconds"] for step in switch["steps"]}
+        figures |= {kind: seconds for kind, seconds in at.items() if kind != "ordered"}
+    verdicts = _verdicts(here, scenario, began)
+    note_figures(scenario.name, {kind: at - struck for kind, at in verdicts.items()}, figures)
 
 
-def _verdicts(here: Company, scenario: Scenario, since: float) -> None:
-    if not has_verb("standby"):
-        return
+def _verdicts(here: Company, scenario: Scenario, since: float) -> dict[str, float]:
     seen = here.watching.verdicts(since=since)
     if scenario.verdicts:
         assert set(scenario.verdicts) & set(seen), f"{scenario.verdicts} expected, {list(seen)} seen\n{here.said()}"
     assert not set(scenario.never) & set(seen), f"{list(seen)} seen\n{here.said()}"
+    return seen
 
 
-@pytest.mark.parametrize("scenario", WITHOUT_SWITCH, ids=str)
+@pytest.mark.parametrize("scenario", [*WITHOUT_SWITCH, *PARTED], ids=str)
 async def test_nobody_switches(scenario: Scenario) -> None:
-    async with company() as here:
+    async with company_for(scenario) as here:
         await play(here, scenario)
         await here.judge("primary")
+
+
+@pytest.mark.parametrize("scenario", WITH_SWITCH, ids=str)
+async def test_the_recovery_site_takes_over(scenario: Scenario) -> None:
+    async with company_for(scenario) as here:
+        await play(here, scenario)
+        await here.protected_again()
+        await here.judge("recovery")
+
+
+@asynccontextmanager
+async def company_for(scenario: Scenario) -> AsyncIterator[Company]:
+    if "clocks" in scenario.options and jump_library() is None:
+        pytest.skip("a clock is jumped by a library that is compiled, and there is no C compiler")
+    async with AsyncExitStack() as stack:
+        prepare = None
+        if "small pg_wal" in scenario.options:
+            disk = stack.enter_context(small_disk(400))
+
+            def prepare(home: Path) -> None:
+                """pg_wal on a file system of its own, as it is often set up."""
+                data, wal = home / "primary" / "data", disk / "wal"
+                shutil.move(data / "pg_wal", wal)
+                (data / "pg_wal").symlink_to(wal)
+                owner = data.stat()
+                for path in (wal, *wal.rglob("*")):
+                    os.chown(path, owner.st_uid, owner.st_gid)
+                (home / "primary" / "wal").symlink_to(disk)
+
+        yield await stack.enter_async_context(company(prepare=prepare, **scenario.sections))

@@ -32,30 +32,43 @@ async def watch(config: Path, into: Path) -> None:
     settings = load(config)
     async with open_parts(settings) as parts:
         journal = Journal(parts.stores, parts.keyring, parts.clock, primary_site=settings.sites()[0].name, patience=1.0)
+        newest = _Newest()
         print("watching", flush=True)
         while True:
-            seen = {"at": time.monotonic(), "beacons": await _beacons(parts), "switches": await _switches(journal)}
+            seen = {"at": time.monotonic(), "beacons": await newest.look(parts), "switches": await _switches(journal)}
             os.write(file, json.dumps(seen, default=str).encode() + b"\n")
             await asyncio.sleep(_PERIOD_S)
 
 
-async def _beacons(parts: Parts) -> dict[str, Any]:
-    """The newest of each that any store has."""
-    answers = await asyncio.gather(*(_of_store(store, parts.keyring) for store in parts.stores.values()))
-    newest: dict[str, Any] = {}
-    for answer in answers:
-        for key, says in answer.items():
-            if key not in newest or _age(says) > _age(newest[key]):
-                newest[key] = says
-    return newest
+class _Newest:
+    """Of each beacon the one that changed last, by our own clock: a store that was away comes back with old ones."""
+
+    def __init__(self) -> None:
+        self._had: dict[tuple[str, str], bytes] = {}
+        self._newest: dict[str, dict[str, Any]] = {}
+
+    async def look(self, parts: Parts) -> dict[str, Any]:
+        answers = await asyncio.gather(*(_of_store(store) for store in parts.stores.values()))
+        for store, bodies in zip(parts.stores, answers, strict=True):
+            for key, body in bodies.items():
+                if self._had.get((store, key)) != body:
+                    self._had[store, key] = body
+                    says = _opened(body, key, parts.keyring)
+                    known = self._newest.get(key)
+                    if known is None or not _older(says, known):
+                        self._newest[key] = says
+        return self._newest
 
 
-def _age(says: dict[str, Any]) -> tuple[Any, ...]:
-    return (says.get("epoch", 0), says.get("beat", 0))
+def _older(says: dict[str, Any], known: dict[str, Any]) -> bool:
+    """Of the same run; two runs are told apart by when they came."""
+    if says.get("run") != known.get("run"):
+        return False
+    return (says.get("epoch", 0), says.get("beat", 0)) < (known.get("epoch", 0), known.get("beat", 0))
 
 
-async def _of_store(store: ObjectStore, keyring: Keyring) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+async def _of_store(store: ObjectStore) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
     try:
         async with asyncio.timeout(_PATIENCE_S):
             page = await store.list("beacons")
@@ -63,7 +76,7 @@ async def _of_store(store: ObjectStore, keyring: Keyring) -> dict[str, Any]:
                 for listed in page.objects:
                     body = await store.read(listed.key)
                     if isinstance(body, bytes):
-                        found[listed.key] = _opened(body, listed.key, keyring)
+                        found[listed.key] = body
     except TimeoutError:
         pass
     return found
