@@ -24,7 +24,6 @@ from threefold.kernel.machine import this_machine
 from threefold.kernel.progress import Progress
 from threefold.kernel.report import Report
 from threefold.postgres.replication import ReplicationLink
-from threefold.postgres.server import Server
 from threefold.protect.settled import until_settled
 from threefold.protect.snapshot import take_snapshot
 from threefold.recover.standby import Standby
@@ -71,19 +70,6 @@ def one_agent(data_dir: Path) -> Iterator[None]:
         os.close(lock)
 
 
-def adopted(parts: Parts, site: Site) -> Server | None:
-    """The server of what lies in the site's data folder, running or not; None: no database lies there."""
-    data_dir = data_dir_of(parts.settings, site)
-    try:
-        major = int((data_dir / "PG_VERSION").read_text().strip())
-    except (OSError, ValueError):
-        return None
-    host, _, port = site.listen.rpartition(":")
-    # Above all: a data_directory in the folder's own postgresql.conf must not lead to another database.
-    settings = {"data_directory": str(data_dir), "external_pid_file": ""}
-    return Server(parts.binaries(major), data_dir, int(port), host, settings=settings, clock=parts.clock)
-
-
 def keeper_of(parts: Parts, site: Site, progress: Progress, report: Report, *, rebuild: bool = False) -> Keeper:
     host, _, port = site.listen.rpartition(":")
     standby = Standby(
@@ -98,7 +84,7 @@ def keeper_of(parts: Parts, site: Site, progress: Progress, report: Report, *, r
         login=conninfo_of(parts.settings, parts.settings.system.dsn),
         find_binaries=parts.binaries,
     )
-    return Keeper(standby, lambda: adopted(parts, site), parts.clock, report, rebuild=rebuild)
+    return Keeper(standby, parts.clock, report, rebuild=rebuild)
 
 
 def hands_of(

@@ -24,8 +24,8 @@ def standby(
         bool,
         typer.Option(
             "--rebuild",
-            help="A data folder here that is not a copy of the log, such as an old primary's, is made one: a server "
-            "on it is stopped, and what differs is fetched from the stores.",
+            help="A data folder here that is not a copy of the log, such as an old primary's, is made one; "
+            "what differs is fetched from the stores. No server may run on it.",
         ),
     ] = False,
     config: Config = CONFIG,

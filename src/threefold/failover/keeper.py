@@ -7,7 +7,6 @@ the agent asks it before it comes here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 from threefold.failover.policy import Copy
@@ -15,6 +14,7 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.errors import NotThere, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
+from threefold.postgres.control import read_control
 from threefold.postgres.server import Server
 from threefold.postgres.wal import segment_name
 from threefold.recover.standby import ForeignCopy, Position, Standby
@@ -22,7 +22,7 @@ from threefold.recover.standby import ForeignCopy, Position, Standby
 _FEED_S: Final = 1.0
 # A copy that has neither streamed nor been fed for that long cannot be said to be able to reach the log's end.
 _STALE_S: Final = 30.0
-_CHECKPOINT_AT: Final = 32  # ControlFileData.checkPoint, src/include/catalog/pg_control.h
+_FRESH_S: Final = 5.0
 _SURPLUS_MAX: Final = 64 * 2**20
 
 
@@ -32,18 +32,13 @@ class Keeper:
     def __init__(
         self,
         standby: Standby,
-        adopt: Callable[[], Server | None],
         clock: Clock,
         report: Report,
         *,
         rebuild: bool = False,
     ) -> None:
-        """``adopt`` gives the server of what lies in our data folder, a standby or not; None: nothing lies there.
-
-        ``rebuild``: a data folder that is not of the log's history may be made anew.
-        """
+        """``rebuild``: a data folder that is not of the log's history may be made anew."""
         self._standby = standby
-        self._adopt = adopt
         self._clock = clock
         self._report = report
         self._rebuild = rebuild
@@ -58,7 +53,7 @@ class Keeper:
 
     @property
     def server(self) -> Server | None:
-        """None before anything was prepared."""
+        """Of what lies in our data folder, a standby or not; None: nothing lies there."""
         try:
             return self._standby.server
         except NotThere:
@@ -86,8 +81,7 @@ class Keeper:
         self.position = position
         now = self._clock.monotonic()
         if not position.streaming and (self._fed_at is None or now - self._fed_at > _FEED_S):
-            await self._standby.feed()
-            self._fed_at = self._clock.monotonic()
+            await self._feed()
         if position.streaming:
             self._fed_at = now
         self.copy, self._told = Copy(ready=True), ""
@@ -118,14 +112,29 @@ class Keeper:
             server = await self._prepare()
             if server.pid is None:
                 await self._standby.start(None)
+                self._following = None
             await self._follow_nobody()
-            try:
-                await self._standby.feed()
-            except ForeignCopy:
-                self._prepared, self._rebuild = False, True
-                await self._prepare()
-                await self._standby.start(None)
+            if not self._is_fresh:
+                await self._feed()
             return self._standby
+
+    async def _feed(self) -> None:
+        """Bring in what the log has; a copy of another history, or one that the log has left behind, is made anew."""
+        try:
+            await self._standby.feed()
+        except (ForeignCopy, NotThere) as error:
+            self._report("the copy is made anew", level="warning", reason=error.message)
+            self.copy = Copy(ready=False, why=f"it is made anew: {error.message}")
+            self._prepared, self._rebuild = False, True
+            await self._prepare()
+            await self._standby.start(self._following)
+            await self._standby.feed()
+        self._fed_at = self._clock.monotonic()
+
+    @property
+    def _is_fresh(self) -> bool:
+        """Streaming, or fed, a moment ago: what the log has besides is little."""
+        return self._fed_at is not None and self._clock.monotonic() - self._fed_at < _FRESH_S
 
     async def surplus(self, end: Lsn, timeline: int) -> bytes:
         """What the copy has received beyond ``end``, the log's end: our source confirmed none of it, and wrote it.
@@ -140,6 +149,8 @@ class Keeper:
                 return b""
             await self._follow_nobody()
             position = await self._standby.position()
+            if position.primary:
+                return b""
             have = max(position.received or position.replayed, position.replayed)
             if position.timeline != timeline or have <= end:
                 return b""
@@ -153,11 +164,8 @@ class Keeper:
             self._following = None
 
     async def promoted(self) -> Standby:
-        """Behind ``promoting``: the server runs, as a standby or promoted already."""
+        """Behind ``promoting``, whatever became of the server: it is started where it does not run."""
         async with self._lock:
-            server = self._ours()
-            if server.pid is None:
-                await self._run(server)
             return self._standby
 
     # --- while we are active ---
@@ -166,49 +174,32 @@ class Keeper:
         """Whether our PostgreSQL runs; started (``start``) where it does not. A running one is never ended."""
         async with self._lock:
             self._prepared, self._following, self._fed_at, self.position = False, None, None, None
-            server = self._adopt()
+            server = self.server
             if server is None:
                 return False
             if server.pid is None and start:
                 self._report("starting the PostgreSQL that serves", level="warning", data_dir=str(server.data_dir))
-                await self._run(server)
+                await server.start()
             return server.pid is not None
-
-    async def _run(self, server: Server) -> None:
-        if server.in_production():
-            await server.start()
-        else:
-            await self._standby.start(None)
-
-    def _ours(self) -> Server:
-        server = self._adopt()
-        if server is None:
-            raise NotThere("there is no database in the data folder of this site")
-        return server
 
     # --- a planned switch away from us ---
 
     async def stop_source(self) -> Lsn:
         """Shut our PostgreSQL down cleanly: where its last checkpoint lies. Its WAL senders send everything before."""
         async with self._lock:
-            server = self._ours()
+            server = self._standby.server
             await server.stop("fast", timeout=50)
-            return _last_checkpoint(server)
+            return (await read_control(server.binaries, server.data_dir)).checkpoint
 
     async def demoted(self) -> None:
         """Another site is active, and we stopped for it in good order: a standby again. Once is enough."""
         async with self._lock:
-            server = self._adopt()
+            server = self.server
             if self._prepared or server is None or server.pid is not None:
                 return
             done = await self._standby.demote()
             self._report("the former primary follows", how=done.how, fetched=done.bytes_fetched)
             self._prepared = True
-
-
-def _last_checkpoint(server: Server) -> Lsn:
-    with (server.data_dir / "global" / "pg_control").open("rb") as file:
-        return Lsn(int.from_bytes(file.read(_CHECKPOINT_AT + 8)[_CHECKPOINT_AT:], "little"))
 
 
 def _wal(server: Server, timeline: int, start: Lsn, end: Lsn) -> bytes:
