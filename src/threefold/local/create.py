@@ -35,6 +35,7 @@ name = "crm"                      # names the log in the stores
 dsn = "host=127.0.0.1 port={primary_port} user={user} dbname=postgres"
 password = "file:secrets/threefold.password"
 site = "this-machine"             # where the primary is
+data_dir = "primary"
 durability = "sync"               # a commit waits until it is on two of the three stores
 max_lag = "1s"                    # only for durability = "async"
 
@@ -47,12 +48,12 @@ wrapped = "file:keys/master.wrapped"
 {stores}
 [recovery]
 site = "recovery"                 # where the database comes back
-standby = "cold"                  # "warm": kept restored and ready
+standby = "{standby}"                  # "warm": kept restored and ready
 data_dir = "recovered"
 listen = "127.0.0.1:{recovery_port}"
 
 [failover]
-policy = "confirm"                # "automatic": the recovery site takes over by itself; "manual": it only tells
+policy = "{policy}"                # "automatic": the recovery site takes over by itself; "manual": it only tells
 
 [crm]                             # our own CRM; any other CRM on PostgreSQL needs no such section
 listen = "127.0.0.1:{crm_port}"
@@ -93,8 +94,17 @@ class Made:
     passphrase: str  # shown once; only its lock on the key is kept
 
 
-def create_home(folder: Path, *, passphrase: str | None = None, ports: Ports | None = None) -> Made:
-    """Raises Refused for a folder that has something in it, BadInput for a passphrase that is too short."""
+def create_home(
+    folder: Path,
+    *,
+    passphrase: str | None = None,
+    ports: Ports | None = None,
+    standby: str = "cold",
+    policy: str = "confirm",
+) -> Made:
+    """``standby`` and ``policy`` as in threefold.toml, [recovery] and [failover].
+
+    Raises Refused for a folder that has something in it, BadInput for a passphrase that is too short."""
     if passphrase is not None and len(passphrase) < _PASSPHRASE_LEAST:
         raise BadInput(
             f"the passphrase has {len(passphrase)} characters, at least {_PASSPHRASE_LEAST} are needed",
@@ -108,7 +118,7 @@ def create_home(folder: Path, *, passphrase: str | None = None, ports: Ports | N
     ports = ports or default_ports()
     building = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        _fill(building, passphrase, ports)
+        _fill(building, passphrase, ports, standby, policy)
         # The folder itself is passable, so that the user whom PostgreSQL runs as reaches its own part of it.
         building.chmod(0o755)
         if folder.exists():
@@ -120,7 +130,7 @@ def create_home(folder: Path, *, passphrase: str | None = None, ports: Ports | N
     return Made(folder, ports, passphrase)
 
 
-def _fill(folder: Path, passphrase: str, ports: Ports) -> None:
+def _fill(folder: Path, passphrase: str, ports: Ports, standby: str, policy: str) -> None:
     for name, mode in (("keys", 0o700), ("secrets", 0o700), ("storage", 0o700), ("run", 0o755), ("log", 0o755)):
         (folder / name).mkdir(mode=mode)
     master = secrets.token_bytes(KEY_BYTES)
@@ -143,6 +153,8 @@ def _fill(folder: Path, passphrase: str, ports: Ports) -> None:
             crm_user=CRM_USER,
             crm_port=ports.crm,
             recovery_port=ports.recovery,
+            standby=standby,
+            policy=policy,
             stores=stores.lstrip(),
         )
     )
