@@ -104,7 +104,8 @@ def create_home(
 ) -> Made:
     """``standby`` and ``policy`` as in threefold.toml, [recovery] and [failover].
 
-    Raises Refused for a folder that has something in it, BadInput for a passphrase that is too short."""
+    Raises Refused for a folder that has something in it, BadInput for a passphrase that is too short.
+    """
     if passphrase is not None and len(passphrase) < _PASSPHRASE_LEAST:
         raise BadInput(
             f"the passphrase has {len(passphrase)} characters, at least {_PASSPHRASE_LEAST} are needed",
