@@ -13,10 +13,11 @@ from tests.recovering import Notes
 from threefold.kernel.errors import BadInput, Damaged, Refused, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Silent
+from threefold.recover.configure import _localize as localize
+from threefold.recover.configure import configure
 from threefold.recover.destination import MARKER, Destination, disk_errors
+from threefold.recover.overrides import SEVERED, appended
 from threefold.recover.plan import Plan
-from threefold.recover.recover import _configure as configure
-from threefold.recover.recover import _localize as localize
 from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
 from threefold.vault.manifest import Summary, Tablespace
@@ -111,7 +112,8 @@ def test_what_postgresql_is_told_is_on_the_disk_before_it_starts(
     monkeypatch.setattr(os, "fsync", recording)
     at = datetime(2026, 11, 22, 10, tzinfo=UTC)
     snapshot = Summary("s", "", 7, 18, 16 * MB, 1, Lsn(0), Lsn(8), at, at, 0, 0)
-    configure(Plan(snapshot, Latest(), 1, Lsn(0), Lsn(8)), there, Silent())
+    settings = {**SEVERED, **Plan(snapshot, Latest(), 1, Lsn(0), Lsn(8)).settings()}
+    configure(there.into, lambda before: appended(before, settings), Silent(), signal="recovery.signal")
     for name in ("postgresql.conf", "pg_hba.conf", "pg_ident.conf", "postgresql.auto.conf", "recovery.signal"):
         assert (there.into / name).stat().st_ino in synced, name
         assert (there.into / name).stat().st_mode & 0o777 == 0o600

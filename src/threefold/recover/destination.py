@@ -73,12 +73,13 @@ class Destination:
     def roots(self) -> list[Path]:
         return [self.into, *self.tablespaces.values()]
 
-    def claim(self, record: Mapping[str, Any]) -> bool:
+    def claim(self, record: Mapping[str, Any], *, rebuild: bool = False) -> bool:
         """Make the folders ours, or find that an unfinished recovery of ours left them; True: go on with that.
 
-        Raises Refused for anything else that is there.
+        ``rebuild``: what is there is given up, and gone on with like an unfinished recovery; the caller knows that it
+        may be, and that no server runs on it. Raises Refused for anything else that is there.
         """
-        ours = self._unfinished()
+        ours = rebuild or self._unfinished()
         for root in self.roots():
             if root.exists() and not root.is_dir():
                 raise Refused(f"{root} is not a folder", hint="name a new or an empty folder")

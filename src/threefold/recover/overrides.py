@@ -43,6 +43,8 @@ TEMPORARY: Final = (
     "recovery_target_name",
 )
 _LAID_OVER: Final = "# Laid over by threefold recover:"
+_STANDBYS: Final = "# Laid over by threefold standby:"
+_STANDBYS_END: Final = "# Up to here."
 _TAKEN_OUT: Final = "# Taken out by threefold recover: "
 # guc-file.l: a setting a line, its name in any case, with or without =; a quote within quotes is doubled or escaped.
 _LEADING = re.compile(
@@ -63,6 +65,21 @@ def without_temporary(auto_conf: str) -> str:
     before, line, laid_over = auto_conf.rpartition(_LAID_OVER)
     kept = [each for each in laid_over.splitlines(keepends=True) if each.split(" =", 1)[0] not in TEMPORARY]
     return before + line + "".join(kept)
+
+
+def with_standby(auto_conf: str, settings: Mapping[str, str]) -> str:
+    """The file with a standby's ``settings`` laid over it, in the place of those that were laid over it before."""
+    lines = [f"{name} = '{_quoted(value)}'" for name, value in settings.items()]
+    return "\n".join([without_standby(auto_conf).rstrip("\n"), _STANDBYS, *lines, _STANDBYS_END, ""]).lstrip("\n")
+
+
+def without_standby(auto_conf: str) -> str:
+    """The file as it was before. ALTER SYSTEM takes the comments out; then they stay, and what is laid over wins."""
+    before, begin, rest = auto_conf.partition(f"{_STANDBYS}\n")
+    if not begin:
+        return auto_conf
+    _, end, after = rest.partition(f"{_STANDBYS_END}\n")
+    return before + after if end else before
 
 
 @dataclass(frozen=True, slots=True)

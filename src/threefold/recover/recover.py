@@ -10,9 +10,8 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import BadInput
@@ -22,22 +21,16 @@ from threefold.kernel.progress import Progress
 from threefold.postgres.binaries import Binaries
 from threefold.postgres.server import Server
 from threefold.recover import overrides
+from threefold.recover.configure import configure
 from threefold.recover.destination import Destination, disk_errors, write_durably
-from threefold.recover.log import OpenLog, OpensLog, open_quorum_log
+from threefold.recover.log import OpensLog, open_quorum_log
 from threefold.recover.plan import Plan, choose
 from threefold.recover.restore import restore
 from threefold.recover.start import Promoted, start_and_promote
 from threefold.recover.targets import RestorePoint, Target
-from threefold.recover.wal_files import WalFiles, write_histories
+from threefold.recover.wal_files import place_wal
 from threefold.stores.store import ObjectStore
 from threefold.vault.chunk_store import Vault
-
-_MINIMAL_HBA: Final = """\
-# The primary kept its pg_hba.conf outside the data folder, so this one was written by threefold recover.
-local all all peer
-host all all all scram-sha-256
-"""
-_MINIMAL_CONF: Final = "# The primary kept its postgresql.conf outside the data folder: its settings are not here.\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +115,11 @@ async def recover(
             vault, manifest, destination, heard, resumed=resumed, wal_bytes=plan.wal_bytes + plan.snapshot.segment_size
         )
     with heard.phase("wal"), disk_errors(into):
-        await _place_wal(log, plan, destination, heard)
-        _configure(plan, destination, heard)
+        await place_wal(log, plan.snapshot, destination.into, heard, end=plan.end)
+        settings = {**overrides.SEVERED, **plan.settings()}
+        configure(
+            destination.into, lambda before: overrides.appended(before, settings), heard, signal="recovery.signal"
+        )
 
     server, promoted = None, None
     if start and binaries:
@@ -152,63 +148,6 @@ async def recover(
         notes=tuple(heard.notes),
         server=server,
     )
-
-
-async def _place_wal(log: OpenLog, plan: Plan, destination: Destination, progress: Progress) -> None:
-    pg_wal = destination.into / "pg_wal"
-    pg_wal.mkdir(mode=0o700, exist_ok=True)
-    progress.step("fetch-wal", "fetching the log", total=plan.wal_bytes)
-    files = WalFiles(pg_wal, plan.snapshot.segment_size, plan.start)
-    async for timeline, at, data in log.read(plan.start, plan.end):
-        await asyncio.to_thread(files.write, timeline, at, data)
-        progress.advance(len(data))
-    await asyncio.to_thread(files.finish, plan.end)
-    await asyncio.to_thread(write_histories, pg_wal, log.extent.history_files)
-
-
-def _configure(plan: Plan, destination: Destination, progress: Progress) -> None:
-    """PostgreSQL recovers from its own pg_wal, serves nobody's standby, follows nobody, archives nowhere."""
-    conf, hba = destination.into / "postgresql.conf", destination.into / "pg_hba.conf"
-    settings = {**overrides.SEVERED, **plan.settings()}
-    if not conf.exists():
-        write_durably(conf, _MINIMAL_CONF)
-        progress.note("the primary kept postgresql.conf outside its data folder: check the recovered server's settings")
-    if not hba.exists():
-        write_durably(hba, _MINIMAL_HBA)
-        progress.note("the primary kept pg_hba.conf outside its data folder: a strict one was written")
-    auto_conf = destination.into / "postgresql.auto.conf"
-    _localize(destination.into, [conf, auto_conf], progress)
-    ident = destination.into / "pg_ident.conf"
-    if not ident.exists():
-        write_durably(ident, "")
-    before = auto_conf.read_text(errors="surrogateescape") if auto_conf.exists() else ""
-    write_durably(auto_conf, overrides.appended(before, settings))
-    # Last: a server that meets it goes by all of the above.
-    write_durably(destination.into / "recovery.signal", "")
-
-
-def _localize(into: Path, files: list[Path], progress: Progress) -> None:
-    """Nothing leads out of the data folder any more: not in these files, nor in those that they include."""
-    seen: set[Path] = set()
-    while files:
-        file = files.pop()
-        if file in seen or not file.is_file():
-            continue
-        seen.add(file)
-        is_here = partial(_restored, into, file.parent)
-        local = overrides.localized(file.read_text(errors="surrogateescape"), is_here)
-        for line in local.taken_out:
-            shown = line.encode(errors="surrogateescape").decode(errors="backslashreplace")
-            progress.note(f"{file.relative_to(into)} had {shown}, of the primary's machine: it is a comment now")
-        if local.taken_out:
-            write_durably(file, local.text)
-        for kind, path in local.includes:
-            files += (file.parent / path).glob("*.conf") if kind == "include_dir" else [file.parent / path]
-
-
-def _restored(into: Path, beside: Path, path: str) -> bool:
-    """Whether what a file in ``beside`` includes came along with it."""
-    return (beside / path).is_relative_to(into) and ".." not in Path(path).parts and (beside / path).exists()
 
 
 def _server(start: Serving, binaries: Binaries, destination: Destination, clock: Clock) -> Server:

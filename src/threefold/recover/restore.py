@@ -153,13 +153,19 @@ def _make_folders(manifest: Manifest, destination: Destination) -> None:
 
 
 def _remove_foreign(manifest: Manifest, destination: Destination, files: Sequence[tuple[File, Path]]) -> None:
-    """What an interrupted recovery, or the PostgreSQL it started, left and the snapshot does not have."""
+    """What an interrupted recovery, or the PostgreSQL it started, left and the snapshot does not have.
+
+    Of a tablespace only PostgreSQL's own folders: a primary that is rebuilt may have other things beside them.
+    """
     ours = {path for _, path in files} | {destination.into / MARKER}
     ours |= {path for each in manifest.directories if (path := destination.path(each.path)) is not None}
     ours |= {destination.into / "pg_tblspc" / str(oid) for oid in destination.tablespaces}
     ours |= {parent for path in ours for parent in path.parents}
     for root in destination.roots():
         for folder, folders, names in os.walk(root):
+            if root != destination.into and Path(folder) == root:
+                folders[:] = [name for name in folders if name.startswith("PG_")]
+                names.clear()
             for name in [*folders, *names]:
                 path = Path(folder) / name
                 if path in ours:

@@ -46,8 +46,8 @@ async def start_and_promote(server: Server, clock: Clock, progress: Progress, *,
     try:
         while not (server.in_production() and server.ready()):
             if server.pid is None:
-                raise explain(_log(server, log_from))
-            redone = _REDO_AT.findall(_log(server, log_from))
+                raise explain(said_since(server, log_from))
+            redone = _REDO_AT.findall(said_since(server, log_from))
             if redone:
                 at = Lsn.parse(redone[-1])
                 began = at if began is None else began
@@ -57,7 +57,7 @@ async def start_and_promote(server: Server, clock: Clock, progress: Progress, *,
     except BaseException:
         server.kill()
         raise
-    said = _log(server, log_from)
+    said = said_since(server, log_from)
     last_commit = _LAST_COMMIT.search(said)
     history = _newest_history(server)
     return Promoted(history.timeline, begins_at(history), last_commit[1].strip() if last_commit else "")
@@ -124,7 +124,8 @@ def _loud(log: str) -> str:
     return "; ".join(line.split("] ", 1)[-1].strip() for line in lines[-4:]) or "its log is empty"
 
 
-def _log(server: Server, log_from: int) -> str:
+def said_since(server: Server, log_from: int) -> str:
+    """The end of what its log file has behind ``log_from``."""
     try:
         with server.log_file.open("rb") as file:
             end = file.seek(0, 2)

@@ -7,6 +7,7 @@ PostgreSQL itself makes them at a promotion; it looks for the newest timeline's 
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,12 +15,16 @@ from typing import BinaryIO, Final
 
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
+from threefold.kernel.progress import Progress
 from threefold.postgres.timeline import history_name
 from threefold.postgres.wal import segment_name, segment_no
 from threefold.recover.destination import sync_folder
+from threefold.recover.log import OpenLog
+from threefold.recover.plan import segment_begin
+from threefold.vault.manifest import Summary
 
 _ZEROS: Final = bytes(1024 * 1024)
-_UNNAMED: Final = "threefold-segment.new"
+UNNAMED: Final = "threefold-segment.new"
 
 
 class WalFiles:
@@ -41,7 +46,7 @@ class WalFiles:
         view = memoryview(data)
         while view:
             if self._file is None:
-                self._file = (self._pg_wal / _UNNAMED).open("wb")
+                self._file = (self._pg_wal / UNNAMED).open("wb")
             taken = view[: self._size - self._at % self._size]
             self._file.write(taken)
             self._at = Lsn(self._at + len(taken))
@@ -69,7 +74,7 @@ class WalFiles:
         self._file.close()
         self._file = None
         name = segment_name(self._timeline, segment_no(within, self._size), self._size)
-        (self._pg_wal / _UNNAMED).rename(self._pg_wal / name)
+        (self._pg_wal / UNNAMED).rename(self._pg_wal / name)
 
 
 def write_histories(pg_wal: Path, history_files: Mapping[int, bytes]) -> None:
@@ -79,3 +84,16 @@ def write_histories(pg_wal: Path, history_files: Mapping[int, bytes]) -> None:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
+
+
+async def place_wal(log: OpenLog, snapshot: Summary, into: Path, progress: Progress, *, end: Lsn) -> None:
+    """The log from where the snapshot needs it up to ``end``, into ``pg_wal``; no server runs there."""
+    pg_wal, start = into / "pg_wal", segment_begin(snapshot)
+    pg_wal.mkdir(mode=0o700, exist_ok=True)
+    progress.step("fetch-wal", "fetching the log", total=end - start)
+    files = WalFiles(pg_wal, snapshot.segment_size, start)
+    async for timeline, at, data in log.read(start, end):
+        await asyncio.to_thread(files.write, timeline, at, data)
+        progress.advance(len(data))
+    await asyncio.to_thread(files.finish, end)
+    await asyncio.to_thread(write_histories, pg_wal, log.extent.history_files)
