@@ -108,7 +108,8 @@ class Agent:
     async def run(self) -> None:
         await self._remember()
         try:
-            async with asyncio.TaskGroup() as group, self._with.watch:
+            # The watch is left last: left first, it would stop looking as soon as the loops are started.
+            async with self._with.watch, asyncio.TaskGroup() as group:
                 for loop in (self._reads(), self._judges(), self._acts(), self._tells()):
                     group.create_task(loop)
         finally:
