@@ -8,6 +8,8 @@ from typing import Any, cast
 
 import pytest
 
+from threefold.failover.steps import Kind as StepKind
+from threefold.failover.steps import Step, encode, key_of
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Unavailable
 from threefold.kernel.keys import Keyring
@@ -87,11 +89,17 @@ class _Here:
 
 async def test_a_store_that_comes_back_is_filled_and_counted_in() -> None:
     here = _Here()
-    here.stores["S1"].objects[keys.epoch_key(1)] = b"a claim"
+    here.stores["S1"].objects[keys.epoch_key(1)] = b'{"writer": "somebody"}'
     here.third.objects[keys.FORMAT] = _FORMAT.encode()
+    order, damaged = key_of(1, 0), key_of(1, 1)
+    step = Step(StepKind.ORDERED, "somebody", "2026-11-24T20:00:00+00:00", 0.0, {"to": "cloud"})
+    here.stores["S1"].objects[order] = encode(step, order, _KEYRING, bytes(12))
+    here.stores["S1"].objects[damaged] = here.stores["S1"].objects[order]
     with pytest.raises(LeadAgainError):
         await here.leader._admit("S3")
     assert keys.epoch_key(1) in here.third.objects
+    assert order in here.third.objects  # or it could say that nobody ordered anything
+    assert damaged not in here.third.objects
 
 
 async def test_while_commits_wait_a_store_that_kept_its_memory_is_counted_in_unfilled() -> None:
@@ -107,7 +115,7 @@ async def test_while_commits_wait_a_store_that_kept_its_memory_is_counted_in_unf
 @pytest.mark.parametrize("body", [b"damaged", replace(_FORMAT, log=8).encode()])
 async def test_a_store_whose_format_is_not_ours_is_left_alone_and_costs_no_epoch(body: bytes) -> None:
     here = _Here()
-    here.stores["S1"].objects[keys.epoch_key(1)] = b"a claim"
+    here.stores["S1"].objects[keys.epoch_key(1)] = b'{"writer": "somebody"}'
     here.third.objects[keys.FORMAT] = body
     for _ in range(2):
         await here.leader._admit("S3")

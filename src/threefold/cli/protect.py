@@ -29,6 +29,14 @@ def protect(
             "--take-over", help="End a living DRaaS server's leadership now, and do not wait for its silence."
         ),
     ] = False,
+    wait: Annotated[
+        bool,
+        typer.Option(
+            "--wait",
+            help="Be the second one: take over when the leader is silent or cut off from the primary, and wait again "
+            "when another one leads.",
+        ),
+    ] = False,
     config: Config = CONFIG,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -36,16 +44,17 @@ def protect(
     """Receive every change of the primary and put it on two of three stores before it is confirmed.
 
     Runs until it is told to stop. A second one waits, and takes over when the first falls silent; the first, should
-    it come back, is fenced and exits with 4. What the primary needs for it: threefold check.
+    it come back, is fenced and exits with 4. With --wait two of them stand in for each other for as long as they run.
+    After a fail-over it protects the site that serves then. What the primary needs for it: threefold check.
 
     [bold]Example:[/] threefold protect --config /etc/threefold.toml
     """
     output = Output(as_json, quiet)
     return_large_blocks()
-    execute(_protect(settings(config, output), output, take_over=take_over), output, logs=True)
+    execute(_protect(settings(config, output), output, take_over=take_over, waits=wait), output, logs=True)
 
 
-async def _protect(found: Settings, output: Output, *, take_over: bool) -> None:
+async def _protect(found: Settings, output: Output, *, take_over: bool, waits: bool) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -63,6 +72,11 @@ async def _protect(found: Settings, output: Output, *, take_over: bool) -> None:
             puts=lambda: puts_of(parts),
         )
         await protect_until(
-            deployment, where_of(parts), wrapped_key=wrapped_key_of(found), take_over=take_over, stop=stop
+            deployment,
+            where_of(parts),
+            wrapped_key=wrapped_key_of(found),
+            take_over=take_over,
+            waits=waits,
+            stop=stop,
         )
     output.result({"stopped": True}, "stopped in good order")

@@ -22,6 +22,8 @@ LEADER = "beacons/leader"
 PERIOD_S = 2.0
 # A leader whose beacon has not changed for that long, watched by the waiter's own clock, is taken for gone.
 SILENCE_S = 10.0
+# By who does nothing but wait for it (``protect --wait``): two beats and a half.
+SILENCE_WAITING_S = 5.0
 _SOON_S = 1.0
 
 T = TypeVar("T")
@@ -116,25 +118,3 @@ async def answers_soon(requests: Mapping[str, Coroutine[Any, Any, T]]) -> dict[s
         task.cancel()
     await asyncio.gather(*late, return_exceptions=True)
     return {name: task.result() for name, task in tasks.items() if task in done}
-
-
-async def wait_for_silence(
-    stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, silence: float = SILENCE_S
-) -> LeaderStatus | None:
-    """Returns when no leader's beacon has changed for ``silence`` seconds: at once when there never was one."""
-    seen: tuple[int, int] | None = None
-    since = clock.monotonic()
-    while True:
-        leader = await read_leader(stores, keyring)
-        if leader is None:
-            if seen is None:
-                return None
-            await clock.sleep(PERIOD_S)  # no store answers us just now: that says nothing of the leader
-            continue
-        if leader.state == "stopped":
-            return leader
-        if (leader.epoch, leader.beat) != seen:
-            seen, since = (leader.epoch, leader.beat), clock.monotonic()
-        elif clock.monotonic() - since >= silence:
-            return leader
-        await clock.sleep(PERIOD_S)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import Keyring
+from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.quorum import keys
 from threefold.quorum.check import Counts, check_log_object, fits_slot
 from threefold.quorum.objects import Codec, Kind
@@ -24,7 +24,9 @@ from threefold.vault.check import check_object
 _VAULT = ("snapshots/", "packs/")
 _AT_ONCE = 8  # small objects on their way: one after the other, a far store would take hours
 _LARGE_AT_ONCE = 2  # segments and packs: so many are in memory
-_PREFIXES = ("keys", keys.EPOCHS, "switches", "degraded", keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
+# What the layers above keep there: sealed with the key of a purpose, and with its own name as header.
+_SEALED = {"switches": "switch", "degraded": "degraded"}
+_PREFIXES = ("keys", keys.EPOCHS, *_SEALED, keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,10 @@ def _may_be_copied(key: str, body: bytes, keyring: Keyring, codec: Codec, counts
     try:
         if key.startswith(_VAULT):
             check_object(key, body, keyring)
+            return True
+        purpose = _SEALED.get(key.partition("/")[0])
+        if purpose is not None:
+            keyring.sealer(purpose).open(body[NONCE_BYTES:], nonce=body[:NONCE_BYTES], header=key.encode())
             return True
         found = check_log_object(key, body, keyring, codec)
     except Damaged:

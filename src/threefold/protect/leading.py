@@ -7,9 +7,6 @@ over when another DRaaS server or a switch fences us, when going on would not be
 from __future__ import annotations
 
 import asyncio
-import os
-
-import psutil
 
 from threefold.kernel.errors import Fenced, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
@@ -23,6 +20,8 @@ from threefold.protect.continuity import same_bytes, same_system, still_sends
 from threefold.protect.founding import Log, find_or_found
 from threefold.protect.leader import Deployment, LeadAgainError, Leader
 from threefold.protect.leadership import Candidate, wal_of_primary
+from threefold.protect.turn import Patience
+from threefold.protect.waiting import wait_for_turn
 from threefold.protect.where import AsksWhere, Primary, Where
 
 RECONNECT_S = 0.5
@@ -44,6 +43,7 @@ class Leading:
         self._told = ""
         # Another site is active: what was not settled in this epoch no longer can be.
         self.left = False
+        self.has_streamed = False
 
     @property
     def leads(self) -> bool:
@@ -55,8 +55,11 @@ class Leading:
         """And the primary's WAL comes in."""
         return self._leader is not None and self._leader.stream.connected
 
-    async def run(self, *, our_turn: bool) -> None:
-        """``our_turn``: end a living leader's epoch. Raises ElsewhereError, Fenced, Refused, BadInput."""
+    async def run(self, *, our_turn: bool, patience: Patience, fenced: bool = False) -> None:
+        """``our_turn``: end a living leader's epoch; ``fenced``: one that ended ours.
+
+        Raises ElsewhereError, Fenced, Refused, BadInput.
+        """
         take_over = our_turn
         while True:
             link = await self._connect()
@@ -69,7 +72,7 @@ class Leading:
                 await candidate.look()
                 if not our_turn:
                     our_turn = True
-                    if await self._waited_for_turn():
+                    if await wait_for_turn(self._with, self._here, self._primary, patience, fenced=fenced):
                         continue  # stores may have lost their memory since: see again who votes
                 new_log_at = await self._slot(link, log.format.wal_segment_bytes)
                 leadership = await candidate.lead(new_log_at)
@@ -85,19 +88,6 @@ class Leading:
                 continue
             finally:
                 self._leader = None
-
-    async def _waited_for_turn(self) -> bool:
-        """Whether there was a leader whose silence had to be waited for."""
-        stores, keyring, clock = self._with.stores, self._with.keyring, self._with.clock
-        leader = await beacon.read_leader(stores, keyring)
-        if leader is None or leader.state == "stopped" or leader.switch < self._here.switch:
-            return False  # nobody leads; or for a site that was left, where nothing can be acknowledged any more
-        here = leader.machine == self._with.machine
-        if here and (leader.pid == os.getpid() or not psutil.pid_exists(leader.pid)):
-            return False  # it died here, or was us; waiting for its silence would only hold commits up
-        self._with.report("waiting: a leader may be alive", epoch=leader.epoch, host=leader.host, pid=leader.pid)
-        await beacon.wait_for_silence(stores, keyring, clock)
-        return True
 
     async def _log(self, link: ReplicationLink) -> Log:
         identity = await link.identify()
@@ -189,7 +179,7 @@ class Leading:
                 await link.start_streaming(slot=self._primary.slot, start=received, timeline=leader.timeline)
                 self._with.report("streaming", at=str(received), timeline=leader.timeline)
                 leader.reason = self._told = ""
-                again = True
+                again = self.has_streamed = True
                 end = await leader.stream.run(link)
                 await self._ended(leader, end)
             except SlotInUse as error:

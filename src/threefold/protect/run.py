@@ -10,8 +10,10 @@ from __future__ import annotations
 import asyncio
 
 from threefold.kernel.errors import Fenced, Refused, Unavailable
+from threefold.protect import beacon
 from threefold.protect.leader import Deployment
 from threefold.protect.leading import RECONNECT_S, Leading, cancelled
+from threefold.protect.turn import Patience
 from threefold.protect.where import AsksWhere, ElsewhereError, Primary, Where
 
 # How often it is asked which site is active: while a switch is under way; while the primary is away; while all is well.
@@ -20,14 +22,28 @@ _DISCONNECTED_S = 0.5
 _STREAMING_S = 2.0
 
 
-async def protect(
-    with_: Deployment, where: AsksWhere, *, wrapped_key: bytes | None, take_over: bool, stop: asyncio.Event
-) -> None:
-    """Protect until ``stop`` is set. ``take_over``: end a living leader's epoch instead of waiting for its silence.
+# Who was sent to wait (``--wait``) takes over sooner, and also when the leader is cut off from the primary. Nobody else
+# does: it could end a good leader's epoch just by being started.
+_ONCE = Patience(beacon.SILENCE_S)
+_WAITING = Patience(beacon.SILENCE_WAITING_S, cut_off=2.0)
 
-    Raises Fenced, Refused, BadInput. A primary or stores that do not answer are waited for.
+
+async def protect(
+    with_: Deployment,
+    where: AsksWhere,
+    *,
+    wrapped_key: bytes | None,
+    take_over: bool,
+    waits: bool,
+    stop: asyncio.Event,
+) -> None:
+    """Protect until ``stop`` is set.
+
+    ``take_over``: end a living leader's epoch instead of waiting for its silence. ``waits``: wait again when another
+    DRaaS server fences us, instead of ending. Raises Fenced, Refused, BadInput. A primary or stores that do not answer
+    are waited for.
     """
-    server = _Server(with_, where, wrapped_key)
+    server = _Server(with_, where, wrapped_key, waits=waits)
     work = asyncio.create_task(server.run(take_over=take_over))
     told = asyncio.create_task(stop.wait())
     try:
@@ -41,10 +57,13 @@ async def protect(
 
 
 class _Server:
-    def __init__(self, with_: Deployment, where: AsksWhere, wrapped_key: bytes | None) -> None:
+    def __init__(self, with_: Deployment, where: AsksWhere, wrapped_key: bytes | None, *, waits: bool) -> None:
         self._with = with_
         self._where = where
         self._wrapped_key = wrapped_key
+        self._waits = waits
+        self._fenced = 0  # times in a row, without having led in between
+        self._by_another = False
 
     async def run(self, *, take_over: bool) -> None:
         while True:
@@ -56,9 +75,16 @@ class _Server:
                 continue
             except (Fenced, Refused) as error:
                 # A server that is on its way from one role to the other may also be one that nobody should protect.
-                if not await self._by_a_switch(here):
+                if await self._by_a_switch(here):
+                    self._with.report("ended by a switch", site=here.site, reason=error.message)
+                    self._by_another = False
+                    continue
+                if not self._waits or isinstance(error, Refused):
                     raise
-                self._with.report("ended by a switch", site=here.site, reason=error.message)
+                self._with.report("another DRaaS server leads: waiting again", reason=error.message)
+                self._fenced = 0 if leading.has_streamed else self._fenced + 1
+                self._by_another = True
+                take_over = False
 
     async def _serving(self) -> tuple[Where, Primary]:
         """The active site, once no switch is under way."""
@@ -95,7 +121,8 @@ class _Server:
 
     async def _until_elsewhere(self, here: Where, leading: Leading, *, our_turn: bool) -> None:
         """Lead for ``here`` until it is over. Raises ElsewhereError once another site is active, or what ended it."""
-        work = asyncio.create_task(leading.run(our_turn=our_turn))
+        patience = (_WAITING if self._waits else _ONCE).times(self._fenced)
+        work = asyncio.create_task(leading.run(our_turn=our_turn, patience=patience, fenced=self._by_another))
         watch = asyncio.create_task(self._watch(here, leading))
         try:
             await asyncio.wait({work, watch}, return_when=asyncio.FIRST_COMPLETED)
