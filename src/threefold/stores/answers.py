@@ -66,6 +66,11 @@ class Failure:
         return self.status == 412 or (self.status == 409 and self.code == "BlobAlreadyExists")
 
     @property
+    def damaged(self) -> bool:
+        """The server noticed by itself that its copy is damaged; only our own says so (storage_server/app.py)."""
+        return self.status == 500 and self.code == "ObjectDamaged"
+
+    @property
     def past_the_end(self) -> bool:
         """The object is there, and ends before the range begins."""
         return self.status == 416

@@ -27,7 +27,7 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from threefold.stores.answers import Failure, understand
 from threefold.stores.s3_create import S3Creates
-from threefold.stores.store import ABSENT, Gone, Listed, Made, Page, Unknown
+from threefold.stores.store import ABSENT, Gone, Listed, Made, Page, Unknown, Unreadable
 
 SMALL = 1 << 20  # bytes; what a connection of 2 Mbit/s moves within the default log_timeout
 T = TypeVar("T")
@@ -149,4 +149,5 @@ class RemoteStore:
         return self._log_timeout if size <= SMALL else self._bulk_timeout
 
     def _unknown(self, failure: Failure) -> Unknown:
-        return Unknown(f"{self._name} {failure.reason}")
+        kind = Unreadable if failure.damaged else Unknown
+        return kind(f"{self._name} {failure.reason}")

@@ -40,6 +40,14 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable(Unknown):
+    """The store itself says that what it has under this key is not what was written. Nothing else is known of it.
+
+    For everybody who reads it is as good as no answer; only a scrub, which has the other copies, acts on it.
+    """
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One object of a listing. A listing is a hint, never the truth (invariant 2)."""
 

@@ -1,0 +1,84 @@
+"""`threefold store` on real stores: disks that rot, a store that comes back empty, beside a DRaaS server at work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from tests.protect_process import Process, Site, site, team
+
+
+def command(here: Site, *arguments: str) -> Process:
+    """The whole command, groups and all."""
+    log = here.home / f"store-{len(here.processes)}.log"
+    process = Process(["-m", "threefold", *arguments, "--config", here.config, "--json"], log, here.environment())
+    here.processes.append(process)
+    return process
+
+
+async def result(here: Site, *arguments: str, code: int = 0) -> dict[str, Any]:
+    process = command(here, *arguments)
+    assert await process.ended(90) == code, process.said
+    lines = [json.loads(line) for line in process.said.splitlines() if line.startswith("{")]
+    assert lines[0]["type"] == "progress"
+    return next(line for line in lines if line["type"] == "result")
+
+
+def rot(folder: Path) -> int:
+    """Flip a byte in the middle of every large object on a disk."""
+    files = [path for path in (folder / "objects").rglob("*") if path.is_file() and path.stat().st_size > 2]
+    for path in files:
+        with path.open("r+b") as file:
+            file.seek(path.stat().st_size // 2)
+            byte = file.read(1)
+            file.seek(-1, 1)
+            file.write(bytes([byte[0] ^ 1]))
+    return len(files)
+
+
+async def test_a_disk_that_rots_is_found_and_mended_while_commits_go_on() -> None:
+    async with site() as here:
+        await here.protect()
+        await here.primary.sql("CREATE TABLE fill AS SELECT i, md5(i::text) FROM generate_series(1, 150000) i")
+        await here.done("snapshot")
+        await here.primary.sql("SELECT pg_switch_wal()")
+        async with team(here) as people:
+            await people.progress(20)
+            assert rot(here.stores["S2"].data) > 1  # some are entries, which are trimmed before they are looked at
+            report = await result(here, "store", "scrub")
+            await people.progress(20)
+        packs = [each for each in report["findings"] if each["key"].startswith("packs/")]
+        assert packs
+        assert {(each["store"], each["what"], each["mended"]) for each in packs} == {("S2", "damaged", True)}
+        assert all(each["mended"] or "not needed" in each["why"] for each in report["findings"]), report["findings"]
+        assert (await result(here, "store", "scrub"))["findings"] == []
+        verified = await here.done("verify", "--deep")
+        assert verified["problems"] == []
+        status = await result_of_status(here)
+        assert [each["score"]["damaged"] > 0 for each in status["stores"]] == [False, True, False]
+        assert status["stores"][1]["score"]["score"] < status["stores"][0]["score"]["score"]
+        assert status["stores"][0]["holds"]["packs"]["bytes"] > 10**6
+
+
+async def result_of_status(here: Site) -> dict[str, Any]:
+    process = command(here, "store", "status")
+    assert await process.ended(60) == 0, process.said
+    found: dict[str, Any] = json.loads(process.said.splitlines()[-1])
+    return found
+
+
+async def test_a_store_that_lost_objects_is_repaired_alone_at_a_rate() -> None:
+    async with site() as here:
+        protecting = await here.protect()
+        await here.done("snapshot")
+        await here.whole()
+        protecting.kill()
+        whole = await here.objects("S3")
+        async with here.parts() as parts:
+            doomed = [key for key in whole if key.startswith(("packs/", "snapshots/", "timelines/"))]
+            assert doomed
+            await parts.stores["S3"].delete(doomed)
+        report = await result(here, "store", "repair", "S3", "--rate", "50MB/s")
+        assert report["counts"]["S3"] == {"missing": len(doomed), "mended": len(doomed)}
+        assert await here.objects("S3") == whole
