@@ -26,7 +26,7 @@ from bench.crm_data import Size, name_of, names
 from bench.crm_load import Ask, Asks
 from threefold.connectivity.admission import hashed
 from threefold.crm.model.actor import Actor, Role
-from threefold.crm.model.asking import Place
+from threefold.crm.model.paging import Place
 from threefold.crm.sql.database import SESSION, Database
 from threefold.kernel.clock import SystemClock
 

@@ -85,8 +85,8 @@ def before_call(ctx: Any, case: Any, kwargs: dict[str, Any]) -> None:
             case.body.setdefault("contact_id", IDS["contact_id"])
         if operation == "createInteraction" and not case.body.get("request_id"):  # customers write to a case
             case.body["query_id"] = IDS["query_id"]
-    if case.query and "after" in case.query:  # a cursor is only one if an answer gave it
-        case.query = {name: value for name, value in case.query.items() if name != "after"}
+    if case.query:  # a cursor is only one if an answer gave it
+        case.query = {name: value for name, value in case.query.items() if name not in {"after", "before"}}
     if case.headers and "Idempotency-Key" in case.headers:  # a key is for one change
         case.headers["Idempotency-Key"] = secrets.token_hex(16)
     if case.headers and "If-Match" in case.headers:

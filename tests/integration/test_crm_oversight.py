@@ -12,7 +12,7 @@ from tests.crm import Crm, crm
 
 from threefold.crm.cases import oversight
 from threefold.crm.model.actor import Actor, Role
-from threefold.crm.model.asking import Place
+from threefold.crm.model.paging import Place
 from threefold.kernel.errors import BadInput
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -87,7 +87,7 @@ async def test_customers_by_name_page_by_page(made: Crm) -> None:
         found, after = list[str](), None
         while True:
             async with made.database.read() as connection:
-                rows, after = await oversight.customers(connection, text, after, most=2)
+                rows, _, after = await oversight.customers(connection, text, after, most=2)
             found += [row["full_name"] for row in rows]
             if after is None:
                 return found

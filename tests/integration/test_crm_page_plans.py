@@ -7,6 +7,8 @@ falls into for want of rows. Tables that stay short for good may be scanned.
 
 from __future__ import annotations
 
+import html
+import json
 import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -204,6 +206,27 @@ def _api(records: dict[str, UUID]) -> list[str]:
 _LINKS = ("accounts", "contacts", "products", "queries", "requests", "tags")
 
 
+async def _turned(who: World, target: str) -> list[str]:
+    """The addresses of the page that follows and of the one before that, as the page itself links to them."""
+    found: list[str] = []
+    for way in ("next", "prev"):
+        try:
+            body = (await who.ask("GET", found[-1] if found else target)).body.decode(errors="replace")
+        except (NotThere, Forbidden):
+            return found
+        if body.startswith('{"items"'):
+            cursor = json.loads(body).get(way)
+            sign = "&" if "?" in target else "?"
+            link = f"{target}{sign}{'after' if way == 'next' else 'before'}={cursor}" if cursor else ""
+        else:
+            told = re.search(rf'href="([^"]+)" rel="{way}"', body)
+            link = html.unescape(told[1]) if told else ""
+        if not link:
+            return found
+        found.append(link)
+    return found
+
+
 async def test_no_page_and_no_list_walks_through_a_long_table(there: There) -> None:
     wrong: dict[str, list[str]] = {}
     asked = [(there.staff, target) for target in (*_pages(there.records), *_api(there.records))]
@@ -212,6 +235,8 @@ async def test_no_page_and_no_list_walks_through_a_long_table(there: There) -> N
     own += [f"/cases/{kind}/{mine[kind]}" for kind in CASES]
     own += [f"/api/v1/{kind}" for kind in ("queries", "requests", "interactions", "contacts", "products")]
     asked += [(there.customer, target) for target in own]
+    for who, target in [*asked]:  # and each list that goes on: further on, and back again
+        asked += [(who, each) for each in await _turned(who, target)]
     seen = 0
     for who, target in asked:
         with recorded() as sent:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -14,11 +15,13 @@ from tests.crm import EMPLOYEE, Crm, crm
 
 from threefold.crm.model import asking
 from threefold.crm.model.actor import SYSTEM
-from threefold.crm.model.asking import Asked
+from threefold.crm.model.asking import Asked, Filter
 from threefold.crm.model.errors import Conflict, Invalid, Stale
 from threefold.crm.model.kinds import KINDS
+from threefold.crm.model.paging import Place
 from threefold.crm.records import records
-from threefold.kernel.errors import NotThere
+from threefold.crm.records.records import Found
+from threefold.kernel.errors import BadInput, NotThere
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -81,6 +84,73 @@ async def test_every_kind_can_be_listed_in_every_order_and_the_two_ways_agree(th
                     str(each) for each in whole
                 ]
                 assert len(set(whole)) == len(whole)
+                for js in (False, True):
+                    back = await backwards(there, kind.name, Asked(sort=sort, limit=2), js=js)
+                    assert [str(row["id"]) for row in back] == [str(each) for each in whole], (kind.name, sort, js)
+
+
+async def turned(there: Crm, kind: str, asked: Asked, *, js: bool = False) -> Found:
+    async with there.database.read() as connection:
+        if not js:
+            return await records.page(connection, SYSTEM, KINDS[kind], asked)
+        text, before, following = await records.page_json(connection, SYSTEM, KINDS[kind], asked)
+        return Found(json.loads(text), following, before)
+
+
+async def backwards(there: Crm, kind: str, asked: Asked, *, js: bool) -> list[dict[str, Any]]:
+    """To the last page, and all of it again from there; each page on the way is the one that was seen before."""
+    there_on: list[list[dict[str, Any]]] = []
+    found = await turned(there, kind, asked, js=js)
+    assert found.prev is None
+    there_on.append(found.rows)
+    while found.next is not None:
+        found = await turned(there, kind, replace(asked, after=found.next), js=js)
+        there_on.append(found.rows)
+    rows = found.rows
+    for seen in reversed(there_on[:-1]):
+        found = await turned(there, kind, replace(asked, before=found.prev), js=js)
+        assert found.rows == seen
+        assert found.next is not None
+        rows = found.rows + rows
+    assert found.prev is None
+    return rows
+
+
+async def test_pages_lead_back_whatever_came_and_went_meanwhile(there: Crm) -> None:
+    made = [await there.create("tags", name=f"p{number:02}") for number in range(9)]
+    asked = Asked((Filter("name", "starts", "p"),), sort="name", limit=3)
+    second = await turned(there, "tags", replace(asked, after=(await turned(there, "tags", asked)).next))
+    await there.create("tags", name="p02a")  # before the page that is shown, and after it
+    await there.create("tags", name="p05a")
+    assert [row["name"] for row in second.rows] == ["p03", "p04", "p05"]
+    back = await turned(there, "tags", replace(asked, before=second.prev))
+    assert [row["name"] for row in back.rows] == ["p01", "p02", "p02a"], "none is left out"
+    first = await turned(there, "tags", replace(asked, before=back.prev))
+    assert ([row["name"] for row in first.rows], first.prev) == (["p00"], None)
+    again = await turned(there, "tags", replace(asked, after=back.next))
+    assert again.rows == second.rows
+    on = await turned(there, "tags", replace(asked, after=again.next))
+    assert [row["name"] for row in on.rows] == ["p05a", "p06", "p07"]
+    for row in made:  # all that there was is gone: an empty page still leads back, and on
+        await there.delete("tags", row["id"])
+    for js in (False, True):
+        empty = await turned(there, "tags", replace(asked, after=on.next), js=js)
+        assert (empty.rows, empty.next) == ([], None)
+        back = await turned(there, "tags", replace(asked, before=empty.prev), js=js)
+        assert [row["name"] for row in back.rows] == ["p02a", "p05a"]
+        before = await turned(there, "tags", replace(asked, before=back.prev or first.prev or second.prev), js=js)
+        assert before.next is not None
+        assert [row["name"] for row in (await turned(there, "tags", replace(asked, after=before.next))).rows]
+
+
+async def test_a_page_is_after_a_place_or_before_one(there: Crm) -> None:
+    place = Place("-updated_at", "2026-01-01", uuid4()).encoded()
+    with pytest.raises(BadInput, match="not both"):
+        asking.parse(KINDS["tags"], [("sort", "-updated_at"), ("after", place), ("before", place)])
+    with pytest.raises(BadInput, match="sorted by"):
+        asking.parse(KINDS["tags"], [("sort", "name"), ("before", place)])
+    with pytest.raises(NotThere):
+        await turned(there, "tags", Asked(sort="name", before=Place("name", None, uuid4()).encoded()))
 
 
 async def paged(there: Crm, kind: str, asked: Asked, *, js: bool = False) -> list[dict[str, Any]]:
@@ -88,7 +158,7 @@ async def paged(there: Crm, kind: str, asked: Asked, *, js: bool = False) -> lis
     async with there.database.read() as connection:
         while True:
             if js:
-                text, following = await records.page_json(connection, SYSTEM, KINDS[kind], asked)
+                text, _, following = await records.page_json(connection, SYSTEM, KINDS[kind], asked)
                 rows += json.loads(text)
             else:
                 found = await records.page(connection, SYSTEM, KINDS[kind], asked)

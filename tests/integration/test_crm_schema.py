@@ -189,13 +189,13 @@ async def test_no_list_of_a_page_scans_a_table(there: Crm) -> None:
 async def test_the_next_page_is_where_the_index_goes_on(there: Crm) -> None:
     async with there.database.read() as connection:
         for sort in ("-updated_at", "name", "id"):
-            found = await records.page(connection, SYSTEM, KINDS["accounts"], Asked(sort=sort, limit=5))
-            built = repository.page(
-                SYSTEM, KINDS["accounts"], Asked(sort=sort, after=found.next), repository.selected(KINDS["accounts"])
-            )
-            plan = await _plan(there, built)
-            assert "Index Cond" in plan, plan
-            assert "Sort" not in plan, plan
+            found = await records.page(connection, SYSTEM, KINDS["accounts"], Asked(sort=sort, limit=200))
+            assert found.next is not None
+            for turned in (Asked(sort=sort, after=found.next), Asked(sort=sort, before=found.next)):
+                built = repository.page(SYSTEM, KINDS["accounts"], turned, repository.selected(KINDS["accounts"]))
+                plan = await _plan(there, built)
+                assert "Index Cond" in plan, plan
+                assert "Sort" not in plan, plan
 
 
 class _Explained:

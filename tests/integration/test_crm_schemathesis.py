@@ -14,7 +14,8 @@ from tests.api_world import api
 PART = {
     "administrator": "listTag|createQuery|readQuery|changeQuery|deleteQuery|answerQuery|bulkTag|timelineOfQuery|search|"
     "changes|saveView|readOffice|setOffice|readSettings|setSettings|me",
-    "customer": "createQuery|readQuery|answerQuery|rateQuery|createInteraction|timelineOfQuery|attachToQuery|readOffice|setOffice|me",
+    "customer": "createQuery|readQuery|answerQuery|rateQuery|createInteraction|timelineOfQuery|attachToQuery|"
+    "readOffice|setOffice|me",
 }
 
 

@@ -317,7 +317,7 @@ async def test_deliveries_are_paged_and_two_couriers_send_each_once(there: Crm) 
         seen, after = [], None
         async with there.database.read() as connection:
             while True:
-                rows, after = await webhooks.deliveries(connection, hook["id"], after=after, limit=20)
+                rows, _, after = await webhooks.deliveries(connection, hook["id"], after=after, limit=20)
                 seen += [row["id"] for row in rows]
                 if after is None:
                     break

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from threefold.crm.datalog import history
-from threefold.crm.model.asking import Asked, Filter, Place, parse, place
+from threefold.crm.model.asking import Asked, Filter, parse
 from threefold.crm.model.errors import Invalid
 from threefold.crm.model.kinds import COMMON, KINDS, Field, Kind, Type
+from threefold.crm.model.paging import Place, place
 from threefold.crm.model.validating import changed_values, from_text, new_values, nullable, value_of
 from threefold.kernel.errors import BadInput, Damaged, NotThere
 
@@ -107,9 +108,9 @@ def test_a_place_is_ours_or_refused(text: str) -> None:
         place(text, "name")
 
 
-@given(st.none() | st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.uuids())
-def test_a_place_comes_back(value: str | None, id_: UUID) -> None:
-    there = Place("-name", value, id_)
+@given(st.none() | st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.uuids(), st.booleans())
+def test_a_place_comes_back(value: str | None, id_: UUID, at: bool) -> None:  # noqa: FBT001 - hypothesis calls it
+    there = Place("-name", value, id_, at)
     assert place(there.encoded(), "-name") == there
     with pytest.raises(BadInput, match="sorted by"):
         place(there.encoded(), "name")

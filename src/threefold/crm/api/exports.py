@@ -17,7 +17,7 @@ from threefold.crm.model.errors import Invalid
 from threefold.crm.model.kinds import COMMON, KINDS, Kind
 
 MEDIA: Final = "text/csv; charset=utf-8"
-_OF_PAGES: Final = ("after", "limit")
+_OF_PAGES: Final = ("after", "before", "limit")
 
 
 async def _rows(call: Call, kind: Kind, asked: Asked, columns: Sequence[str], *, bom: bool) -> AsyncIterator[bytes]:

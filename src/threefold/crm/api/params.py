@@ -27,6 +27,7 @@ LIMIT: Final = Param(
 )
 CURSOR: Final[dict[str, Any]] = {"type": "string", "maxLength": 1000, "pattern": r"^[A-Za-z0-9_=.~-]*$"}
 AFTER: Final = Param("after", "`next` of the page before.", CURSOR)
+BEFORE: Final = Param("before", "`prev` of the page after; instead of `after`.", CURSOR)
 AFTER_VERSION: Final = Param(
     "after",
     "`next` of the page before.",
@@ -145,5 +146,6 @@ def of_list(kind: Kind) -> tuple[Param, ...]:
         *words,
         LIMIT,
         AFTER,
+        BEFORE,
         Param("deleted", "True: the recycle bin, instead.", {"type": "boolean", "default": False}),
     )

@@ -23,8 +23,9 @@ def _listing(kind: Kind) -> Does:
         if asked.deleted:
             rules.check(call.desk.actor, rules.Operation.HISTORY, kind.name)
         async with call.desk.read() as connection:
-            items, following = await records.page_json(connection, call.desk.actor, kind, asked)
-        body = b"".join((b'{"items":', items, b',"next":', replies.encoded(following), b"}"))
+            items, before, following = await records.page_json(connection, call.desk.actor, kind, asked)
+        ends = (b',"next":', replies.encoded(following), b',"prev":', replies.encoded(before), b"}")
+        body = b"".join((b'{"items":', items, *ends))
         return Response(body, media_type="application/json")
 
     return listing

@@ -18,6 +18,7 @@ Version = Annotated[
     int, Constraint(ge=1, le=INTEGER_MOST, description="The version that the change is based on."), WHOLE
 ]
 Next = Annotated[str | None, Constraint(description="For `after`, to go on; null: that was all.")]
+Prev = Annotated[str | None, Constraint(description="For `before`, to go back; null: this was the first page, or all.")]
 Reason = Annotated[str, Constraint(max_length=200, pattern=LINE)]
 
 
@@ -26,7 +27,7 @@ def list_of(model: Any) -> Any:
 
 
 def page_of(kind: Kind) -> type[Given]:
-    fields: dict[str, Any] = {"items": (list_of(READ[kind.name]), ...), "next": (Next, ...)}
+    fields: dict[str, Any] = {"items": (list_of(READ[kind.name]), ...), "next": (Next, ...), "prev": (Prev, ...)}
     return create_model(f"{kind.one.capitalize()}Page", __base__=Given, **fields)
 
 

@@ -13,7 +13,7 @@ from pydantic import StringConstraints, WithJsonSchema
 from threefold.crm.api import models, params, reading, replies
 from threefold.crm.api.models import KIND, LINE, Given, Sent
 from threefold.crm.api.operations import Body, Call, Gives, Operation, Param, add
-from threefold.crm.api.shapes import Next
+from threefold.crm.api.shapes import Next, Prev
 from threefold.crm.desk import Reply, Tx
 from threefold.crm.exchange import webhooks
 from threefold.crm.exchange.webhook_rules import URL_MOST
@@ -103,6 +103,7 @@ class Resent(Given):
 class Deliveries(Given):
     items: list[Delivery]
     next: Next
+    prev: Prev
 
 
 def _private(call: Call) -> bool:
@@ -154,11 +155,10 @@ async def _ending(call: Call) -> Response:
 
 async def _deliveries(call: Call) -> Response:
     query = call.query
+    asked = {name: query.get(name) for name in ("status", "after", "before")}
     async with call.desk.read() as connection:
-        rows, following = await webhooks.deliveries(
-            connection, call.id, status=query.get("status"), after=query.get("after"), limit=query.get("limit", 50)
-        )
-    return replies.response(replies.value({"items": rows, "next": following}))
+        rows, before, following = await webhooks.deliveries(connection, call.id, **asked, limit=query.get("limit", 50))
+    return replies.response(replies.value({"items": rows, "next": following, "prev": before}))
 
 
 async def _resending(call: Call) -> Response:
@@ -261,7 +261,7 @@ def describe() -> None:
             "listDeliveries",
             "What was sent to one webhook, the newest first",
             does=_deliveries,
-            params=(STATUS, params.LIMIT, params.AFTER),
+            params=(STATUS, params.LIMIT, params.AFTER, params.BEFORE),
             gives=(Gives(200, "Some deliveries.", Deliveries),),
             **common,
         )

@@ -7,11 +7,13 @@ others: whoever calls has asked rules.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, LiteralString, NamedTuple
 from uuid import UUID
 
+from psycopg import sql
+
 from threefold.crm.desk import Connection, Row
-from threefold.crm.model.asking import Place, place
+from threefold.crm.model.paging import Place, cut, turn
 from threefold.kernel.errors import BadInput
 
 MANY: Final = 1000
@@ -20,37 +22,54 @@ _BY_NAME: Final = "full_name"
 _BY_TIME: Final = "-at"
 
 
+class Listed(NamedTuple):
+    """A page: ``prev`` and ``next`` are what the pages before it and after it are asked for with."""
+
+    rows: list[Row]
+    prev: str | None
+    next: str | None
+
+
 async def figures(connection: Connection) -> Row:
     """For the page that leads to all others. Counts of what may be many stop at `MANY`."""
     return (await (await connection.execute(_FIGURES, {"many": MANY})).fetchall())[0]
 
 
 async def customers(
-    connection: Connection, text: str = "", after: str | None = None, most: int = 50
-) -> tuple[list[Row], str | None]:
-    """Customers who may come in, by name, and where the next page begins; ``text``: the name begins so."""
-    found = place(after, _BY_NAME) if after else None
+    connection: Connection, text: str = "", after: str | None = None, most: int = 50, *, before: str | None = None
+) -> Listed:
+    """Customers who may come in, by name; ``text``: the name begins so."""
+    turned = turn(after, before, _BY_NAME)
+    way, sign = turned.walk(_BY_NAME)
     cursor = await connection.execute(
-        _CUSTOMERS,
+        sql.SQL(_CUSTOMERS).format(way=sql.SQL(way), sign=sql.SQL(sign)),
         {
             "text": text.replace("\\", "\\\\").replace("%", r"\%").replace("_", r"\_") + "%",
-            "name": found.value if found else None,
-            "id": found.id if found else None,
+            "name": turned.place.value if turned.place else None,
+            "id": turned.place.id if turned.place else None,
             "limit": most + 1,
         },
     )
-    rows = await cursor.fetchall()
-    return _page(rows, most, _BY_NAME, "full_name", "id")
+    return Listed(*cut(await cursor.fetchall(), most, turned, lambda row: Place(_BY_NAME, row["full_name"], row["id"])))
 
 
-async def erasures(connection: Connection, after: str | None = None, most: int = 50) -> tuple[list[Row], str | None]:
-    """Who was erased, the last first: ids and times only, and who did it; and where the next page begins."""
-    found = place(after, _BY_TIME) if after else None
+async def erasures(
+    connection: Connection, after: str | None = None, most: int = 50, *, before: str | None = None
+) -> Listed:
+    """Who was erased, the last first: ids and times only, and who did it."""
+    turned = turn(after, before, _BY_TIME)
+    way, sign = turned.walk(_BY_TIME)
     cursor = await connection.execute(
-        _ERASURES,
-        {"at": found.value if found else None, "id": found.id if found else None, "limit": most + 1},
+        sql.SQL(_ERASURES).format(way=sql.SQL(way), sign=sql.SQL(sign)),
+        {
+            "at": turned.place.value if turned.place else None,
+            "id": turned.place.id if turned.place else None,
+            "limit": most + 1,
+        },
     )
-    return _page(await cursor.fetchall(), most, _BY_TIME, "_value", "contact_id")
+    return Listed(
+        *cut(await cursor.fetchall(), most, turned, lambda row: Place(_BY_TIME, row["_value"], row["contact_id"]))
+    )
 
 
 async def changes(
@@ -82,13 +101,6 @@ async def waiting(connection: Connection) -> Mapping[UUID, Row]:
     return {row["webhook_id"]: row for row in rows}
 
 
-def _page(rows: list[Row], most: int, sort: str, value: str, id_: str) -> tuple[list[Row], str | None]:
-    if len(rows) <= most:
-        return rows, None
-    last = rows[most - 1]
-    return rows[:most], Place(sort, str(last[value]), last[id_]).encoded()
-
-
 def _place(before: str | None) -> tuple[str | None, int | None]:
     if not before:
         return None, None
@@ -114,17 +126,17 @@ _FIGURES: Final = """
         (SELECT count(*) FROM (SELECT FROM crm.deliveries WHERE status = 'dead' LIMIT %(many)s) s) AS dead,
         (SELECT count(*) FROM (SELECT FROM crm.erasures LIMIT %(many)s) s) AS erasures
 """
-_CUSTOMERS: Final = """
+_CUSTOMERS: Final[LiteralString] = """
     SELECT id, full_name, email, active, contact_id, version FROM crm.users
     WHERE role = 'customer' AND deleted_at IS NULL AND full_name ILIKE %(text)s
-      AND (%(name)s::text IS NULL OR (full_name, id) > (%(name)s::text, %(id)s::uuid))
-    ORDER BY full_name, id LIMIT %(limit)s
+      AND (%(name)s::text IS NULL OR (full_name, id) {sign} (%(name)s::text, %(id)s::uuid))
+    ORDER BY full_name {way}, id {way} LIMIT %(limit)s
 """
-_ERASURES: Final = """
+_ERASURES: Final[LiteralString] = """
     SELECT e.contact_id, e.at, e.at::text AS _value, e.reason, e.records, u.full_name AS who
     FROM crm.erasures e LEFT JOIN crm.users u ON u.id = e.by
-    WHERE %(at)s::timestamptz IS NULL OR (e.at, e.contact_id) < (%(at)s::timestamptz, %(id)s::uuid)
-    ORDER BY e.at DESC, e.contact_id DESC LIMIT %(limit)s
+    WHERE %(at)s::timestamptz IS NULL OR (e.at, e.contact_id) {sign} (%(at)s::timestamptz, %(id)s::uuid)
+    ORDER BY e.at {way}, e.contact_id {way} LIMIT %(limit)s
 """
 # The last row looked at comes along, with its record left out if the filter does not want it: from there one goes on.
 _CHANGES: Final = """

@@ -6,9 +6,7 @@ customer's own contact, and leave out what was written for employees only.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Final, LiteralString
+from typing import Final, LiteralString, NamedTuple
 from uuid import UUID
 
 from psycopg import sql
@@ -16,16 +14,20 @@ from psycopg import sql
 from threefold.crm.desk import Connection, Row
 from threefold.crm.model.actor import Actor
 from threefold.crm.model.kinds import Kind
+from threefold.crm.model.paging import Place, cut, turn
 
 MOST_SAID: Final = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Own:
-    """``next``: the last one's time and id, to go on after; None: these were all."""
+_SORT: Final = "-updated_at"
+
+
+class Own(NamedTuple):
+    """``prev`` and ``next``: what the pages before it and after it are asked for with; None: there is none."""
 
     rows: list[Row]
-    next: tuple[datetime, UUID] | None
+    prev: str | None
+    next: str | None
 
 
 # Each arm reads its newest rows along (contact_id, updated_at, id), whatever else the customer ever asked.
@@ -34,13 +36,13 @@ _ARM: Final[LiteralString] = """
             first_responded_at, resolution_due_at, resolved_at, satisfaction
      FROM crm.{kind}
      WHERE contact_id = %(contact)s AND deleted_at IS NULL AND merged_into_id IS NULL
-       AND (%(at)s::timestamptz IS NULL OR (updated_at, id) < (%(at)s, %(id)s::uuid))
-     ORDER BY updated_at DESC, id DESC LIMIT %(limit)s)
+       AND (%(at)s::timestamptz IS NULL OR (updated_at, id) {sign} (%(at)s, %(id)s::uuid))
+     ORDER BY updated_at {way}, id {way} LIMIT %(limit)s)
 """
 _PAGE: Final[LiteralString] = """
     SELECT own.*, products.name AS product FROM ({queries} UNION ALL {requests}) own
     LEFT JOIN crm.products ON products.id = own.product_id
-    ORDER BY own.updated_at DESC, own.id DESC LIMIT %(limit)s
+    ORDER BY own.updated_at {way}, own.id {way} LIMIT %(limit)s
 """.replace("{queries}", _ARM.replace("{kind}", "queries")).replace("{requests}", _ARM.replace("{kind}", "requests"))
 # The customer's own words are those that came in by its user, or that an employee noted down as coming in.
 _SAID: Final = sql.SQL(
@@ -52,16 +54,20 @@ _SAID: Final = sql.SQL(
 
 
 async def page(
-    connection: Connection, actor: Actor, *, after: tuple[datetime, UUID] | None = None, limit: int = 30
+    connection: Connection, actor: Actor, *, after: str | None = None, before: str | None = None, limit: int = 30
 ) -> Own:
     """Newest first."""
-    at, record = after or (None, None)
-    params = {"contact": actor.contact, "at": at, "id": record, "limit": limit + 1}
-    rows = await (await connection.execute(_PAGE, params)).fetchall()
-    if len(rows) <= limit:
-        return Own(rows, None)
-    last = rows[limit - 1]
-    return Own(rows[:limit], (last["updated_at"], last["id"]))
+    turned = turn(after, before, _SORT)
+    way, sign = turned.walk(_SORT)
+    params = {
+        "contact": actor.contact,
+        "at": turned.place.value if turned.place else None,
+        "id": turned.place.id if turned.place else None,
+        "limit": limit + 1,
+    }
+    statement = sql.SQL(_PAGE).format(way=sql.SQL(way), sign=sql.SQL(sign))
+    rows = await (await connection.execute(statement, params)).fetchall()
+    return Own(*cut(rows, limit, turned, lambda row: Place(_SORT, row["updated_at"].isoformat(), row["id"])))
 
 
 async def said(connection: Connection, actor: Actor, kind: Kind, id_: UUID) -> list[Row]:

@@ -17,9 +17,9 @@ from threefold.crm.datalog import feed
 from threefold.crm.desk import Connection, Row, Tx
 from threefold.crm.exchange import webhook_rules
 from threefold.crm.model import rules
-from threefold.crm.model.asking import Place, place
 from threefold.crm.model.errors import Conflict, Invalid, Stale
 from threefold.crm.model.kinds import KINDS
+from threefold.crm.model.paging import Place, cut, turn
 from threefold.kernel.errors import NotThere
 
 MANY: Final = 50
@@ -108,35 +108,38 @@ async def unsubscribe(tx: Tx, webhook: UUID, version: int | None = None) -> None
 
 
 async def deliveries(
-    connection: Connection, webhook: UUID, *, status: str | None = None, after: str | None = None, limit: int = 50
-) -> tuple[list[Row], str | None]:
-    """The newest first, and where the next page begins."""
+    connection: Connection,
+    webhook: UUID,
+    *,
+    status: str | None = None,
+    after: str | None = None,
+    before: str | None = None,
+    limit: int = 50,
+) -> tuple[list[Row], str | None, str | None]:
+    """The newest first; and what the pages before and after are asked for with."""
     await subscription(connection, webhook)
     if status not in (None, "waiting", "delivered", "dead"):
         raise Invalid("that is no status", {"status": "has to be waiting, delivered or dead"})
     limit = min(max(limit, 1), 200)
-    found = place(after, _SORT) if after else None
+    turned = turn(after, before, _SORT)
+    way, sign = turned.walk(_SORT)
     cursor = await connection.execute(
         f"SELECT {_DELIVERY}, created_at::text AS _value FROM crm.deliveries"  # noqa: S608 - the columns are ours
         " WHERE webhook_id = %(webhook)s AND (%(status)s::text IS NULL OR status = %(status)s)"
-        " AND (%(at)s::timestamptz IS NULL OR (created_at, id) < (%(at)s::timestamptz, %(id)s))"
-        " ORDER BY created_at DESC, id DESC LIMIT %(limit)s",
+        f" AND (%(at)s::timestamptz IS NULL OR (created_at, id) {sign} (%(at)s::timestamptz, %(id)s))"
+        f" ORDER BY created_at {way}, id {way} LIMIT %(limit)s",
         {
             "webhook": webhook,
             "status": status,
-            "at": found.value if found else None,
-            "id": found.id if found else None,
+            "at": turned.place.value if turned.place else None,
+            "id": turned.place.id if turned.place else None,
             "limit": limit + 1,
         },
     )
-    rows = await cursor.fetchall()
-    following = None
-    if len(rows) > limit:
-        rows = rows[:limit]
-        following = Place(_SORT, rows[-1]["_value"], rows[-1]["id"]).encoded()
-    for row in rows:
+    found = cut(await cursor.fetchall(), limit, turned, lambda row: Place(_SORT, row["_value"], row["id"]))
+    for row in found[0]:
         del row["_value"]
-    return rows, following
+    return found
 
 
 async def resend(tx: Tx, webhook: UUID, delivery: UUID) -> Row:

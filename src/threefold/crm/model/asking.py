@@ -2,26 +2,21 @@
 
 ``?status=open&priority.le=2&account_id.in=a,b&email.empty=true&sort=-updated_at&limit=50&after=...&q=words``
 
-A page goes on after the last record of the one before, by its place in the order and its id (keyset): whatever was
-changed in between, no record is skipped or shown twice for it, and page 1000 costs as much as page 1.
+A place is where a page before ended, or where the one after began (paging.py).
 
 Pure.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from uuid import UUID
 
 from threefold.crm.model.errors import Invalid
 from threefold.crm.model.kinds import Field, Kind, Type
+from threefold.crm.model.paging import Turn, turn
 from threefold.crm.model.validating import from_text, nullable
-from threefold.kernel.errors import BadInput
 
 MOST: Final = 200
 LIMIT: Final = 50
@@ -31,7 +26,7 @@ _MOST_FILTERS: Final = 20
 _TEXTS: Final = (Type.TEXT, Type.LONG, Type.EMAIL)
 _ORDERED: Final = (Type.INTEGER, Type.CENTS, Type.TIME, Type.DATE, Type.TEXT, Type.EMAIL)
 _OPS: Final = ("eq", "ne", "lt", "le", "gt", "ge", "contains", "starts", "in", "empty")
-_OWN: Final = ("sort", "after", "limit", "deleted", "q")
+_OWN: Final = ("sort", "after", "before", "limit", "deleted", "q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,39 +48,11 @@ class Asked:
     limit: int = LIMIT
     deleted: bool = False
     text: str = ""
+    before: str | None = None
 
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a page ended: the sort it was in, the last record's value (as PostgreSQL spells it) and id."""
-
-    sort: str
-    value: str | None
-    id: UUID
-
-    def encoded(self) -> str:
-        packed = json.dumps([self.sort, self.value, str(self.id)], separators=(",", ":"), ensure_ascii=False)
-        return base64.urlsafe_b64encode(packed.encode()).decode().rstrip("=")
-
-
-def place(text: str, sort: str) -> Place:
-    """A cursor's; refused if it is none of ours, or of a list in another order."""
-    try:
-        packed = json.loads(base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True))
-        of, value, record = packed
-        if not (isinstance(of, str) and isinstance(record, str) and (value is None or isinstance(value, str))):
-            raise ValueError
-        if "\0" in (value or ""):
-            raise ValueError
-        found = Place(of, value, UUID(record))
-    except (ValueError, TypeError, AttributeError, binascii.Error, UnicodeError, RecursionError):
-        raise BadInput("this is no place in a list", hint="take `after` from the answer before, as it is") from None
-    if found.sort != sort:
-        raise BadInput(
-            f"this place is in a list sorted by {found.sort[:60]}, not by {sort}",
-            hint="begin at the first page after changing the order",
-        )
-    return found
+    def turn(self, sort: str) -> Turn:
+        """``sort``: the kind's own, where nothing is said."""
+        return turn(self.after, self.before, self.sort or sort)
 
 
 def parse(kind: Kind, params: Sequence[tuple[str, str]]) -> Asked:
@@ -119,10 +86,10 @@ def parse(kind: Kind, params: Sequence[tuple[str, str]]) -> Asked:
         wrong["q"] = f"{kind.name} are not searched by words"
     if wrong:
         raise Invalid("some parameters cannot be meant", wrong, hint="see the fields")
-    after = own.get("after") or None
-    if after is not None:
-        place(after, sort)
-    return Asked(tuple(filters), sort, after, int(limit), own.get("deleted") == "true", own.get("q", "").strip())
+    after, before = own.get("after") or None, own.get("before") or None
+    turn(after, before, sort)  # refuses what is no place
+    text = own.get("q", "").strip()
+    return Asked(tuple(filters), sort, after, int(limit), own.get("deleted") == "true", text, before)
 
 
 def unsortable(kind: Kind, sort: str) -> str:

@@ -6,7 +6,6 @@ there. An employee who comes here is shown its own start page.
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any, Final
 from uuid import UUID
 
@@ -24,7 +23,7 @@ from threefold.crm.pages.clocks import now_of
 from threefold.crm.pages.next_steps import ENDED, next_step
 from threefold.crm.pages.rendering import answer, goes, page_reply, render
 from threefold.crm.records import records
-from threefold.kernel.errors import BadInput, NotThere
+from threefold.kernel.errors import NotThere
 
 router = APIRouter()
 AtDesk = Annotated[Desk, Depends(desk_of)]
@@ -45,17 +44,18 @@ _WORDS: Final = {
 async def home(request: Request, desk: AtDesk) -> Response:
     if not desk.actor.is_customer:
         return RedirectResponse(_STAFF_HOME, 303)
-    after = _place(request.query_params.get("after", ""))
+    query = request.query_params
     async with desk.read() as connection:
-        found = await own_cases.page(connection, desk.actor, after=after)
+        found = await own_cases.page(
+            connection, desk.actor, after=query.get("after") or None, before=query.get("before") or None
+        )
         now = await now_of(connection)
     rows = [{**row, "step": next_step(row, now)} for row in found.rows]
-    following = f"{found.next[0].isoformat()}_{found.next[1]}" if found.next else ""
     context = {
         "living": [row for row in rows if row["status"] not in ENDED],
         "ended": [row for row in rows if row["status"] in ENDED],
-        "following": following,
-        "later": after is not None,
+        "following": found.next,
+        "preceding": found.prev,
     }
     return render(request, "customer/home.html", context)
 
@@ -138,10 +138,12 @@ async def products(request: Request, desk: AtDesk) -> Response:
     if not desk.actor.is_customer:
         return RedirectResponse("/records/products", 303)
     words = request.query_params.get("q", "").strip()[:200]
-    asked = Asked(sort="name", after=request.query_params.get("after") or None, limit=48, text=words)
+    after, before = (request.query_params.get(name) or None for name in ("after", "before"))
+    asked = Asked(sort="name", after=after, before=before, limit=48, text=words)
     async with desk.read() as connection:
         found = await records.page(connection, desk.actor, _PRODUCTS, asked)
-    return render(request, "customer/products.html", {"products": found.rows, "following": found.next, "words": words})
+    context = {"products": found.rows, "following": found.next, "preceding": found.prev, "words": words}
+    return render(request, "customer/products.html", context)
 
 
 @router.get("/products/{product_id}")
@@ -209,16 +211,3 @@ def _case_of(kind_name: str, case_id: str) -> tuple[Kind, UUID]:
 def _customers_only(desk: Desk) -> None:
     if not desk.actor.is_customer:
         raise NotThere("this page is a customer's", hint="you find the case under Queries or Requests")
-
-
-def _place(text: str) -> tuple[datetime, UUID] | None:
-    if not text:
-        return None
-    at, _, record = text.rpartition("_")
-    try:
-        moment = datetime.fromisoformat(at)
-        if moment.tzinfo is None:
-            raise ValueError
-        return moment, UUID(record)
-    except ValueError:
-        raise BadInput("this is no place in the list", hint="go back to the first page") from None

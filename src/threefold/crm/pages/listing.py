@@ -18,7 +18,7 @@ from threefold.crm.model.kinds import Field, Kind, Type
 from threefold.crm.pages.shown import Titles, readable
 
 Pairs = list[tuple[str, str]]
-OURS: Final = ("view", "columns", "ff", "fo", "fv", "after")
+OURS: Final = ("view", "columns", "ff", "fo", "fv", "after", "before")
 NOBODY: Final = "none"
 # By what a long list can be put in order; 003-indexes.sql and 020-pages.sql have an index for each. Short kinds: all.
 SORTED: Final[Mapping[str, tuple[str, ...]]] = {
@@ -113,6 +113,15 @@ def address(path: str, pairs: Pairs, **changes: str | None) -> str:
     left = [(name, text) for name, text in pairs if name not in changes]
     left += [(name, text) for name, text in changes.items() if text is not None]
     return f"{path}?{urlencode(left)}" if left else path
+
+
+def pager(path: str, pairs: Pairs, prev: str | None, following: str | None) -> dict[str, str]:
+    """What the pager of parts.html links to; empty where there is nothing to go to."""
+    return {
+        "first_page": address(path, pairs) if prev else "",
+        "prev_page": address(path, pairs, before=prev) if prev else "",
+        "next_page": address(path, pairs, after=following) if following else "",
+    }
 
 
 def chips(kind: Kind, path: str, pairs: Pairs, titles: Titles) -> list[Chip]:

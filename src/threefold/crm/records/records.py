@@ -19,9 +19,10 @@ from threefold.crm.datalog.timeline import as_of, timeline
 from threefold.crm.desk import Connection, Row, Tx
 from threefold.crm.model import rules
 from threefold.crm.model.actor import Actor
-from threefold.crm.model.asking import Asked, Place
+from threefold.crm.model.asking import Asked
 from threefold.crm.model.errors import Forbidden, Invalid, Stale
 from threefold.crm.model.kinds import CASES, KINDS, Kind, Type
+from threefold.crm.model.paging import Place, cut, ends
 from threefold.crm.model.validating import changed_values, new_values
 from threefold.crm.records.recycling import delete, restore
 from threefold.crm.records.search import Hit, search
@@ -47,10 +48,11 @@ __all__ = [
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """``next``: what the next page is asked for with; None: there is none."""
+    """``next``: what the next page is asked for with (`after`); ``prev``: the one before (`before`); None: none."""
 
     rows: list[Row]
     next: str | None
+    prev: str | None = None
 
 
 async def create(tx: Tx, kind: Kind, values: Mapping[str, Any]) -> Row:
@@ -89,33 +91,37 @@ async def pages(connection: Connection, actor: Actor, several: Sequence[tuple[Ki
 
 
 def _found(kind: Kind, asked: Asked, rows: list[Row]) -> Found:
-    following = None
-    if len(rows) > asked.limit:
-        rows = rows[: asked.limit]
-        following = Place(asked.sort or kind.sort, rows[-1]["_value"], rows[-1]["_id"]).encoded()
+    sort = asked.sort or kind.sort
+    rows, before, following = cut(
+        rows, asked.limit, asked.turn(kind.sort), lambda row: Place(sort, row["_value"], row["_id"])
+    )
     for row in rows:
         del row["_value"], row["_id"]
-    return Found(rows, following)
+    return Found(rows, following, before)
 
 
-async def page_json(connection: Connection, actor: Actor, kind: Kind, asked: Asked) -> tuple[bytes, str | None]:
-    """The same as a JSON array that PostgreSQL makes: rows that nobody looks at need not become objects here."""
+async def page_json(
+    connection: Connection, actor: Actor, kind: Kind, asked: Asked
+) -> tuple[bytes, str | None, str | None]:
+    """The rows as a JSON array that PostgreSQL makes, `prev` and `next`: what nobody looks at need not be objects."""
     built = repository.page(actor, kind, asked, repository.as_json(kind))
     names = repository.selected(kind)
+    turned, sort, limit = asked.turn(kind.sort), asked.sort or kind.sort, asked.limit
     statement = sql.SQL(
         "WITH found AS MATERIALIZED (SELECT *, row_number() OVER () AS _number FROM ({}) page)"
-        " SELECT convert_to(coalesce(json_agg((SELECT shown FROM (SELECT {}) shown) ORDER BY _number)"
+        " SELECT convert_to(coalesce(json_agg((SELECT shown FROM (SELECT {}) shown) ORDER BY _number{})"
         " FILTER (WHERE _number <= %s), '[]')::text, 'UTF8') AS rows, count(*) AS many,"
-        " max(_value) FILTER (WHERE _number = %s) AS value,"
-        " (array_agg(_id) FILTER (WHERE _number = %s))[1] AS id FROM found"
-    ).format(built.text, names)
-    limit = asked.limit
-    cursor = await connection.execute(statement, [*built.params, limit, limit, limit], binary=True)
+        " max(_value) FILTER (WHERE _number = 1) AS near, (array_agg(_id) FILTER (WHERE _number = 1))[1] AS near_id,"
+        " max(_value) FILTER (WHERE _number = last) AS far, (array_agg(_id) FILTER (WHERE _number = last))[1] AS far_id"
+        " FROM found, (SELECT least(count(*), %s) AS last FROM found) l"
+    ).format(built.text, names, sql.SQL(" DESC" if turned.back else ""))
+    cursor = await connection.execute(statement, [*built.params, limit, limit], binary=True)
     row = (await cursor.fetchall())[0]
-    following = None
-    if row["many"] > limit:
-        following = Place(asked.sort or kind.sort, row["value"], row["id"]).encoded()
-    return bytes(row["rows"]), following
+    near, far = (
+        Place(sort, row[end], row[f"{end}_id"]) if row["many"] else None
+        for end in (("far", "near") if turned.back else ("near", "far"))
+    )
+    return (bytes(row["rows"]), *ends(turned, near, far, more=row["many"] > limit))
 
 
 async def update(tx: Tx, kind: Kind, id_: UUID, changes: Mapping[str, Any], version: int | None) -> Row:

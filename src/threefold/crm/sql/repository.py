@@ -16,9 +16,10 @@ from psycopg import sql
 
 from threefold.crm.desk import Change, Connection, Row, Tx
 from threefold.crm.model.actor import Actor
-from threefold.crm.model.asking import Asked, Filter, Place, place
+from threefold.crm.model.asking import Asked, Filter
 from threefold.crm.model.errors import Invalid
 from threefold.crm.model.kinds import COMMON, CUSTOMERS_READ, KINDS, LINKED, MERGED, Field, Kind, Type
+from threefold.crm.model.paging import Place
 from threefold.crm.model.validating import nullable
 from threefold.kernel.errors import NotThere
 
@@ -162,18 +163,20 @@ def _filter(kind: Kind, one: Filter) -> Condition:
 
 
 def page(actor: Actor, kind: Kind, asked: Asked, shown: sql.Composable) -> Condition:
-    """A SELECT of one row more than asked for, each with its place (``_value``, ``_id``).
+    """A SELECT of one row more than asked for, each with its place (``_value``, ``_id``); backwards, from its end.
 
-    Values in order and then the records without one: each part is one walk along an index, and the second is not
-    begun while the first fills the page.
+    Values in order and then the records without one (backwards, those first): each part is one walk along an index,
+    and the second is not begun while the first fills the page.
     """
     order = asked.sort or kind.sort
     name = order.removeprefix("-")
     field = _field(kind, name)
-    column, downward = sql.Identifier(name), order.startswith("-")
+    turned = asked.turn(kind.sort)
+    there = turned.place
+    column = sql.Identifier(name)
     basis = where(actor, kind, asked)
-    after = place(asked.after, order) if asked.after else None
-    direction, beyond = sql.SQL(" DESC" if downward else " ASC"), sql.SQL("<" if downward else ">")
+    way, sign = turned.walk(order)
+    direction, compared = sql.SQL(" " + way), sql.SQL(sign)
 
     def part(ordered: sql.Composable, *conditions: Condition) -> Condition:
         all_of = joined([basis, *conditions])
@@ -187,20 +190,22 @@ def page(actor: Actor, kind: Kind, asked: Asked, shown: sql.Composable) -> Condi
     # By the table's own columns: ORDER BY would take what is shown under the same name first, as text.
     by_id = sql.SQL("r.id{}").format(direction)
     if name == "id":
-        rest = [Condition(sql.SQL("id {} %s").format(beyond), [after.id])] if after else []
+        rest = [Condition(sql.SQL("id {} %s").format(compared), [there.id])] if there else []
         return part(by_id, *rest)
     by_value = sql.SQL("r.{0}{1}, r.id{1}").format(column, direction)
     parts = []
-    if after is None or after.value is not None:
-        rest = [] if after is None else [_beyond(column, beyond, field, after)]
+    if there is None or there.value is not None or turned.back:
+        rest = [] if there is None or there.value is None else [_beyond(column, compared, field, there)]
         given = [Condition(sql.SQL("{} IS NOT NULL").format(column), [])] if nullable(field) else []
         parts.append(part(by_value, *given, *rest))
-    if nullable(field):
+    if nullable(field) and not (turned.back and there is not None and there.value is not None):
         missing = Condition(sql.SQL("{} IS NULL").format(column), [])
-        on = [] if after is None or after.value is not None else [Condition(_id(beyond), [after.id])]
+        on = [] if there is None or there.value is not None else [Condition(_id(compared), [there.id])]
         parts.append(part(by_id, missing, *on))
-    if not parts:  # a place that no list of ours ends at
-        raise NotThere("there is no such place in the list")
+    if not parts or (there is not None and there.value is None and not nullable(field)):
+        raise NotThere("there is no such place in the list")  # none that a list of ours ends at
+    if turned.back:
+        parts.reverse()
     if len(parts) == 1:
         return parts[0]
     text = sql.SQL(" UNION ALL ").join(each.text for each in parts) + sql.SQL(" LIMIT %s")

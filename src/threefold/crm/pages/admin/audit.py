@@ -113,16 +113,11 @@ def _told(row: Row) -> Row:
 
 
 @router.get("/admin/audit/erasures")
-async def erasures(request: Request, desk: AtDesk, after: str = "") -> Response:
+async def erasures(request: Request, desk: AtDesk, after: str = "", before: str = "") -> Response:
     only_administrators(desk.actor)
     async with desk.read() as connection:
-        rows, following = await oversight.erasures(connection, after or None)
-    path = "/admin/audit/erasures"
-    context = {
-        "rows": rows,
-        "next_page": listing.address(path, [], after=following) if following else "",
-        "first_page": path if after else "",
-    }
+        found = await oversight.erasures(connection, after or None, before=before or None)
+    context = {"rows": found.rows, **listing.pager("/admin/audit/erasures", [], found.prev, found.next)}
     return render(request, "admin/erasures.html", context)
 
 

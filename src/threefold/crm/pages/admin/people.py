@@ -42,17 +42,16 @@ async def people(request: Request, desk: AtDesk) -> Response:
 
 
 @router.get("/admin/customers")
-async def customers(request: Request, desk: AtDesk, q: str = "", after: str = "") -> Response:
+async def customers(request: Request, desk: AtDesk, q: str = "", after: str = "", before: str = "") -> Response:
     only_administrators(desk.actor)
     text = q.strip()[:200]
     async with desk.read() as connection:
-        rows, following = await oversight.customers(connection, text, after or None)
+        found = await oversight.customers(connection, text, after or None, before=before or None)
     pairs = [("q", text)] if text else []
     context = {
-        "people": rows,
+        "people": found.rows,
         "text": text,
-        "next_page": listing.address("/admin/customers", pairs, after=following) if following else "",
-        "first_page": listing.address("/admin/customers", pairs) if after else "",
+        **listing.pager("/admin/customers", pairs, found.prev, found.next),
     }
     return render(request, "admin/customers.html", context)
 

@@ -114,7 +114,9 @@ async def _one(request: Request, desk: Desk, id_: UUID, *, status: int = 200, **
     state = query.get("status") if query.get("status") in ("waiting", "delivered", "dead") else None
     async with desk.read() as connection:
         row = await webhooks.subscription(connection, id_)
-        rows, following = await webhooks.deliveries(connection, id_, status=state, after=query.get("after") or None)
+        rows, before, following = await webhooks.deliveries(
+            connection, id_, status=state, after=query.get("after") or None, before=query.get("before") or None
+        )
         waiting = (await oversight.waiting(connection)).get(id_)
         wanted: dict[str, set[UUID]] = {}
         for each in rows:
@@ -137,8 +139,7 @@ async def _one(request: Request, desk: Desk, id_: UUID, *, status: int = 200, **
         "picked": row["kinds"],
         "webhook_path": path,
         "here_path": listing.address(path, pairs),
-        "next_page": listing.address(path, pairs, after=following) if following else "",
-        "first_page": listing.address(path, pairs) if query.get("after") else "",
+        **listing.pager(path, pairs, before, following),
         **_errors(None),
         **more,
     }

@@ -59,9 +59,9 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, request: Requ
     saved = await views.views(connection, desk.actor, kind)
     view = next((row for row in saved if str(row["id"]) == texts.get("view")), None)
     wrong = None
-    after = [("after", texts["after"])] if texts.get("after") else []
+    turned = [(name, texts[name]) for name in ("after", "before") if texts.get(name)]
     try:
-        asked = asking.parse(kind, [*pairs, *after])
+        asked = asking.parse(kind, [*pairs, *turned])
         found = await records.page(connection, desk.actor, kind, asked)
     except BadInput as error:
         wrong = _of_filters(error)
@@ -104,15 +104,14 @@ async def _context(connection: Connection, desk: Desk, kind: Kind, request: Requ
             for name, wanted_pairs in listing.presets(kind, desk.actor.user)
         ],
         "address": listing.address(path, kept),
-        "bulk_address": listing.address(f"{path}/bulk", [*kept, *after]),
+        "bulk_address": listing.address(f"{path}/bulk", [*kept, *turned]),
         "export_address": listing.address(
             f"/api/v1/exports/{kind.name}.csv", [*pairs, ("bom", "true"), *_own_columns(texts)]
         ),
         "clear": path,
         "sort_link": lambda by: listing.address(path, [pair for pair in kept if pair[0] != "sort"], sort=by),
-        "next_page": listing.address(path, kept, after=found.next) if found.next else "",
-        "first_page": listing.address(path, kept) if after else "",
-        "live_address": listing.address(path, [*kept, *after]),
+        **listing.pager(path, kept, found.prev, found.next),
+        "live_address": listing.address(path, [*kept, *turned]),
         "can_create": rules.allows(desk.actor, rules.Operation.CREATE, kind.name),
         "can_bulk": rules.allows(desk.actor, rules.Operation.BULK, kind.name),
         "can_export": rules.allows(desk.actor, rules.Operation.EXPORT, kind.name),

@@ -32,15 +32,16 @@ FOR_ADMINISTRATORS: Final = ("users", "teams", "policies")
 
 
 @router.get("/bin")
-async def recycle_bin(request: Request, desk: AtDesk, kind: str = "contacts", after: str = "") -> Response:
+async def recycle_bin(
+    request: Request, desk: AtDesk, kind: str = "contacts", after: str = "", before: str = ""
+) -> Response:
     of = kind_of(kind)
     only_staff(desk.actor)
     rules.check(desk.actor, rules.Operation.HISTORY, of.name)
     async with desk.read() as connection:
-        asked = Asked(sort="-deleted_at", after=after or None, deleted=True)
+        asked = Asked(sort="-deleted_at", after=after or None, before=before or None, deleted=True)
         found = await records.page(connection, desk.actor, of, asked)
         titles = await related.titles_in(connection, of, found.rows)
-    path, pairs = "/bin", [("kind", of.name)]
     shown = SHOWN + (FOR_ADMINISTRATORS if desk.actor.is_administrator else ())
     context = {
         "kind": of,
@@ -48,8 +49,7 @@ async def recycle_bin(request: Request, desk: AtDesk, kind: str = "contacts", af
         "rows": found.rows,
         "titles": titles,
         "can_restore": rules.allows(desk.actor, rules.Operation.DELETE, of.name),
-        "next_page": listing.address(path, pairs, after=found.next) if found.next else "",
-        "first_page": listing.address(path, pairs) if after else "",
+        **listing.pager("/bin", [("kind", of.name)], found.prev, found.next),
     }
     return render(request, "employee/bin.html", context)
 
