@@ -8,7 +8,8 @@ from __future__ import annotations
 import http.client
 import json
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
@@ -26,6 +27,7 @@ from threefold.kernel.errors import Unavailable
 class Answer:
     status: int
     body: bytes
+    headers: Mapping[str, str] = field(default_factory=dict)  # names in lower case
 
     def json(self) -> Any:
         return json.loads(self.body)
@@ -53,23 +55,32 @@ class Visitor:
 
     def ask(self, method: str, target: str, sent: Any = None, *, accept: str = "application/json") -> Answer:
         """Raises Unavailable for any answer but success."""
+        answer = self.send(method, target, sent, accept=accept)
+        if not 200 <= answer.status < 300:
+            raise Unavailable(f"the CRM answered {method} {target} with {answer.status}: {answer.body[:300]!r}")
+        return answer
+
+    def send(
+        self, method: str, target: str, sent: Any = None, *, accept: str = "application/json", key: str = ""
+    ) -> Answer:
+        """Whatever the answer is. ``key``: the request's Idempotency-Key. Raises Unavailable where none comes."""
         headers = {"Accept": accept, "DPoP": self._proof(method, target.partition("?")[0])}
         if sent is not None:
             headers |= {"Content-Type": "application/json", "Origin": self._url}
+        if key:
+            headers["Idempotency-Key"] = key
         if self._token:
             headers["Authorization"] = f"DPoP {self._token}"
         connection = http.client.HTTPConnection(urlsplit(self._url).netloc, timeout=20)
         try:
             connection.request(method, target, None if sent is None else json.dumps(sent), headers)
             response = connection.getresponse()
-            answer = Answer(response.status, response.read())
-        except OSError as error:
+            headers = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, response.read(), headers)
+        except (OSError, http.client.HTTPException) as error:
             raise Unavailable(f"the CRM does not answer at {self._url}: {error}") from None
         finally:
             connection.close()
-        if not 200 <= answer.status < 300:
-            raise Unavailable(f"the CRM answered {method} {target} with {answer.status}: {answer.body[:300]!r}")
-        return answer
 
     def _proof(self, method: str, path: str) -> str:
         now: datetime = self._clock.now()
