@@ -234,6 +234,23 @@ class Failover(Section):
     spool_max_mib: int = Field(default=4096, ge=16, description="The most the spool may hold; then commits wait. MiB.")
 
 
+class Retention(Section):
+    """How long what is stored is kept; `threefold prune` goes by it."""
+
+    pitr: Duration = Field(
+        default=timedelta(days=7),
+        description="Every moment of that long before the newest snapshot can be recovered. A duration.",
+    )
+    daily: int = Field(default=7, ge=0, description="The last snapshot of each of so many days is kept.")
+    weekly: int = Field(default=4, ge=0, description="The last snapshot of each of so many weeks is kept.")
+    monthly: int = Field(default=12, ge=0, description="The last snapshot of each of so many months is kept.")
+    grace: Duration = Field(
+        default=timedelta(hours=24),
+        description="What is needed no more is marked, and deleted by a later `threefold prune`, at least that long "
+        "afterwards, if it still is needed no more. A duration.",
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One of the two places where the PostgreSQL may serve."""
@@ -349,6 +366,7 @@ class Settings(_File):
     store: tuple[Store, Store, Store] = Field(description="Exactly three.")
     recovery: Recovery = Recovery()
     failover: Failover = Failover()
+    retention: Retention = Retention()
     crm: Crm | None = None
 
     @model_validator(mode="after")
