@@ -61,7 +61,7 @@ serve(ServeConfig(data_dir=folder, port=port, engine=engine), on_ready=lambda *_
 
 
 # One verb as cli/main.py runs it, without the seconds that importing all the others takes.
-_VERB = """
+VERB = """
 import importlib, sys
 import typer
 from threefold.cli.output import Output
@@ -245,7 +245,7 @@ provider = "own-{name}"
     def run(self, *arguments: str | Path, log: str = "command", env: Mapping[str, str | None] | None = None) -> Process:
         """Any verb, with our configuration."""
         process = Process(
-            ["-c", _VERB, *arguments, "--config", self.config],
+            ["-c", VERB, *arguments, "--config", self.config],
             self.home / f"{log}-{len(self.processes)}.log",
             {**self.environment(), **{name: value or "" for name, value in (env or {}).items()}},
         )

@@ -20,13 +20,37 @@ from typing import Any
 import psycopg
 
 from tests.pg import Cluster, folder, free_port
-from tests.protect_process import Failed, Process, Site, site, until
+from tests.protect_process import VERB, Failed, Process, Site, site, until
 from threefold.bootstrap import journal_of
 from threefold.failover.agent_beacon import AgentStatus, read_agent
 from threefold.failover.steps import Switch
 from threefold.postgres.server import Server
 
 HOME, AWAY, THIRD = "karachi", "eu", "third"
+
+# Kills itself before it proposes a step, or when the step stands: DIE_AT=before:serving, DIE_AT=after:ordered.
+DIES = (
+    """
+import os
+from threefold.failover import switch
+from threefold.failover.journal import Journal
+when, at = os.environ["DIE_AT"].split(":")
+propose, to_serving = Journal.propose, switch.to_serving
+async def dying(self, about, kind, **facts):
+    if (when, at) == ("before", kind.value):
+        os.kill(os.getpid(), 9)
+    told = await propose(self, about, kind, **facts)
+    if (when, at) == ("after", kind.value):
+        os.kill(os.getpid(), 9)
+    return told
+async def ordered(hands, about):
+    if (when, at) == ("after", "ordered"):
+        os.kill(os.getpid(), 9)
+    return await to_serving(hands, about)
+Journal.propose, switch.to_serving = dying, ordered
+"""
+    + VERB
+)
 
 
 class TwoSites:
