@@ -13,6 +13,7 @@ from pydantic import Field as Constraint
 from threefold.crm.api import params, replies, uploads
 from threefold.crm.api.models import Given
 from threefold.crm.api.operations import Call, Does, Gives, Operation, Raw, add
+from threefold.crm.api.shapes import Next, Prev
 from threefold.crm.desk import Reply, Tx
 from threefold.crm.model import rules
 from threefold.crm.model.errors import Invalid
@@ -40,6 +41,29 @@ class Attachment(Given):
 
 class Attachments(Given):
     items: list[Attachment]
+
+
+class Deleted(Attachment):
+    """A file in the recycle bin: since when, and who put it there."""
+
+    deleted_at: datetime
+    deleted_by: UUID | None
+    who: str | None
+
+
+class DeletedPage(Given):
+    items: list[Deleted]
+    next: Next
+    prev: Prev
+
+
+async def _deleted(call: Call) -> Response:
+    query = call.query
+    async with call.desk.read() as connection:
+        rows, before, following = await attachments.deleted(
+            connection, call.desk.actor, query.get("after"), query.get("before"), query.get("limit", 50)
+        )
+    return replies.response(replies.value({"items": rows, "next": following, "prev": before}))
 
 
 def _listing(kind: Kind) -> Does:
@@ -121,6 +145,7 @@ def _describe(kind: Kind) -> None:
             params=(params.NAME,),
             gives=(Gives(201, "Kept, and saved.", Attachment, headers=("Location",)),),
             writes=True,
+            about="What one customer may have here is bounded, in number and in size (`/settings`): 422 beyond that.",
             **common,
         )
     )
@@ -147,6 +172,20 @@ def describe() -> None:
                 Gives(304, "Still the one that you have.", headers=("ETag",)),
             ),
             **common,
+        )
+    )
+    add(
+        Operation(
+            "GET",
+            "/attachments/deleted",
+            "listDeletedFiles",
+            "The files in the recycle bin, the last one first",
+            does=_deleted,
+            needs=rules.Operation.HISTORY,
+            tag="attachments",
+            params=(params.LIMIT, params.AFTER, params.BEFORE),
+            gives=(Gives(200, "Some of them, without their bytes.", DeletedPage),),
+            about="Files that are there are listed at their records.",
         )
     )
     gone = (Gives(204, "Done."),)

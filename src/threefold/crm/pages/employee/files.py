@@ -7,11 +7,12 @@ from urllib.parse import quote
 from fastapi import APIRouter, Request, Response
 from starlette.datastructures import UploadFile
 
-from threefold.crm.desk import Row, Tx
+from threefold.crm.desk import Reply, Row, Tx
 from threefold.crm.model import rules
 from threefold.crm.model.errors import Invalid
 from threefold.crm.pages.employee.answering import done
 from threefold.crm.pages.employee.record import shown
+from threefold.crm.pages.rendering import answer, goes
 from threefold.crm.pages.staff import AtDesk, form_of, id_of, kind_of, only_staff, sentence, texts_in
 from threefold.crm.records import attachments
 
@@ -65,4 +66,26 @@ async def remove(request: Request, desk: AtDesk, attachment: str) -> Response:
         await attachments.delete(tx, file)
         return {}
 
-    return await done(request, desk, of, id_, does, "record-files", "The file is taken away.")
+    return await done(request, desk, of, id_, does, "record-files", "The file is in the recycle bin.")
+
+
+@router.post("/files/{attachment}/restore")
+async def restore(request: Request, desk: AtDesk, attachment: str) -> Response:
+    """From its record's page, which shows it again; or from the recycle bin (`goto=bin`), which is shown anew."""
+    only_staff(desk.actor)
+    texts = texts_in(await form_of(request))
+    file = id_of(attachment)
+
+    async def does(tx: Tx) -> Row:
+        await attachments.restore(tx, file)
+        return {}
+
+    if texts.get("goto") == "bin":
+
+        async def work(tx: Tx) -> Reply:
+            await does(tx)
+            return goes("/bin/files", "The file is back at its record.")
+
+        return answer(await desk.write(work))
+    of, id_ = kind_of(texts.get("kind", "")), id_of(texts.get("record", ""))
+    return await done(request, desk, of, id_, does, "record-files", "The file is back.")

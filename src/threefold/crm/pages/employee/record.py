@@ -101,7 +101,10 @@ async def context_of(
         tags, every = await related.tags_of(connection, id_)
         found |= {"tags": tags, "all_tags": every}
     if "files" in want and kind.name in LINKED:
-        found["files"] = await attachments.of(connection, desk.actor, kind, id_)
+        found |= {
+            "files": await attachments.of(connection, desk.actor, kind, id_, deleted=True),
+            "deleted_files": await attachments.deleted_of(connection, desk.actor, kind, id_),
+        }
     if "timeline" in want:
         found |= await _timeline(connection, desk, kind, id_, request.query_params.get("before", ""))
     return found | {"titles": await related.titles(connection, wanted)}

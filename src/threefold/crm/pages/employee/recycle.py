@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from typing import Final
+from uuid import UUID
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm.desk import Reply, Tx
+from threefold.crm.desk import Desk, Reply, Tx
 from threefold.crm.model import rules
 from threefold.crm.model.asking import Asked
-from threefold.crm.model.kinds import KINDS
+from threefold.crm.model.kinds import KINDS, LINKED, Kind
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import answer, goes, render
 from threefold.crm.pages.staff import AtDesk, id_of, kind_of, only_staff
-from threefold.crm.records import records, related
+from threefold.crm.records import attachments, records, related
 
 router = APIRouter(include_in_schema=False)
 SHOWN: Final = (
@@ -42,16 +43,40 @@ async def recycle_bin(
         asked = Asked(sort="-deleted_at", after=after or None, before=before or None, deleted=True)
         found = await records.page(connection, desk.actor, of, asked)
         titles = await related.titles_in(connection, of, found.rows)
-    shown = SHOWN + (FOR_ADMINISTRATORS if desk.actor.is_administrator else ())
     context = {
         "kind": of,
-        "kinds": [KINDS[name] for name in shown],
+        "kinds": _kinds(desk),
         "rows": found.rows,
         "titles": titles,
         "can_restore": rules.allows(desk.actor, rules.Operation.DELETE, of.name),
         **listing.pager("/bin", [("kind", of.name)], found.prev, found.next),
     }
     return render(request, "employee/bin.html", context)
+
+
+@router.get("/bin/files")
+async def deleted_files(request: Request, desk: AtDesk, after: str = "", before: str = "") -> Response:
+    """Files that were taken away; each with the record that it belongs to, which may be in the bin itself."""
+    only_staff(desk.actor)
+    async with desk.read() as connection:
+        rows, prev, following = await attachments.deleted(connection, desk.actor, after or None, before or None)
+        wanted: dict[str, set[UUID]] = {}
+        for row in rows:
+            wanted.setdefault(row["record_kind"], set()).add(row["record_id"])
+        titles = await related.titles(connection, wanted)
+    context = {
+        "kind": None,
+        "kinds": _kinds(desk),
+        "rows": rows,
+        "titles": titles,
+        "can_restore": {name: rules.allows(desk.actor, rules.Operation.ATTACH, name) for name in LINKED},
+        **listing.pager("/bin/files", [], prev, following),
+    }
+    return render(request, "employee/bin_files.html", context)
+
+
+def _kinds(desk: Desk) -> list[Kind]:
+    return [KINDS[name] for name in SHOWN + (FOR_ADMINISTRATORS if desk.actor.is_administrator else ())]
 
 
 @router.post("/bin/{kind}/{record}/restore")
