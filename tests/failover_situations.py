@@ -1,6 +1,6 @@
 """Situations for the detector, played on a clock of their own: who sees what, for how long.
 
-A `Stage` is the world as a detector gets to know it: our own report five times a second, the others' once a second,
+A `Stage` is the world as a detector gets to know it: our own report four times a second, the others' once a second,
 the DRaaS server's beacon every two. Nothing sleeps.
 """
 
@@ -15,7 +15,7 @@ from threefold.failover.judgement import Patience
 from threefold.failover.reports import Condition, LeaderSeen, PrimarySeen, Report, Seen
 from threefold.failover.verdicts import Verdict
 
-TICK: Final = 0.2
+TICK: Final = 0.25  # and every time a multiple of it: sums are exact, wherever the clock began
 STORES: Final = ("S1", "S2", "S3")
 HOME, AWAY, THIRD = "office", "cloud", "third"
 
@@ -73,17 +73,17 @@ class Stage:
 
     def tick(self, sight: Sight) -> None:
         self._ticks += 1
-        if self._ticks % 5 == 0:
+        if self._ticks % 4 == 0:
             for name in sight.stores:
                 self._store_answers[name] += 1
-        if self._ticks % 10 == 0:
+        if self._ticks % 8 == 0:
             beat = self._leader.beat + (sight.draas == "streaming")
             self._leader = replace(self._leader, seen=OK if sight.draas == "streaming" else SILENT, beat=beat)
         if sight.own is not None:
             self.detector.observe(self._report("us", AWAY, sight.own, sight), self.now)
         for name, seen in sight.others.items():
             # A vantage is heard through any store that both sides reach.
-            if seen is not None and sight.stores and (self._ticks + len(name)) % 5 == 0:
+            if seen is not None and sight.stores and (self._ticks + len(name)) % 4 == 0:
                 self.detector.observe(self._report(name, self.sites[name], seen, sight), self.now)
         self._wal += 10 if sight.wal else 0
         self.detector.stream("our standby", self._wal, self.now)

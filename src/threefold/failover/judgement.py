@@ -29,7 +29,7 @@ from typing import Final
 
 from threefold.failover.evidence import evidence_of, names
 from threefold.failover.reports import Condition, Seen, Waits
-from threefold.failover.scene import ALIVE_S, Scene, View
+from threefold.failover.scene import ALIVE_S, STREAMED_S, Scene, View
 from threefold.failover.verdicts import Kind
 from threefold.quorum.majority import QUORUM
 
@@ -37,6 +37,8 @@ from threefold.quorum.majority import QUORUM
 SLOW_MS: Final = 400.0
 # Less is less than two WAL segments.
 DISK_FULL_BYTES: Final = 32 * 2**20
+# How much longer a stall looks from outside than it is: from the last answer before it to the first one after.
+STALL_MARGIN_S: Final = 2.0
 # Our own report is made several times a second; one that is so old is none.
 _OWN_REPORT_S: Final = 3.0
 
@@ -77,7 +79,8 @@ def judge(scene: Scene, patience: Patience) -> Judgement:
 
 def _spared(scene: Scene) -> bool:
     """Whether anybody has a word for the primary's life: then it is not given up, whatever the rule says."""
-    return scene.alive_s <= ALIVE_S or any(view.alive for view in scene.views) or bool(scene.flowing)
+    flowing = any(age <= STREAMED_S for age in scene.streams.values())
+    return flowing or scene.alive_s <= ALIVE_S or any(view.alive for view in scene.views)
 
 
 def _nothing_yet(scene: Scene, patience: Patience) -> Judgement | None:
@@ -173,7 +176,7 @@ def _others_see_it(scene: Scene, patience: Patience) -> Judgement | None:
 
 
 def _host_answers(scene: Scene, patience: Patience) -> Judgement | None:
-    if not any(view.host_answers for view in scene.views):
+    if not scene.host_answers:
         return None
     site = scene.watched
     starting = any(view.seen.condition is Condition.STARTING for view in scene.views)
@@ -186,7 +189,7 @@ def _host_answers(scene: Scene, patience: Patience) -> Judgement | None:
         said = f"another database system answers at {site}, where the primary was"
     else:
         said = f"PostgreSQL at {site} stands still: its host answers, it does not"
-    give_up = scene.alive_s >= patience.stall_s
+    give_up = scene.alive_s >= patience.stall_s + STALL_MARGIN_S
     return Judgement(Kind.SERVICE_DISRUPTION, "stall", said, lasted_s=scene.alive_s, give_up=give_up)
 
 

@@ -203,7 +203,7 @@ class Probe:
 
         if await self._within(asking, _CUT_S, started, end=leave):
             self._answered(session, asking.result(), started, began)
-        else:
+        elif self._session is session:
             await self._end()
 
     async def _end(self) -> None:
@@ -212,18 +212,22 @@ class Probe:
             await session.close()
 
     async def _drop_left(self, *, anyway: bool = False) -> None:
-        """The line that was left serves as its host's witness until it answers, or another one does, or it breaks."""
+        """The line that was left serves as its host's witness until it breaks; answered after all, it is used again."""
         if self._left is None:
             return
         session, asking = self._left
         age = session.acknowledged_s()
         lives = age is not None and age <= 2 * _ACKNOWLEDGED_S
-        if anyway or asking.done() or self._session is not None or not lives:
-            self._left = None
-            session.cut()
-            await asyncio.wait({asking}, timeout=1.0)
-            _heard(asking)
-            await session.close()
+        if lives and not asking.done() and self._session is None and not anyway:
+            return
+        self._left = None
+        if asking.done() and not asking.cancelled() and asking.exception() is None and self._session is None:
+            self._session = session
+            return
+        session.cut()
+        await asyncio.wait({asking}, timeout=_TICK_S)
+        _heard(asking)
+        await session.close()
 
     def _hear_line(self) -> None:
         """What the kernel at the other end of our line acknowledged is an answer of its host."""

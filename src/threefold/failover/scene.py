@@ -16,6 +16,8 @@ from threefold.failover.reports import Condition, LeaderSeen, PrimarySeen, Seen
 ALIVE_S = 2.0
 # WAL need not flow. Where it did this lately, the primary lived.
 STREAMED_S = 3.0
+# A host that answered anybody so lately is there.
+HOST_S = 3.0
 # How late a report may show what was so before: its period, its way through a store, the reader's round.
 REPORT_LAG_S = 1.5
 
@@ -73,13 +75,25 @@ class Scene:
 
     @property
     def witnesses(self) -> tuple[View, ...]:
-        """Others who see it alive."""
-        return tuple(view for view in self.others if view.alive)
+        """Others who have seen it alive since we have not: the word of who saw no more than we did proves nothing."""
+        return tuple(view for view in self.others if view.alive and self._since_us(view.sql_s))
 
     @property
     def flowing(self) -> tuple[str, ...]:
-        """Who is still getting its WAL."""
-        return tuple(source for source, age in self.streams.items() if age <= STREAMED_S)
+        """Who is still getting its WAL, likewise."""
+        return tuple(source for source, age in self.streams.items() if age <= STREAMED_S and self._since_us(age))
+
+    def _since_us(self, age: float | None) -> bool:
+        ours = self.own.sql_s if self.own is not None else None
+        return ours is None or age is None or age + REPORT_LAG_S < ours
+
+    @property
+    def host_answers(self) -> bool:
+        """Whether the primary's host answers anybody, by now."""
+        return any(
+            view.host_answers and (view is self.own or (view.host_s is not None and view.host_s <= HOST_S))
+            for view in self.views
+        )
 
     @property
     def silent_stores(self) -> tuple[str, ...]:

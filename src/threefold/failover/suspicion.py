@@ -28,6 +28,8 @@ What must not lead it astray:
   of the last one, not the habits; otherwise a burst would teach it a period of milliseconds and a hair trigger.
 - *One long stall* counts as ``MISSES_AT_MOST`` missing beats and no more, so that it does not blunt the senses for the
   next real failure; and p is never more than `P_MAX`, so that suspicion always grows.
+- *Bad habits.* However irregular a source has always been, a wait of `LATE_PERIODS` is late, and one of
+  `SILENT_PERIODS` is silence: those who rely on it need an answer some time.
 - *Nothing learned yet.* Some beats at the period that was agreed, one in twenty of them missing, are assumed
   beforehand and outweighed by what is seen.
 
@@ -46,6 +48,8 @@ LATE: Final = 1.0
 SILENT: Final = 4.0
 P_MAX: Final = 0.4
 MISSES_AT_MOST: Final = 3
+LATE_PERIODS: Final = 4.0
+SILENT_PERIODS: Final = 12.0
 _PRIOR_DUE: Final = 20.0
 _PRIOR_MISSING: Final = 1.0
 _MAD_TO_DEVIATION: Final = 1.4826
@@ -59,7 +63,7 @@ class Suspicion:
         self._last = at
         self._beaten = False
         self._intervals: deque[float] = deque(maxlen=WINDOW)
-        self._habits = self._learn()
+        self._habits: tuple[float, float, float] | None = None
 
     @property
     def last(self) -> float | None:
@@ -77,13 +81,19 @@ class Suspicion:
         if interval < self._period / 2:
             return
         self._intervals.append(interval)
-        self._habits = self._learn()
+        self._habits = None
 
     def phi(self, at: float) -> float:
         """The suspicion, 0 while it is on time; never falls while nothing comes."""
+        waited = at - self._last
+        if waited <= self._period:
+            return 0.0
+        if self._habits is None:  # learned only when it matters
+            self._habits = self._learn()
         usual, spread, missing = self._habits
-        overdue = at - self._last - usual - 2 * spread
-        return max(0.0, overdue / usual) * -log10(missing)
+        phi = max(0.0, waited - usual - 2 * spread) / usual * -log10(missing)
+        least = SILENT if waited >= SILENT_PERIODS * self._period else LATE
+        return max(phi, least) if waited >= LATE_PERIODS * self._period else phi
 
     def late(self, at: float) -> bool:
         return self.phi(at) >= LATE
@@ -92,7 +102,7 @@ class Suspicion:
         return self.phi(at) >= SILENT
 
     def _learn(self) -> tuple[float, float, float]:
-        """(usual interval, spread, share that is missing), once a beat."""
+        """(usual interval, spread, share that is missing)."""
         floor = self._period / 4
         if not self._intervals:
             return self._period, floor, _PRIOR_MISSING / _PRIOR_DUE
