@@ -52,8 +52,11 @@ format: $(STAMP)  ## what the linter can mend by itself
 soak: $(STAMP)  ## the quorum log's simulation until stopped; prints the first failing seed
 	@$(BIN)/python -m tests.simulation.soak $(ARGS)
 
-chaos: $(STAMP)  ## kill -9 at random moments on real processes, many rounds; the ledger judges
-	@$(BIN)/python -m tests.acceptance.chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
+# WORLD=sites: two sites, three stores and the links between them (root, /dev/net/tun); WORLD=machine: one machine's
+# processes and disks, as any user.
+WORLD ?= sites
+chaos: $(STAMP)  ## sites, stores and links fail at random, many rounds; the ledger judges. SEED=, ROUNDS=, WORLD=machine
+	@$(BIN)/python -m tests.$(if $(filter machine,$(WORLD)),acceptance,scenarios).chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 bench: $(STAMP)  ## measure against stock PostgreSQL tools, side by side on this machine
 	@$(BIN)/python -m bench $(ARGS)

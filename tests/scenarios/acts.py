@@ -7,10 +7,10 @@ import signal
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 
 from tests.scenarios.company import Company, has_option
 from tests.scenarios.links import STORES
@@ -118,16 +118,20 @@ def jump(host: str, seconds: int) -> Act:
     return Act(f"the clock of {host} jumps by {seconds} s", lambda here: here.jump(host, seconds))
 
 
-def fill_disk(name: str) -> Act:
-    """The small file system that the scenario mounted there has no byte left."""
+def fill_wal_disk(disk: str) -> Act:
+    """The small file system that the scenario mounted there has no byte left, and somebody imports a table."""
 
-    def fill(here: Company) -> None:
-        with suppress(OSError), (Path(here.home) / name / "ballast").open("ab") as file:
+    async def fill(here: Company) -> None:
+        with suppress(OSError), (here.home / disk / "ballast").open("ab", buffering=0) as file:
             while True:
                 file.write(bytes(1 << 16))
-                file.flush()
+        # The segments that lie ready are used up first.
+        with suppress(psycopg.Error):
+            await here.sql("primary", "CREATE TABLE import (x text)")
+            for _ in range(30):
+                await here.sql("primary", "INSERT INTO import SELECT md5(i::text) FROM generate_series(1, 200000) i")
 
-    return Act(f"the disk of {name} is full", fill)
+    return Act("the disk of pg_wal is full", fill)
 
 
 def start_postgres() -> Act:

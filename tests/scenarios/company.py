@@ -88,6 +88,7 @@ class Company:
         self.watching = Watching(home / "watch" / f"seen-{os.urandom(4).hex()}.jsonl")
         self._sections = {"failover": failover, "system": system, "recovery": recovery}
         self._clocks: dict[str, Path] = {}
+        self._started: dict[str, Callable[[], Process]] = {}
 
     # --- settings ---
 
@@ -166,7 +167,12 @@ allow_http = true
         with space.inside():
             process = Process(arguments, log, {**self.environment(host), "PYTHONPATH": str(_ROOT), **environment})
         self.processes[part] = process
+        self._started[part] = lambda: self.start(part, host, arguments, **environment)
         return process
+
+    def again(self, part: str) -> None:
+        """A part that has ended, started as it was."""
+        self._started[part]()
 
     def verb(self, part: str, host: str, *arguments: str | Path) -> Process:
         """A verb of the command line, with that host's configuration."""
@@ -187,7 +193,6 @@ allow_http = true
         self.start(store, store, ["-c", _SERVE, *where], **environment)
 
     def start_protect(self, host: str = "recovery", *options: str, part: str = "protect") -> Process:
-        self.configure(host)
         return self.verb(part, host, "protect", *options)
 
     def start_agent(self, site: str = "recovery", *options: str) -> Process:
@@ -208,7 +213,7 @@ allow_http = true
         return self.start(f"clients-{host}", host, arguments)
 
     def client_hosts(self) -> list[str]:
-        return [ADDRESS[host] for host in ("primary", "recovery")]
+        return [ADDRESS[host] for host in ("primary", "recovery", "third")]
 
     def kill(self, *parts: str) -> None:
         for part in parts:
@@ -353,6 +358,21 @@ allow_http = true
     async def ready(self, within: float = 40) -> None:
         if has_verb("standby"):
             await self.until(self._in_place, "standby in place", within)
+
+    def active_site(self) -> str:
+        """By the newest journal that was seen."""
+        won = {"promoting", "serving", "protected"}
+        active = [each["to"] for each in self.watching.switches() if each["steps"][-1]["kind"] in won]
+        return str(active[-1]) if active else "primary"
+
+    async def settled_switch(self, within: float) -> None:
+        """No switch stands half-way any more."""
+
+        def settled() -> bool:
+            switches = self.watching.switches()
+            return not switches or switches[-1]["steps"][-1]["kind"] in {"serving", "protected", "abandoned"}
+
+        await self.until(settled, "end of the switch under way", within)
 
     async def protected_again(self, number: int = 1, within: float = 40) -> None:
         """The switch of that number came to its end: the new site is protected as the old one was."""

@@ -234,7 +234,7 @@ WITH_SWITCH: Final = (
         "A store's host dies, and some seconds later the primary's. Two stores have everything.",
         (acts.host_gone("s1"), acts.wait(3), acts.host_gone("primary")),
         FAIL_OVER,
-        within=25,
+        within=40,
         verdicts=("site-failure",),
         after=(acts.mend(), acts.start_store("s1")),
     ),
@@ -251,7 +251,7 @@ WITH_SWITCH: Final = (
     Scenario(
         "disk full at the primary",
         "The file system of pg_wal has no byte left: PostgreSQL panics, and cannot start again.",
-        (acts.fill_disk("primary/wal"),),
+        (acts.fill_wal_disk("primary/wal"),),
         FAIL_OVER,
         within=30,
         verdicts=("service-disruption",),
