@@ -1,19 +1,25 @@
 """Where the CRM's real parts are chosen and handed in, as bootstrap.py does for what protects it.
 
-The two do not know each other: the CRM runs on any PostgreSQL, and any CRM is protected.
+The two do not know each other: the CRM runs on any PostgreSQL, and any CRM is protected. Where this host knows the
+stores, bootstrap_ride.py adds what lets the CRM ride through a disaster.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 
 import psycopg
 from fastapi import FastAPI
 from psycopg.conninfo import make_conninfo
 
-from threefold.connectivity import erasing
+from threefold.bootstrap_ride import Protection
+from threefold.connectivity import erasing, mode
 from threefold.connectivity.app import Pages, Parts, create_app, edge_set
+from threefold.connectivity.mode import Mode
+from threefold.connectivity.standing import About
 from threefold.crm import api, pages
 from threefold.crm.clocks.escalation import escalation
 from threefold.crm.datalog.live import Live
@@ -24,16 +30,18 @@ from threefold.crm.exchange.courier import Courier
 from threefold.crm.exchange.webhook_sending import Sender
 from threefold.crm.model.actor import SYSTEM
 from threefold.crm.pages.rendering import STATIC
-from threefold.crm.pages.site import Site
 from threefold.crm.sample.company import Company, load_company
 from threefold.crm.sql.database import Database
 from threefold.crm.sql.database import conninfo_of as reaching
 from threefold.crm.sql.migrate import Migration, crm_set, migrate
+from threefold.crm.sql.servers import places
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import Unavailable
 from threefold.settings import CrmSettings
 
 _ASK_EVERY_S = 1.0
+_STANDBY_AFTER_S = 3.0
+_BY_FLAG = "this server was started to be read only"
 
 
 def conninfo_of(settings: CrmSettings) -> str:
@@ -51,16 +59,22 @@ def database_of(settings: CrmSettings, clock: Clock) -> Database:
     return Database(_conninfo(settings), clock, size=settings.crm.connections)
 
 
-async def wait_for_database(settings: CrmSettings, clock: Clock, patience: float, say: Callable[[str], None]) -> None:
-    """Until it takes connections: whoever starts both need not know in which order. Raises Unavailable."""
-    deadline = clock.monotonic() + patience
+async def wait_for_database(settings: CrmSettings, clock: Clock, patience: float, say: Callable[[str], None]) -> bool:
+    """Until it takes writes: whoever starts both need not know in which order. Raises Unavailable.
+
+    False: nobody takes writes now, and there is a standby to read from that has our tables.
+    """
+    began = clock.monotonic()
     told = False
     while True:
         try:
             async with await psycopg.AsyncConnection.connect(conninfo_of(settings), connect_timeout=5):
-                return
+                return True
         except psycopg.OperationalError as error:
-            if clock.monotonic() > deadline:
+            waited = clock.monotonic() - began
+            if waited > _STANDBY_AFTER_S and await _standby_serves(settings):
+                return False
+            if waited > patience:
                 raise Unavailable(
                     f"the CRM's database does not take connections: {_first_line(error)}",
                     hint="see [crm] dsn and password in threefold.toml; the role has to own that database",
@@ -71,9 +85,23 @@ async def wait_for_database(settings: CrmSettings, clock: Clock, patience: float
         await clock.sleep(_ASK_EVERY_S)
 
 
-def prepare(settings: CrmSettings) -> list[Migration]:
-    """The tables, as this version of the code wants them; what was applied now."""
-    with psycopg.connect(conninfo_of(settings)) as connection:
+async def _standby_serves(settings: CrmSettings) -> bool:
+    """Whether one that is read can be served as this version of the code wants it."""
+    for _, conninfo in places(_conninfo(settings)):
+        try:
+            async with await psycopg.AsyncConnection.connect(conninfo, connect_timeout=3) as connection:
+                cursor = await connection.execute("SELECT set, number FROM crm.migrations")
+                there = {(name, number) for name, number in await cursor.fetchall()}
+        except psycopg.Error:
+            continue
+        if there == {(each.set, each.number) for each in (*crm_set(), *edge_set())}:
+            return True
+    return False
+
+
+def prepare(settings: CrmSettings, conninfo: str = "") -> list[Migration]:
+    """The tables, as this version of the code wants them; what was applied now. ``conninfo``: where, if it is known."""
+    with psycopg.connect(conninfo or conninfo_of(settings)) as connection:
         return migrate(connection, crm_set(), edge_set())
 
 
@@ -88,25 +116,61 @@ def ledger_of(settings: CrmSettings) -> ErasureLedger:
     return ErasureLedger(settings.path(settings.crm.erasures))
 
 
-async def replay_erasures(settings: CrmSettings, clock: Clock) -> int:
+async def replay_erasures(settings: CrmSettings, database: Database) -> int:
     """Nobody who asked to be forgotten comes back with a recovery: how many did, and were erased anew."""
-    async with database_of(settings, clock) as database:
-        return len(await erasure.replay(database, ledger_of(settings), hooks=(erasing.forget,)))
+    return len(await erasure.replay(database, ledger_of(settings), hooks=(erasing.forget,)))
 
 
-async def fail_broken_imports(settings: CrmSettings, clock: Clock) -> int:
+async def fail_broken_imports(database: Database) -> int:
     """Of a process that died meanwhile: how many."""
-    async with database_of(settings, clock) as database, database.write(SYSTEM) as tx:
+    async with database.write(SYSTEM) as tx:
         return await imports.fail_broken_off(tx)
 
 
-def application(settings: CrmSettings) -> FastAPI:
-    """The whole CRM, ready to be served. Raises BadInput for a public address that browsers give no keys to."""
+async def prepare_where_it_went(settings: CrmSettings, database: Database, clock: Clock, *, done: bool) -> None:
+    """A loop: what `threefold crm serve` does before it serves, done again wherever the database begins to take writes.
+
+    A switch that was allowed to lose something may have brought an erased person back. ``done``: it was done at the
+    start, where the database was then.
+    """
+    known: tuple[str, int] | None = None
+    while True:
+        writer = database.watch.found.writer if database.watch.found else None
+        if writer is not None and (writer.address, writer.timeline) != known:
+            if known is not None or not done:
+                await asyncio.to_thread(prepare, settings, database.conninfo)
+                await replay_erasures(settings, database)
+                if known is None:  # this process's own imports go on elsewhere
+                    await fail_broken_imports(database)
+            known, done = (writer.address, writer.timeline), True
+        await clock.sleep(_ASK_EVERY_S)
+
+
+def application(
+    settings: CrmSettings,
+    protection: Protection | None = None,
+    sites: Mapping[str, str] | None = None,
+    *,
+    read_only: bool = False,
+    prepared: bool = True,
+) -> FastAPI:
+    """The whole CRM, ready to be served. Raises BadInput for a public address that browsers give no keys to.
+
+    ``protection``: where this host knows the stores; without it nothing is deferred. ``sites``: their names by address.
+    ``read_only``: this process takes no changes. ``prepared``: the database was, before.
+    """
     crm = settings.crm
     clock = SystemClock()
     database = database_of(settings, clock)
     live = Live(database, clock)
-    site = Site(name=crm.site or "this machine")
+    about = About(crm.site or "this machine", dict(sites or {}))
+    if protection is not None:
+        about = replace(about, epoch=protection.epoch, lacking=protection.lacking)
+    busy = (
+        partial(escalation, database, clock),
+        Courier(database, clock, Sender(private=crm.webhooks_to_private)).run,
+        partial(prepare_where_it_went, settings, database, clock, done=prepared),
+    )
     return create_app(
         Parts(
             database=database,
@@ -115,20 +179,30 @@ def application(settings: CrmSettings) -> FastAPI:
             api=api.router,
             pages=Pages(pages.router, pages.shell_page, str(STATIC), pages.problem_page),
             trust_proxy=crm.trust_proxy,
-            opens=(live,),
-            loops=(
-                partial(escalation, database, clock),
-                Courier(database, clock, Sender(private=crm.webhooks_to_private)).run,
-            ),
+            opens=(live, *((protection,) if protection else ())),
+            loops=((protection.look,) if protection else ()) + (() if read_only else busy),
+            stores=protection,
+            about=about,
+            read_only=Mode(on=True, reason=_BY_FLAG, by_flag=True) if read_only else Mode(),
             state={
                 "live": live,
-                "site": lambda: site,
                 "erase": partial(erasure.erase, ledger=ledger_of(settings), hooks=(erasing.forget,)),
                 "run_import": partial(imports.run_apart, database, clock),
                 "webhooks_private": crm.webhooks_to_private,
             },
         )
     )
+
+
+async def read_only(settings: CrmSettings) -> Mode:
+    """As the database has it."""
+    async with database_of(settings, SystemClock()) as database, database.read() as connection:
+        return await mode.read(connection)
+
+
+async def set_read_only(settings: CrmSettings, wanted: Mode) -> None:
+    async with database_of(settings, SystemClock()) as database, database.write(SYSTEM) as tx:
+        await mode.keep(tx, wanted)
 
 
 def _first_line(error: psycopg.Error) -> str:

@@ -3,24 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
+import tomllib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
 from socket import socket
 from typing import Annotated
 
 import typer
+from fastapi import FastAPI
 
-from threefold import bootstrap_crm, telemetry
+from threefold import bootstrap, bootstrap_crm, telemetry
+from threefold.bootstrap_ride import Protection, names_of
 from threefold.cli.common import execute
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
+from threefold.connectivity import mode
 from threefold.connectivity.invitations import first_administrator, invite_contact
+from threefold.connectivity.mode import Mode
 from threefold.crm.datalog import log
 from threefold.crm.model.actor import SYSTEM
-from threefold.kernel.clock import SystemClock
-from threefold.kernel.errors import BadInput, Damaged, Refused
+from threefold.kernel.clock import Clock, SystemClock
+from threefold.kernel.errors import BadInput, Damaged, Refused, ThreefoldError, Unavailable
+from threefold.kernel.keys import Keyring
 from threefold.kernel.memory import return_large_blocks
-from threefold.settings import CrmSettings, load_crm
+from threefold.settings import CrmSettings, Settings, load, load_crm
+from threefold.stores.store import ObjectStore
 
 app = typer.Typer(help="Our own CRM: customers, queries, requests, products.", no_args_is_help=True)
+
+
+class Wanted(StrEnum):
+    ON = "on"
+    OFF = "off"
+    STATUS = "status"
+
 
 _PATIENCE_S = 60.0
 _LAST_REQUESTS_S = 5
@@ -32,13 +53,17 @@ def serve(
     listen: Annotated[
         str | None, typer.Option(help="Where to listen, in place of the settings'.", metavar="HOST:PORT")
     ] = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Take no changes, and write nothing: also over a standby.")
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
     """Serve the CRM: its pages, its API, and the edge that lets devices in.
 
     Makes or brings up to date the tables of its database first, and replays the erasure ledger: nobody who asked to be
-    forgotten comes back with a recovery. Several may serve one database.
+    forgotten comes back with a recovery. Several may serve one database. Where threefold.toml names the stores and the
+    key as well, what customers write while the database is away is kept there, and filed when it is back.
 
     [bold]Example:[/] threefold crm serve --config crm/threefold.toml
     """
@@ -46,22 +71,59 @@ def serve(
     settings = load_crm(config)
     if listen is not None:
         settings = settings.model_copy(update={"crm": settings.crm.model_copy(update={"listen": address(listen)})})
-    execute(_prepare(settings, output), output, logs=True)
-    _serve(settings, output)
-
-
-async def _prepare(settings: CrmSettings, output: Output) -> None:
     clock = SystemClock()
-    await bootstrap_crm.wait_for_database(settings, clock, _PATIENCE_S, output.note)
+    sites, protection = _protection(config, clock, output)
+    prepared = read_only or execute(_prepare(settings, output, standby_will_do=True), output, logs=True)
+    telemetry.configure(quiet=output.quiet)
+    _serve(
+        settings,
+        lambda: bootstrap_crm.application(settings, protection, sites, read_only=read_only, prepared=prepared),
+        output,
+    )
+
+
+def _protection(config: Path, clock: Clock, output: Output) -> tuple[dict[str, str], Protection | None]:
+    """What this host knows beside the CRM's own settings: the sites' names, the stores and the key."""
+    with config.open("rb") as file:
+        if not {"store", "keys", "system"} <= tomllib.load(file).keys():
+            return {}, None
+    whole = load(config)
+    names = tuple(site.name for site in whole.sites()) if whole.system.site != whole.recovery.site else ()
+    sites = names_of(whole) if names else {}
+    try:
+        bootstrap.keyring_from(whole)
+    except ThreefoldError as error:
+        if "THREEFOLD_PASSPHRASE" not in os.environ:
+            output.warn(f"nothing can be deferred while the database is away: {error.message}")
+            return sites, None
+    return sites, Protection(lambda: _stores(whole), clock, names)
+
+
+@asynccontextmanager
+async def _stores(settings: Settings) -> AsyncIterator[tuple[Mapping[str, ObjectStore], Keyring]]:
+    async with bootstrap.open_parts(settings) as parts:
+        yield parts.stores, parts.keyring
+
+
+async def _prepare(settings: CrmSettings, output: Output, *, standby_will_do: bool = False) -> bool:
+    """False: the database takes no writes now, and what there was to do is left for when it does."""
+    clock = SystemClock()
+    if not await bootstrap_crm.wait_for_database(settings, clock, _PATIENCE_S, output.note):
+        if not standby_will_do:
+            raise Unavailable("the CRM's database takes no writes now", hint="wait until a site takes over")
+        output.warn("the database takes no writes now: serving what the standby has")
+        return False
     for migration in await asyncio.to_thread(bootstrap_crm.prepare, settings):
         telemetry.report("migration applied", file=migration.name)
-    if forgotten := await bootstrap_crm.replay_erasures(settings, clock):
-        telemetry.report("erasures replayed", people=forgotten)
-    if broken := await bootstrap_crm.fail_broken_imports(settings, clock):
-        telemetry.report("imports that broke off were noted", imports=broken)
+    async with bootstrap_crm.database_of(settings, clock) as database:
+        if forgotten := await bootstrap_crm.replay_erasures(settings, database):
+            telemetry.report("erasures replayed", people=forgotten)
+        if broken := await bootstrap_crm.fail_broken_imports(database):
+            telemetry.report("imports that broke off were noted", imports=broken)
+    return True
 
 
-def _serve(settings: CrmSettings, output: Output) -> None:
+def _serve(settings: CrmSettings, application: Callable[[], FastAPI], output: Output) -> None:
     """uvicorn has the event loop: it handles signals, and lets requests under way come to their end."""
     import uvicorn  # noqa: PLC0415 - the other verbs need not load it
 
@@ -76,7 +138,7 @@ def _serve(settings: CrmSettings, output: Output) -> None:
 
     host, _, port = settings.crm.listen.rpartition(":")
     config = uvicorn.Config(
-        bootstrap_crm.application(settings),
+        application(),
         host=host.strip("[]"),
         port=int(port),
         loop="uvloop",
@@ -190,6 +252,55 @@ def verify_log(config: Config = CONFIG, as_json: Json = False, quiet: Quiet = Fa
             f"records that do not agree with the data log: {found.wrong:,}",
             hint="somebody changed the database behind the CRM, or it is damaged: recover to before, and compare",
         )
+
+
+@app.command("read-only")
+def read_only_mode(
+    wanted: Annotated[Wanted, typer.Argument(help="on, off or status.")],
+    reason: Annotated[str, typer.Option(help="What people are told.")] = "maintenance",
+    until: Annotated[
+        str, typer.Option(help="Until when, as people are told: 22:00 (today, UTC) or 2026-11-24T22:00Z.")
+    ] = "",
+    config: Config = CONFIG,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Take no changes for a while: before a planned switch, or for maintenance. Reading goes on, and pages say why.
+
+    Kept in the database: every server of the CRM holds to it within seconds. Where the database takes no writes, start
+    `threefold crm serve --read-only` instead.
+
+    [bold]Example:[/] threefold crm read-only on --reason "moving to the other site" --until 22:00
+    """
+    output = Output(as_json, quiet)
+    settings = load_crm(config)
+
+    async def work() -> Mode:
+        if wanted is Wanted.STATUS:
+            return await bootstrap_crm.read_only(settings)
+        asked = mode.checked(reason, _moment(until)) if wanted is Wanted.ON else mode.WRITABLE
+        await bootstrap_crm.set_read_only(settings, asked)
+        return asked
+
+    found = execute(work(), output)
+    facts = {**found.told(), "until": found.until.isoformat() if found.until else None}
+    output.result(facts, f"read-only: {found.sentence}" if found.on else "changes are taken")
+
+
+def _moment(text: str) -> datetime | None:
+    """Raises BadInput."""
+    if not text:
+        return None
+    now = SystemClock().now()
+    try:
+        if re.fullmatch(r"\d{1,2}:\d{2}", text):
+            hour, _, minute = text.partition(":")
+            found = now.replace(hour=int(hour), minute=int(minute), second=0, microsecond=0)
+            return found if found > now else found + timedelta(days=1)
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(f"not a time: {text!r}", hint="write 22:00, or 2026-11-24T22:00Z") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
 def join_link(settings: CrmSettings, token: str) -> str:

@@ -10,8 +10,9 @@ matters: a proof is committed *before* its request begins to work, hence before 
 WAL. What survives a fail-over is a prefix of the WAL, so wherever the change survives, its proof is known; where the
 proof is lost, nothing was done by it.
 
-Where the server takes no writes (a standby that serves reads), proofs are remembered by this process alone: a replay
-could then only read, for `SKEW`, what its owner just read.
+Where the server takes no writes (a standby that serves reads), proofs are remembered by this process; as soon as one
+takes writes, they are spent there before anything else is looked at. A replay that this process did not see could only
+read, for `SKEW`, what its owner just read: what is deferred meanwhile carries its proof's id in its name (intake.py).
 """
 
 from __future__ import annotations
@@ -64,6 +65,9 @@ _SPEND: Final = f"""
     ),
     spent AS (INSERT INTO edge.proofs (id, forget_at) SELECT * FROM fresh ON CONFLICT DO NOTHING RETURNING id)
     SELECT who.*, spent.id AS spent FROM spent FULL JOIN who ON who.proof = spent.id"""  # noqa: S608 - constants
+_SPEND_ALL: Final = """
+    INSERT INTO edge.proofs (id, forget_at) SELECT * FROM unnest(%s::uuid[], %s::timestamptz[])
+    ON CONFLICT DO NOTHING"""
 # What somebody else has in hand is passed over: an end that waits for its stores would keep everybody waiting.
 _SEEN: Final = """
     WITH free AS (SELECT id FROM edge.sessions WHERE id = ANY(%s) FOR NO KEY UPDATE SKIP LOCKED),
@@ -117,7 +121,18 @@ class Admission:
         self._queue: list[_Asked] = []
         self._wanted = asyncio.Event()
         self._connection: Connection | None = None
-        self._remembered: dict[UUID, datetime] = {}  # only while the server takes no writes
+        self._remembered: dict[UUID, datetime] = {}  # of the time when the server took no writes
+        self._unspent = False  # some of them are not in the database yet
+        self._looking: asyncio.Task[tuple[dict[int, Row], set[UUID]]] | None = None
+        self._turned = False
+
+    def turn(self) -> None:
+        """The database moved: what is asked on the old connection is asked again on a new one."""
+        self._turned = True
+        if self._looking is not None:
+            self._looking.cancel()
+        if self._unspent:
+            self._wanted.set()
 
     async def admit(self, token: str, proof: Proof) -> Session:
         """Raises Unauthenticated, BadProof for a replay, Unavailable."""
@@ -144,7 +159,8 @@ class Admission:
                 batch, self._queue = self._queue[:_MOST], self._queue[_MOST:]
                 if not self._queue:
                     self._wanted.clear()
-                await self._serve(self._without_twins(batch))
+                if batch or self._unspent:
+                    await self._serve(self._without_twins(batch))
         finally:
             self._fail_all(self._queue, Unavailable("the server is stopping", hint="ask again in a moment"))
             await self._drop()
@@ -162,7 +178,7 @@ class Admission:
         failure: ThreefoldError = Unavailable("the database does not answer", hint="ask again in a moment")
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
-                rows, spent = await self._asked_twice(batch)
+                rows, spent = await self._while_it_stands(batch)
         except asyncio.CancelledError:
             self._fail_all(batch, Unavailable("the server is stopping", hint="ask again in a moment"))
             raise
@@ -178,6 +194,24 @@ class Admission:
         if unseen and self._connection is not None:
             with contextlib.suppress(psycopg.Error):  # of use to people only; the next request tries again
                 await self._connection.execute(_SEEN, (unseen, self._idle))
+
+    async def _while_it_stands(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
+        """A half-open connection is not waited for once it is known that the database moved."""
+        while True:
+            if self._turned:
+                self._turned = False
+                await self._drop()
+            self._looking = asyncio.create_task(self._asked_twice(batch))
+            try:
+                return await self._looking
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if not self._turned or (task is not None and task.cancelling()):
+                    raise
+            finally:
+                if not self._looking.done():
+                    self._looking.cancel()
+                self._looking = None
 
     async def _asked_twice(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
         """A connection that broke while nobody used it is made anew.
@@ -215,6 +249,7 @@ class Admission:
         if self._connection is None or self._connection.closed:
             self._connection = await self._connect()
         try:
+            await self._spend_remembered(self._connection)
             cursor = await self._connection.execute(_SPEND, values)
         except psycopg.errors.ReadOnlySqlTransaction:
             cursor = await self._connection.execute(_WHO, values)
@@ -222,12 +257,19 @@ class Admission:
             return found, self._remember([asked.proof for asked in batch])
         rows = await cursor.fetchall()
         found = {row["n"]: row for row in rows if row["n"] is not None}
-        return found, {row["spent"] for row in rows if row["spent"] is not None}
+        return found, {row["spent"] for row in rows if row["spent"] is not None} - self._remembered.keys()
+
+    async def _spend_remembered(self, connection: Connection) -> None:
+        """Of the time without writes; before anything is let in where writes are taken."""
+        if self._unspent:
+            await connection.execute(_SPEND_ALL, (list(self._remembered), list(self._remembered.values())))
+            self._unspent = False
 
     def _remember(self, proofs: list[Proof]) -> set[UUID]:
         now = self._clock.now()
         self._remembered = {key: until for key, until in self._remembered.items() if until > now}
         new = {proof.spent_id for proof in proofs} - self._remembered.keys()
+        self._unspent = True
         self._remembered |= {proof.spent_id: proof.forget_at for proof in proofs if proof.spent_id in new}
         return new
 

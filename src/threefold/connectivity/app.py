@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -16,14 +17,16 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-from threefold.connectivity import begin_routes, people_routes, routes
+from threefold.connectivity import begin_routes, intake, mode, people_routes, routes
 from threefold.connectivity.answers import answer
 from threefold.connectivity.edge import Edge, Rates
 from threefold.connectivity.gate import Gate
 from threefold.connectivity.headers import origin_of
+from threefold.connectivity.intake import Deferred, Intake
 from threefold.connectivity.loops import Loop, running
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.sessions import Lifetimes
+from threefold.connectivity.standing import About, ReadOnlyMode
 from threefold.crm.sql.database import Database
 from threefold.crm.sql.migrate import Migration, read_set
 from threefold.kernel.clock import Clock
@@ -59,6 +62,8 @@ class Parts:
     ``public_url``: how people reach us: the origin of proofs and cookies, and its host the one of passkeys.
     ``trust_proxy``: a proxy of ours stands in front, and the last X-Forwarded-For is its word on who asks.
     ``opens``: opened in order and closed in reverse, after the database. ``loops``: run while we serve.
+    ``stores``: what is deferred lies there; None: nothing is. ``about``: what else is known of where the data is.
+    ``read_only``: this process takes no changes, whatever the database says.
     """
 
     database: Database
@@ -72,6 +77,9 @@ class Parts:
     loops: Sequence[Loop] = ()
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     rates: Rates = field(default_factory=Rates)
+    stores: Intake | None = None
+    about: About = field(default_factory=About)
+    read_only: mode.Mode = mode.WRITABLE
     state: Mapping[str, Any] = field(default_factory=dict)  # put on app.state
 
 
@@ -96,6 +104,9 @@ def create_app(parts: Parts) -> FastAPI:
         parts.trust_proxy,
         lifetimes=parts.lifetimes,
         rates=parts.rates,
+        stores=parts.stores,
+        about=parts.about,
+        read_only=parts.read_only,
     )
 
     @asynccontextmanager
@@ -105,6 +116,7 @@ def create_app(parts: Parts) -> FastAPI:
             for part in (parts.database, *parts.opens):
                 await part.open()
                 opened.append(part)
+            edge.filing.scope = {"app": app}
             async with edge.running(), running(parts.loops, parts.clock):
                 yield
         finally:
@@ -112,7 +124,8 @@ def create_app(parts: Parts) -> FastAPI:
                 await part.close()
 
     app = FastAPI(title=parts.title, lifespan=lifespan, openapi_url=None, docs_url=None, redoc_url=None)
-    for name, value in parts.state.items():
+    state = {"site": edge.standing.site, "intake": edge.deferral, "read_only": ReadOnlyMode(edge.database, edge)}
+    for name, value in {**state, **parts.state}.items():
         setattr(app.state, name, value)
     app.state.edge = edge
     _answer_failures(app, edge)
@@ -136,6 +149,19 @@ def _answer_failures(app: FastAPI, edge: Edge) -> None:
         problem = problem_of(error, edge.clock)
         return edge.page_of(request, problem) or problem.response()
 
+    async def deferred(request: Request, kept: Exception) -> Response:
+        if not isinstance(kept, Deferred):  # not reached: it is registered for that alone
+            raise kept
+        said = intake.told(kept.envelope)
+        where = f"/api/v1/intake/{said['id']}"
+        more = {"Location": where, "Retry-After": "5"}
+        if request.headers.get("hx-request"):  # a page shows it as a message, and keeps what it shows
+            more |= {"HX-Reswap": "none", "Threefold-Message": quote(intake.MESSAGE)}
+        response = answer({**said, "message": intake.MESSAGE, "goto": ""}, 202)
+        response.headers.update(more)
+        return response
+
+    app.add_exception_handler(Deferred, deferred)
     for kind in (ThreefoldError, RequestValidationError, HTTPException):
         app.add_exception_handler(kind, failed)
 

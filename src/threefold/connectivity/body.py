@@ -1,4 +1,4 @@
-"""A request's body on its way in: counted, bounded and hashed, never held.
+"""A request's body on its way in: counted, bounded and hashed; held only where it may have to be deferred.
 
 The bound holds for what comes, whatever Content-Length says. The hash is what an Idempotency-Key is compared by.
 """
@@ -29,8 +29,11 @@ def bound(path: str, asked: Asked) -> int:
 class Body:
     """Wraps ``receive``. Raises TooLarge, and remembers that it did: a framework may take it for a broken body."""
 
-    def __init__(self, receive: Receive, most: int, announced: str) -> None:
+    def __init__(self, receive: Receive, most: int, announced: str, hold: int = 0) -> None:
+        """``hold``: so many bytes of it are kept, for `held`."""
         self._receive = receive
+        self._hold = hold
+        self._held: list[bytes] = []
         self._most = most
         self._left = most
         self._hash = hashlib.sha256()
@@ -47,6 +50,8 @@ class Body:
             if self._left < 0:
                 raise self._refused()
             self._hash.update(chunk)
+            if self._hold:
+                self._keep(chunk)
             self._whole = not message.get("more_body", False)
         return message
 
@@ -56,6 +61,17 @@ class Body:
             if (await self.receive())["type"] == "http.disconnect":
                 break
         return self._hash.digest()
+
+    def _keep(self, chunk: bytes) -> None:
+        self._held.append(chunk)
+        self._hold = max(0, self._hold - len(chunk))
+        if not self._hold:
+            self._held.clear()
+
+    async def held(self) -> bytes | None:
+        """All of it; None where it was not to be held, or is longer than that."""
+        await self.digest()
+        return b"".join(self._held) if self._hold else None
 
     def _refused(self) -> TooLarge:
         self.too_large = True

@@ -14,15 +14,18 @@ from psycopg.rows import dict_row
 from starlette.requests import Request
 from starlette.responses import Response
 
-from threefold.connectivity import dpop, headers, idempotency, loops
+from threefold.connectivity import dpop, headers, idempotency, loops, mode
 from threefold.connectivity.admission import Admission
 from threefold.connectivity.audit import Audit
+from threefold.connectivity.filing import Filing
 from threefold.connectivity.headers import Origin
+from threefold.connectivity.intake import Deferral, Intake
 from threefold.connectivity.limits import Buckets, Rate
 from threefold.connectivity.passkeys import Passkeys
 from threefold.connectivity.problems import Problem
 from threefold.connectivity.refusals import BadProof
 from threefold.connectivity.sessions import Lifetimes
+from threefold.connectivity.standing import About, Standing
 from threefold.connectivity.streams import Streams
 from threefold.connectivity.turns import Turns
 from threefold.crm.desk import Connection
@@ -65,14 +68,23 @@ class Edge:
     trust_proxy: bool = False
     lifetimes: Lifetimes = field(default_factory=Lifetimes)
     rates: Rates = field(default_factory=Rates)
+    stores: Intake | None = None
+    about: About = field(default_factory=About)
+    read_only: mode.Mode = mode.WRITABLE  # this process's own
     shell: Callable[[], bytes] = lambda: b""
     problem_page: Callable[[Request, Mapping[str, Any]], Response | None] = lambda _request, _problem: None
 
     def __post_init__(self) -> None:
+        self.database.watch.ask_also = mode.ASK
         self.admission = Admission(self._connect, self.clock, self.lifetimes.idle)
+        self.database.watch.turned.append(lambda _: self.admission.turn())
         self.audit = Audit(self.database, self.clock)
         self.streams = Streams(self.database, self.clock)
         self.turns = Turns()
+        self.deferral = Deferral(self.database, self.clock, self.stores)
+        self.filing = Filing(self.database, self.clock, self.audit, self.deferral)
+        self.filing.allowed = lambda: not self.mode.on
+        self.standing = Standing(self.database.watch, self.deferral, self.about, lambda: self.mode)
         self.passkeys = Passkeys(self.database, self.origin, self.title)
         self.begin = Buckets(self.rates.begin)
         self.failures = Buckets(self.rates.failures)
@@ -81,13 +93,20 @@ class Edge:
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
         """The loops, until the end; what the audit still holds is written then."""
+        beside = [self.admission.run, self.audit.run, self.streams.run, self._prune]
+        riding = [self.database.watch.run, self.filing.run]
         try:
-            async with loops.running([self.admission.run, self.audit.run, self.streams.run, self._prune], self.clock):
+            async with loops.running([*beside, *riding], self.clock):
                 yield
         finally:
             with contextlib.suppress(Exception):  # the database may be gone, and the process ends in any case
                 async with asyncio.timeout(2):
                     await self.audit.flush()
+
+    @property
+    def mode(self) -> mode.Mode:
+        """Read-only on purpose, or not: this process's flag, else the administrators' word as of the last look."""
+        return self.read_only if self.read_only.on else mode.of_row(self.database.watch.also)
 
     def caller(self, request: Request) -> str:
         asked = headers.Asked(request.scope["headers"])
@@ -122,7 +141,7 @@ class Edge:
         """For admission: a connection of its own, which does not wait for stores (admission.py says why)."""
         options = "-c synchronous_commit=off -c statement_timeout=5s"
         return await psycopg.AsyncConnection.connect(
-            self.database.conninfo, autocommit=True, row_factory=dict_row, options=options, connect_timeout=3
+            self.database.conninfo_to_read, autocommit=True, row_factory=dict_row, options=options, connect_timeout=3
         )
 
     async def _prune(self) -> None:

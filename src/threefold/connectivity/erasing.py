@@ -23,6 +23,9 @@ _OF_USERS: Final = (
     """UPDATE edge.audit SET address = '', detail = '{}'
        WHERE what = 'exported' AND EXISTS (
            SELECT FROM unnest(%(words)s::text[]) word WHERE position(word IN lower(detail ->> 'query')) > 0)""",
+    """UPDATE edge.intake SET title = '', link = '', sent = NULL,
+           problem = CASE WHEN state = 'rejected' THEN '{}'::jsonb END
+       WHERE user_id = ANY(%(users)s)""",
     """UPDATE edge.replies SET body = '{}', headers = '{}', media_type = 'application/json'
        WHERE user_id = ANY(%(users)s) OR about && %(records)s::uuid[]""",
 )

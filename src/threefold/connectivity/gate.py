@@ -23,8 +23,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from threefold.connectivity import desks, headers, idempotency, sessions
+from threefold.connectivity import desks, headers, idempotency, mode, sessions
 from threefold.connectivity.body import Body, bound
+from threefold.connectivity.deferrable import MOST_BYTES, deferrable
 from threefold.connectivity.edge import Edge
 from threefold.connectivity.headers import Asked
 from threefold.connectivity.problems import problem_of
@@ -47,6 +48,8 @@ BEGIN: Final = frozenset(
         *("/connect/signin/options", "/connect/signin"),
     }
 )
+# Changes that are made though the CRM is read-only on purpose: somebody has to be able to take that back.
+ALWAYS: Final = frozenset({*BEGIN, "/connect/signout", "/api/v1/read-only"}) - {"/connect/enrol"}
 ANY_NAME: Final = frozenset({"/healthz", "/readyz"})  # asked by address, by whatever watches
 _LAST_EVENT: Final = b"event: signed-out\ndata: {}\n\n"
 
@@ -55,6 +58,7 @@ class Gate:
     def __init__(self, app: ASGIApp, edge: Edge) -> None:
         self._app = app
         self._edge = edge
+        edge.filing.app = app  # what was deferred goes the same way, behind this gate
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -78,6 +82,7 @@ class _Passage:
         self._public = self._path in PUBLIC | BEGIN or self._path.startswith(PUBLIC_FOLDERS)
         self._navigates = self._asked.navigates(scope["method"])
         self._body: Body | None = None
+        self._deferrable = False
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None  # the request's own
         self._started = False
@@ -112,7 +117,9 @@ class _Passage:
             return await self._answer(RedirectResponse(edge.origin.url + self._target(), 307))
         if self._scope["method"] in headers.UNSAFE and asked.from_elsewhere(edge.origin):
             raise Forbidden("the request was made by another site", hint="do it on our own pages")
-        self._body = Body(receive, bound(self._path, asked), asked.get("content-length"))
+        self._deferrable = deferrable(self._scope["method"], self._target(), asked.get("content-type"))
+        hold = MOST_BYTES + 1 if self._deferrable and edge.deferral.stores is not None else 0
+        self._body = Body(receive, bound(self._path, asked), asked.get("content-length"), hold)
         if self._path in BEGIN:
             self._limit(edge.begin.take(self._caller(), edge.clock.monotonic()))
         elif not self._public:
@@ -131,7 +138,8 @@ class _Passage:
                 return Response(edge.shell(), media_type="text/html")
             if not token:
                 raise Unauthenticated("nobody is signed in", hint="sign in, or send Authorization: DPoP and a proof")
-            session = await edge.admission.admit(token, edge.check(self._scope, asked, token if bearer else None))
+            proof = edge.check(self._scope, asked, token if bearer else None)
+            session = await edge.admission.admit(token, proof)
             if session.bearer != bearer:
                 raise Unauthenticated("the session's token came by the wrong way", hint="sign in again")
         except (Unauthenticated, BadProof) as error:
@@ -139,6 +147,8 @@ class _Passage:
             if self._navigates and isinstance(error, Unauthenticated):
                 return self._without_cookie(RedirectResponse(self._signin(), 303))
             raise
+        if self._scope["method"] in headers.UNSAFE and self._path not in ALWAYS and edge.mode.on:
+            raise mode.refusal(edge.mode, edge.clock.now())
         counts = session.actor.user if session.actor.is_customer else session.id  # who may open many
         self._limit(edge.session.take(str(counts), edge.clock.monotonic()))
         if self._scope["method"] not in headers.UNSAFE and self._task is not None:
@@ -150,9 +160,12 @@ class _Passage:
             self._caller(),
             idempotency.usable(key) if keyed and self._scope["method"] in headers.UNSAFE else "",
             body,
+            proof,
+            asked.get("content-type"),
+            self._deferrable,
         )
         state: MutableMapping[str, Any] = self._scope.setdefault("state", {})
-        state["desk"] = desks.EdgeDesk(edge.database, edge.audit, edge.turns, session, request)
+        state["desk"] = desks.EdgeDesk(edge.database, edge.audit, edge.turns, edge.deferral, session, request)
         return None
 
     def _token(self) -> tuple[str, bool]:
@@ -213,7 +226,8 @@ class _Passage:
             self._started = True
             said = list(message.get("headers", ()))
             kept = self._path.startswith("/static/") or self._path in PUBLIC
-            message["headers"] = headers.finished(said, self._edge.origin, public=kept)
+            told = [] if kept or self._path in ANY_NAME else self._edge.standing.headers()
+            message["headers"] = headers.finished([*said, *told], self._edge.origin, public=kept)
             self._event_stream = any(k == b"content-type" and v.startswith(b"text/event-stream") for k, v in said)
         await self._send(message)
 

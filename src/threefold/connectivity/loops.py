@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Unavailable
 
 Loop = Callable[[], Awaitable[None]]
 
@@ -34,6 +35,8 @@ async def _for_ever(loop: Loop, clock: Clock) -> None:
     while True:
         try:
             await loop()
+        except Unavailable as error:  # foreseen: the database is away
+            log.info("background work waits", work=_name(loop), reason=error.message)
         except Exception:  # whatever it is, the loop goes on
             log.exception("background work failed and begins again", work=_name(loop))
         await clock.sleep(_AGAIN_SECONDS)

@@ -73,6 +73,7 @@ _KINDS: Final[tuple[tuple[type[ThreefoldError], int, str], ...]] = (
     (refusals.TooMany, 429, "too-many"),
     (kernel.NotThere, 404, "not-found"),
     (kernel.BadInput, 400, "bad-input"),
+    (refusals.ReadOnly, 503, "read-only"),
     (kernel.Unavailable, 503, "unavailable"),
     (kernel.Refused, 409, "refused"),
 )
@@ -120,7 +121,7 @@ def _known(error: ThreefoldError, status: int, code: str, clock: Clock) -> Probl
     more: dict[str, str] = {}
     if status == 503:
         headers |= _LATER
-    if isinstance(error, refusals.TooMany):
+    if isinstance(error, refusals.TooMany | refusals.ReadOnly):
         headers["Retry-After"] = str(math.ceil(error.wait))
     if status == 401:
         headers["WWW-Authenticate"] = _CHALLENGE

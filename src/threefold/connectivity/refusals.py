@@ -5,7 +5,7 @@ None of them says more than the caller may know: a wrong password, an unknown pe
 
 from __future__ import annotations
 
-from threefold.kernel.errors import ThreefoldError
+from threefold.kernel.errors import ThreefoldError, Unavailable
 
 
 class Unauthenticated(ThreefoldError):
@@ -38,6 +38,14 @@ class Misdirected(ThreefoldError):
 
 class TooMany(ThreefoldError):
     """Too much at once. 429; ``wait`` says for how many seconds to hold still."""
+
+    def __init__(self, message: str, wait: float, *, hint: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.wait = wait
+
+
+class ReadOnly(Unavailable):
+    """Changes are not taken, on purpose. 503; ``wait`` says for how many seconds to hold still."""
 
     def __init__(self, message: str, wait: float, *, hint: str = "") -> None:
         super().__init__(message, hint=hint)

@@ -18,6 +18,7 @@ from threefold.crm.api import (
     erasures,
     exports,
     imports,
+    intake,
     merges,
     records,
     settings,
@@ -56,6 +57,7 @@ def _describe() -> None:
     erasures.describe()
     imports.describe()
     exports.describe()
+    intake.describe()
     settings.describe()
     add(
         Operation(
