@@ -98,6 +98,10 @@ class Process:
             )
 
     @property
+    def name(self) -> str:
+        return self._log.name
+
+    @property
     def pid(self) -> int:
         return self._process.pid
 
@@ -453,7 +457,10 @@ class Team:
         loop = asyncio.get_running_loop()
         number = 0
         while True:
-            with suppress(psycopg.OperationalError, psycopg.errors.UndefinedTable):
+            # Read-only: it was made the other site's standby under our feet.
+            with suppress(
+                psycopg.OperationalError, psycopg.errors.UndefinedTable, psycopg.errors.ReadOnlySqlTransaction
+            ):
                 dsn = self._site.primary.dsn(connect_timeout="5")
                 async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
                     warned: list[str] = []

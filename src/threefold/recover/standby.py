@@ -89,7 +89,8 @@ class Standby:
         self._clock = clock
         self._progress = progress
         self._with = Copying(stores, keyring, clock, progress, find_binaries, open_log)
-        self._host, self._port, self._socket_dir, self._run_as = host, port, socket_dir, run_as
+        self.port = port
+        self._host, self._socket_dir, self._run_as = host, socket_dir, run_as
         self._login = login
         self._own = own_conninfo(login, host=host, port=port, socket_dir=socket_dir)
         self._questions = Questions(self._own, clock)
@@ -98,6 +99,7 @@ class Standby:
         self._server: Server | None = None
         self._follow: str | None = None
         self._severed = False  # no walreceiver runs, and none is started
+        self._replays = 0  # the timeline that `complete` has reached; what PostgreSQL says of itself lags behind
 
     @property
     def server(self) -> Server:
@@ -109,7 +111,7 @@ class Standby:
             self._server = Server(
                 self._with.find_binaries(int(version.read_text().strip())),
                 self.data_dir,
-                self._port,
+                self.port,
                 self._host,
                 socket_dir=self._socket_dir,
                 run_as=self._run_as,
@@ -191,7 +193,7 @@ class Standby:
         self._severed = False
         await self._write_settings()
         port = self._port_of_running()
-        if port is not None and port != self._port:
+        if port is not None and port != self.port:
             await self.stop()
         if self.server.pid is None:
             await self._run()
@@ -256,6 +258,7 @@ class Standby:
             raise Refused(f"the log is on timeline {timeline_at(files.history, end - 1)} below {end}, not {timeline}")
         await self._lay(log, end)
         await self._until_replayed(await asyncio.to_thread(files.last_record_end, began.replayed, end))
+        self._replays = timeline
 
     async def promote(self, *, settings: Mapping[str, str]) -> Promoted:
         """Make it the primary; ``settings`` hold from the first write on. Again, after a kill: what it became.
@@ -288,10 +291,14 @@ class Standby:
     async def _be_told(self, settings: Mapping[str, str], here: Position) -> None:
         """What must hold before the first write holds; and no number of a timeline will be used twice."""
         control = await read_control(self.server.binaries, self.data_dir)
+        if not self._replays:
+            history = self._files(await self._open_log()).history
+            self._replays = timeline_at(history, max(here.replayed - 1, 0))
+        timeline = max(self._replays, here.timeline)
         taken = await taken_timelines(
-            self._with.stores, self._with.keyring, self._clock, above=here.timeline, patience=_PATIENCE_S
+            self._with.stores, self._with.keyring, self._clock, above=timeline, patience=_PATIENCE_S
         )
-        target = str(here.timeline) if taken else "latest"
+        target = str(timeline) if taken else "latest"
         laid = laid_over(control.limits, control.segment_size, follow="", timeline=target, hurry=True)
         self._lay_over({**laid, **settings})
         ((waits_for,),) = await self._questions.rows("SHOW synchronous_standby_names")
@@ -471,4 +478,4 @@ class Standby:
         if self.server.pid is None:
             return None
         lines = (self.data_dir / "postmaster.pid").read_text().splitlines()
-        return int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else self._port
+        return int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else self.port
