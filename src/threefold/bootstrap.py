@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from itertools import combinations
+from pathlib import Path
 
 from threefold.failover.journal import Journal
 from threefold.failover.steps import Kind
@@ -176,6 +177,11 @@ def primary_of(settings: Settings, dsn: str | None = None) -> Primary:
     """
     slot = f"threefold_{settings.system.name}".replace("-", "_")
     return Primary(dsn=conninfo_of(settings, dsn or settings.system.dsn), slot=slot)
+
+
+def agent_lock(data_dir: Path) -> Path:
+    """Held by the agent that keeps this data folder."""
+    return data_dir.with_name(f"{data_dir.name}.agent.lock")
 
 
 def journal_of(parts: Parts, *, by: str = "") -> Journal:

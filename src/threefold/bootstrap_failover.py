@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psycopg
 
-from threefold.bootstrap import Parts, conninfo_of, journal_of
+from threefold.bootstrap import Parts, agent_lock, conninfo_of, journal_of
 from threefold.failover.agent import Agent, Means, Place
 from threefold.failover.journal import Journal
 from threefold.failover.judgement import Patience
@@ -57,7 +57,7 @@ def data_dir_of(settings: Settings, site: Site) -> Path:
 def one_agent(data_dir: Path) -> Iterator[None]:
     """Only one process at a time keeps a data folder. Raises Refused."""
     data_dir.parent.mkdir(parents=True, exist_ok=True)
-    lock = os.open(data_dir.with_name(f"{data_dir.name}.agent.lock"), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    lock = os.open(agent_lock(data_dir), os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

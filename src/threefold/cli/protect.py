@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import signal
 import socket
+import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from threefold import telemetry
-from threefold.bootstrap import open_parts, puts_of, where_of, wrapped_key_of
+from threefold.bootstrap import agent_lock, open_parts, puts_of, where_of, wrapped_key_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.kernel.machine import this_machine
 from threefold.kernel.memory import return_large_blocks
+from threefold.protect.child import AgentProgram, keep_agent
 from threefold.protect.leader import Deployment
 from threefold.protect.run import protect as protect_until
 from threefold.protect.stream import Durability
@@ -51,10 +54,23 @@ def protect(
     """
     output = Output(as_json, quiet)
     return_large_blocks()
-    execute(_protect(settings(config, output), output, take_over=take_over, waits=wait), output, logs=True)
+    found = settings(config, output)
+    execute(_protect(found, output, agent_of(found, config), take_over=take_over, waits=wait), output, logs=True)
 
 
-async def _protect(found: Settings, output: Output, *, take_over: bool, waits: bool) -> None:
+def agent_of(found: Settings, config: Path) -> AgentProgram | None:
+    """The agent that this host shall run: where it keeps the recovery site's data folder, and warm."""
+    recovery = found.recovery
+    if recovery.standby != "warm" or recovery.data_dir is None:
+        return None
+    folder = found.path(recovery.data_dir)
+    command = (sys.executable, "-m", "threefold", "standby", "--config", str(config.resolve()))
+    return AgentProgram(command, agent_lock(folder), folder.with_name(f"{folder.name}.agent.log"))
+
+
+async def _protect(
+    found: Settings, output: Output, agent: AgentProgram | None, *, take_over: bool, waits: bool
+) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
@@ -71,12 +87,18 @@ async def _protect(found: Settings, output: Output, *, take_over: bool, waits: b
             durability=Durability(max_lag=lag),
             puts=lambda: puts_of(parts),
         )
-        await protect_until(
-            deployment,
-            where_of(parts),
-            wrapped_key=wrapped_key_of(found),
-            take_over=take_over,
-            waits=waits,
-            stop=stop,
-        )
+        keeping = asyncio.create_task(keep_agent(agent, parts.clock, telemetry.report)) if agent else None
+        try:
+            await protect_until(
+                deployment,
+                where_of(parts),
+                wrapped_key=wrapped_key_of(found),
+                take_over=take_over,
+                waits=waits,
+                stop=stop,
+            )
+        finally:
+            if keeping is not None:
+                keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
     output.result({"stopped": True}, "stopped in good order")

@@ -77,6 +77,7 @@ async def _work(stack: Stack, output: Output) -> None:
     )
     await stack.start_primary()
     output.note("starting the DRaaS server")
+    await stack.start_standby()
     await stack.start_protect()
     if not (await stack.run("status"))["snapshots"]:
         output.note("taking the first snapshot")

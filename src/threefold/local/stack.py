@@ -1,4 +1,4 @@
-"""Everything of one folder, running: three storage servers, PostgreSQL, the DRaaS server, the CRM: separate processes.
+"""Everything of one folder, running: storage servers, PostgreSQL, agent, DRaaS server, CRM: separate processes.
 
 Started in the order in which they need each other, stopped in the reverse one. The storage servers and the DRaaS
 server are the commands that anybody would run (``threefold storage serve``, ``threefold protect``), with the same
@@ -16,14 +16,19 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from threefold.bootstrap import agent_lock
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Refused, Unavailable
 from threefold.local.home import Home
 from threefold.local.primary import Primary
 from threefold.local.processes import Child, Hear, alive, answers, start, until
+from threefold.postgres.binaries import find_binaries
+from threefold.postgres.server import Server
+from threefold.protect.child import is_locked
 from threefold.settings import Store
 
 PROTECT = "protect"
+STANDBY = "standby"
 CRM = "crm"
 PRIMARY = "primary"
 _CRM_PATIENCE_S = 90  # its tables are made first
@@ -82,6 +87,46 @@ class Stack:
             ended.cancel()
         await self.primary.make_synchronous()
 
+    async def start_standby(self) -> None:
+        """The recovery site's agent, where the settings want its copy warm. Returns when it holds its lock.
+
+        Started before the DRaaS server, which leaves it alone then, and starts another when this one ends.
+        """
+        folder = self._standby_folder
+        if folder is None:
+            return
+        child = await self._start(STANDBY, [STANDBY, "--config", str(self.home.config)])
+        await until(lambda: is_locked(agent_lock(folder)), child, "it kept its folder")
+
+    @property
+    def _standby_folder(self) -> Path | None:
+        recovery = self.home.settings.recovery
+        if recovery.standby != "warm" or recovery.data_dir is None:
+            return None
+        return self.home.settings.path(recovery.data_dir)
+
+    async def _stop_standby(self) -> None:
+        """Its PostgreSQL runs on without its agent; here it ends with the rest."""
+        await self.children[STANDBY].stop()
+        folder = self._standby_folder
+        if folder is None or not (folder / "PG_VERSION").exists():
+            return
+        configured = self.home.settings.recovery.binaries
+        _, _, port = self.home.settings.recovery.listen.rpartition(":")
+        server = Server(
+            find_binaries(
+                int((folder / "PG_VERSION").read_text()), self.home.settings.path(configured) if configured else None
+            ),
+            folder,
+            int(port),
+            clock=self._clock,
+        )
+        if server.pid is not None:
+            try:
+                await server.stop("fast", timeout=20)
+            except Unavailable:
+                server.kill()
+
     async def start_crm(self, environment: Mapping[str, str] | None = None) -> None:
         """Returns when it serves. Only where the settings have a [crm] section: another CRM needs none of ours.
 
@@ -114,7 +159,11 @@ class Stack:
 
     async def somebody_died(self) -> str:
         """Returns when a process that should run does not: who, and what it said last."""
-        watched = {asyncio.create_task(child.ended()): name for name, child in self.children.items()}
+        watched = {
+            asyncio.create_task(child.ended()): name
+            for name, child in self.children.items()
+            if name != STANDBY  # the DRaaS server starts another
+        }
         try:
             while True:
                 done, _ = await asyncio.wait(watched, timeout=1, return_when=asyncio.FIRST_COMPLETED)
@@ -141,6 +190,8 @@ class Stack:
                 self.primary.server.kill()
         if PROTECT in self.children:
             await self.children[PROTECT].stop()
+        if STANDBY in self.children:
+            await self._stop_standby()
         await asyncio.gather(*(child.stop() for child in self.children.values()))
         for name in [*self.children, *([PRIMARY] if self._primary_is_ours else [])]:
             self.home.pid_file(name).unlink(missing_ok=True)
