@@ -42,8 +42,6 @@ _FILL_PERIOD_S = 2.0
 _MEMORY_PERIOD_S = 5.0
 # A change that waits longer than this for two stores is worth a line in the log and a word on `status`.
 _WAITING_S = 2.0
-# Segments can be pruned only behind the newest epoch's first byte (upkeep/reach.py), so epochs do not last for months.
-_EPOCH_S = 24 * 3600.0
 _SWEEP_EVERY = 300  # rounds of filling after which every store is compared though nothing is known to be missing
 
 
@@ -193,11 +191,8 @@ class Leader:
             await self._with.clock.sleep(_MEMORY_PERIOD_S)
 
     async def _trims(self) -> None:
-        began = self._with.clock.monotonic()
         while True:
             await self._with.clock.sleep(1.0)
-            if self._with.clock.monotonic() - began > _EPOCH_S:
-                raise LeadAgainError
             covered = self.appender.covered
             if covered is None or covered == self._trimmed:
                 continue
