@@ -59,7 +59,7 @@ class TwoSites:
     def __init__(self, here: Site, places: Path, *, policy: str, strict: bool, more: str) -> None:
         self.here = here
         self.places = places
-        self.ports = {AWAY: free_port(), THIRD: free_port()}
+        self.ports = {HOME: here.primary.server.port, AWAY: free_port(), THIRD: free_port()}
         self.folders = {AWAY: places / AWAY, THIRD: places / THIRD, HOME: here.primary.server.data_dir}
         self.policy = policy
         self.strict = strict
@@ -137,8 +137,7 @@ strict = {str(self.strict).lower()}
     # --- databases ---
 
     def cluster(self, site: str) -> Cluster:
-        port = self.here.primary.server.port if site == HOME else self.ports[site]
-        server = Server(self.here.primary.server.binaries, self.folders[site], port)
+        server = Server(self.here.primary.server.binaries, self.folders[site], self.ports[site])
         return Cluster(server, self.folders[site].parent)
 
     async def writes(self, site: str = AWAY, within: float = 30) -> float:

@@ -178,6 +178,8 @@ class Agent:
 
     def _state(self, verdict: Verdict) -> None:
         sight = self.sight
+        if sight.switches is None and sight.read_at is None:
+            return  # not looked yet
         base = state_after(sight.switches.all) if sight.switches is not None else sight.state
         if base in {State.PROTECTED, State.ABANDONED}:
             ill = verdict.kind not in {VerdictKind.HEALTHY, VerdictKind.UNKNOWN, VerdictKind.STORE_FAILURE}
