@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from threefold.cli import snapshot as verb
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Refused
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.replication import Identity
+from threefold.protect import settled as module
 
-PARTS: Any = SimpleNamespace(stores={}, keyring=None, clock=SystemClock())
+NO_KEY: Any = None
 
 
 @pytest.mark.parametrize(("system", "timeline", "safe"), [(7, 1, True), (8, 1, False), (7, 2, False)])
@@ -25,8 +25,8 @@ async def test_only_the_same_log_counts(
     async def leader(*_: Any) -> Any:
         return SimpleNamespace(epoch=1, beat=1, settled=Lsn(100), system_identifier=system, timeline=timeline)
 
-    monkeypatch.setattr(verb, "read_leader", leader)
-    waiting = verb._until_settled(PARTS, Identity(7, 1, Lsn(90)), Lsn(90))
+    monkeypatch.setattr(module, "read_leader", leader)
+    waiting = module.until_settled({}, NO_KEY, SystemClock(), Identity(7, 1, Lsn(90)), Lsn(90))
     if safe:
         await waiting
     else:

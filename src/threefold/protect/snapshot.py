@@ -1,4 +1,4 @@
-"""Taking a snapshot: the primary's base backup, streamed into the vault.
+"""Taking a snapshot: the primary's base backup, or a standby's, streamed into the vault.
 
 Nothing touches a disk of ours. The tar streams are cut into files, the files into chunks; two threads name and
 compress the chunks; what the vault does not hold yet is sealed into packs, which go to all three stores while the
@@ -6,7 +6,8 @@ next one fills. Memory is bounded by the chunks at work and the packs on their w
 slow store is left behind (vault/uploads.py).
 
 The order makes the snapshot safe: what arrived is compared with PostgreSQL's manifest; every pack is on two stores;
-the WAL up to the stop LSN, without which the files are worthless, is settled; and only then the manifest is written.
+the WAL up to the stop LSN, without which the files are worthless, is settled; and only then the manifest is written,
+and withdrawn again should a prune be deleting what it names (vault/marks.py).
 An attempt that dies before leaves packs, and the next attempt finds their chunks and does not send them again.
 """
 
@@ -52,6 +53,29 @@ class Link(Protocol):
     async def now(self) -> datetime: ...
 
     def base_backup(self, *, label: str, fast: bool = True) -> AsyncIterator[BackupEvent]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class ViaStandby:
+    """The files come from a standby, so that the primary is not read; only the time is its, whose clock stamps commits.
+
+    What the standby had replayed at the backup's end, the primary had committed before it is asked.
+    """
+
+    standby: Link
+    primary: Link
+
+    async def identify(self) -> Identity:
+        return await self.standby.identify()
+
+    async def show(self, parameter: str) -> str:
+        return await self.standby.show(parameter)
+
+    async def now(self) -> datetime:
+        return await self.primary.now()
+
+    def base_backup(self, *, label: str, fast: bool = True) -> AsyncIterator[BackupEvent]:
+        return self.standby.base_backup(label=label, fast=fast)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +150,7 @@ async def take_snapshot(
         backup.manifest,
     )
     manifest_bytes, manifest_missing = await vault.publish(manifest)
+    await vault.unaffected(manifest)
     missing = {
         store: (*uploads.missing.get(store, ()), *manifest_missing.get(store, ()))
         for store in sorted(uploads.missing.keys() | manifest_missing.keys())
