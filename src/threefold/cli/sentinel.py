@@ -89,6 +89,7 @@ async def _sentinel(found: Settings, output: Output, name: str, site: str, perio
             parts.keyring,
             parts.clock,
             publishes=True,
+            reads_reports=False,
             write_period_s=writes,
             period_s=period,
         )

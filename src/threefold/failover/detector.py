@@ -21,7 +21,7 @@ from typing import Final
 from threefold.failover.attention import Attention
 from threefold.failover.judgement import Patience, judge
 from threefold.failover.reports import PERIOD_S, LeaderSeen, Report, Seen
-from threefold.failover.scene import Scene, View
+from threefold.failover.scene import ANSWERS, Scene, View
 from threefold.failover.suspicion import Suspicion
 from threefold.failover.verdicts import Verdict
 from threefold.quorum.majority import QUORUM
@@ -92,6 +92,8 @@ class Detector:
         vantage.report, vantage.came = report, at
         vantage.reports.beat(at)
         alive = [at - age for age in (seen.sql_age_s, seen.write_age_s) if age is not None]
+        if seen.process is Seen.OK and seen.condition in ANSWERS:
+            alive.append(at - (seen.host_age_s or 0.0))
         vantage.alive_at = max([*alive, vantage.alive_at or 0.0]) if alive else vantage.alive_at
         if seen.host_age_s is not None:
             vantage.host_at = max(at - seen.host_age_s, vantage.host_at or 0.0)

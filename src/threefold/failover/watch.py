@@ -54,7 +54,8 @@ class Target:
 class Watch:
     """``async with Watch(...) as watch``: it looks until that is left.
 
-    ``publishes``: its report goes into the stores every `PERIOD_S`. ``reads_reports``: the others' are read.
+    ``publishes``: its report goes into the stores every ``period_s``. ``reads_reports``: the others' are read, as a
+    `Judge` needs it.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class Watch:
         clock: Clock,
         *,
         publishes: bool = False,
-        reads_reports: bool = False,
+        reads_reports: bool = True,
         write_period_s: float = WRITE_S,
         period_s: float = PERIOD_S,
     ) -> None:
