@@ -167,7 +167,7 @@ async def agent_of(parts: Parts, site: Site, progress: Progress, report: Report,
             report=report,
             journal=journal,
             keeper=keeper,
-            watch=Watch(vantage, targets, parts.stores, parts.keyring, parts.clock),
+            watch=Watch(vantage, targets, parts.stores, parts.keyring, parts.clock, reads_reports=True),
             patience=Patience(
                 limits.stall.total_seconds(), limits.process_gone.total_seconds(), limits.site_gone.total_seconds()
             ),
