@@ -9,6 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from threefold.bootstrap import open_parts
+from threefold.cli import status_sites
 from threefold.cli.common import execute, passphrase_from, settings
 from threefold.cli.list_points import facts as points_facts
 from threefold.cli.list_points import recovery_points
@@ -34,7 +35,7 @@ _COLOURS = {"voting": "green", "behind": "yellow", "filling": "yellow", "silent"
 def status(
     config: Config = CONFIG, passphrase_file: PassphraseFile = None, as_json: Json = False, quiet: Quiet = False
 ) -> None:
-    """Who leads, how far the stores are, how each store does, and what could be recovered now.
+    """Who leads, how far the stores are, what could be recovered now; which site is active, and what is missing.
 
     [bold]Example:[/] watch threefold status
     """
@@ -49,6 +50,7 @@ async def _status(found: Settings, output: Output, passphrase: str | None) -> No
         extent: Extent | None = None
         catalogue = Catalogue((), {}, (), ())
         trouble = ""
+        sites = await status_sites.sites_of(parts)
         try:
             extent, catalogue = await recovery_points(parts, output)
         except Unavailable as error:
@@ -60,8 +62,9 @@ async def _status(found: Settings, output: Output, passphrase: str | None) -> No
         "beacon_age_seconds": round(age, 1) if leader else None,
         **points_facts(extent, catalogue),
         "trouble": trouble,
+        **status_sites.facts(sites),
     }
-    output.result(facts, *_human(found, leader, age, extent, catalogue, trouble))
+    output.result(facts, *_human(found, leader, age, extent, catalogue, trouble), *status_sites.human(sites))
 
 
 def _human(
