@@ -207,7 +207,7 @@ class Agent:
         while True:
             try:
                 await self._act()
-            except (Refused, Unavailable) as error:
+            except ThreefoldError as error:  # a first snapshot that is not there yet as well: it is tried again
                 self._once("act", error.message, error.hint)
             else:
                 self._told.pop("act", None)
