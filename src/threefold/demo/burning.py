@@ -383,13 +383,16 @@ async def _failback(scene: Scene) -> None:
     began = scene.clock.monotonic()
     turn = scene.outcome.failback
     scene.narrator.doing("threefold failback")
-    order = asyncio.create_task(scene.stack.run("failback", "--yes"))
+    both = [
+        asyncio.ensure_future(scene.stack.run("failback", "--yes")),
+        asyncio.ensure_future(_follow(scene, began, turn, number=2)),
+    ]
     try:
-        await _follow(scene, began, turn, number=2)
-        await order
+        await asyncio.gather(*both)
     finally:
-        order.cancel()
-        await asyncio.gather(order, return_exceptions=True)
+        for task in both:
+            task.cancel()
+        await asyncio.gather(*both, return_exceptions=True)
     await _after(scene, began, turn)
     scene.gone.discard(PRIMARY)
     scene.narrator.say(

@@ -20,6 +20,8 @@ from threefold.kernel.errors import Unavailable
 FILED: Final = 201
 TAKEN: Final = 202
 _SEEN: Final = 200
+_TOO_MANY: Final = 429
+_TRY_LATER_FROM: Final = 500
 _PAUSE_S: Final = 0.4
 _AGAIN_S: Final = 0.3
 
@@ -117,7 +119,7 @@ class Customers:
             if answer is not None and answer.status in {FILED, TAKEN}:
                 question.told, question.told_at = answer.status, self._clock.monotonic()
                 return
-            if answer is not None and answer.status < 500:
+            if answer is not None and answer.status < _TRY_LATER_FROM and answer.status != _TOO_MANY:
                 raise Unavailable(f"the CRM answered a question with {answer.status}: {answer.body[:300]!r}")
             question.refusals += 1
             await self._clock.sleep(_AGAIN_S)
