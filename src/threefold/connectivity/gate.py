@@ -49,7 +49,7 @@ BEGIN: Final = frozenset(
     }
 )
 # Changes that are made though the CRM is read-only on purpose: somebody has to be able to take that back.
-ALWAYS: Final = frozenset({*BEGIN, "/connect/signout", "/api/v1/read-only"}) - {"/connect/enrol"}
+ALWAYS: Final = frozenset({*BEGIN, "/connect/signout", "/api/v1/read-only", "/admin/read-only"}) - {"/connect/enrol"}
 ANY_NAME: Final = frozenset({"/healthz", "/readyz"})  # asked by address, by whatever watches
 _LAST_EVENT: Final = b"event: signed-out\ndata: {}\n\n"
 

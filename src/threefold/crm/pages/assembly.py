@@ -12,13 +12,13 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from threefold.crm.pages import admin, customer, employee, live, personal, public
+from threefold.crm.pages import admin, customer, employee, live, personal, public, running
 from threefold.crm.pages.rendering import ENVIRONMENT, render
 from threefold.crm.pages.site import Site
 
 router = APIRouter(include_in_schema=False)
-for part in (public.router, live.router, personal.router, customer.router, employee.router, admin.router):
-    router.include_router(part)
+for part in (public, live, personal, customer, running, employee, admin):
+    router.include_router(part.router)
 
 
 @cache

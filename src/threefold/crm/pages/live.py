@@ -23,6 +23,7 @@ from threefold.crm.pages.rendering import site_of
 router = APIRouter()
 
 HEARTBEAT_SECONDS = 15.0
+LOOK_SECONDS = 1.0  # at the site: that the database is away is told at once
 _RETRY = b"retry: 3000\n\n"
 
 
@@ -34,15 +35,21 @@ async def live(request: Request, desk: Annotated[Desk, Depends(desk_of)]) -> Str
 
 async def _events(request: Request, desk: Desk) -> AsyncIterator[bytes]:
     """Changes as they come, a heartbeat in between. One waiting task at a time, taken away with the reader."""
-    yield _RETRY + _site(request)
+    said = _site(request, desk)
+    yield _RETRY + _event(said)
+    quiet = 0.0
     changes = request.app.state.live.subscribe(desk.actor)
     waiting: asyncio.Task[Any] | None = None
     try:
         while True:
             waiting = waiting or asyncio.ensure_future(anext(changes))
-            done, _ = await asyncio.wait([waiting], timeout=HEARTBEAT_SECONDS)
+            done, _ = await asyncio.wait([waiting], timeout=LOOK_SECONDS)
             if not done:
-                yield _site(request)
+                quiet += LOOK_SECONDS
+                now = _site(request, desk)
+                if quiet >= HEARTBEAT_SECONDS or _state(now) != _state(said):
+                    quiet, said = 0.0, now
+                    yield _event(now)
                 continue
             try:
                 kind, record = waiting.result()
@@ -61,5 +68,14 @@ async def _events(request: Request, desk: Desk) -> AsyncIterator[bytes]:
         await changes.aclose()
 
 
-def _site(request: Request) -> bytes:
-    return b"event: site\ndata: " + json.dumps(site_of(request).told()).encode() + b"\n\n"
+def _site(request: Request, desk: Desk) -> dict[str, Any]:
+    return site_of(request).told(customer=desk.actor.is_customer)
+
+
+def _event(said: dict[str, Any]) -> bytes:
+    return b"event: site\ndata: " + json.dumps(said).encode() + b"\n\n"
+
+
+def _state(said: dict[str, Any]) -> tuple[Any, ...]:
+    """What is told at once when it changes; that a page grows older is not."""
+    return said["state"], said["writes"], said.get("lacking")

@@ -57,6 +57,7 @@ _EMPLOYEE = (
             Place("Import", "/import", "import"),
             Place("Duplicates", "/duplicates", "merge"),
             Place("Recycle bin", "/bin", "trash"),
+            Place("Intake", "/intake", "clock"),
         ),
     ),
 )
@@ -69,7 +70,9 @@ _ADMINISTRATOR = (
             Place("Teams", "/admin/teams", "people"),
             Place("Service levels", "/admin/policies", "clock"),
             Place("Webhooks", "/admin/webhooks", "hook"),
+            Place("Settings", "/admin/settings", "settings"),
             Place("Audit", "/admin/audit", "shield"),
+            Place("Read-only", "/admin/read-only", "eye"),
         ),
     ),
 )

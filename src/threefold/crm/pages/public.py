@@ -28,6 +28,7 @@ _SHELL: Final = (
     "times.js",
     "sse.js",
     "outbox-forms.js",
+    "pending.js",
     "shell.js",
     "join.js",
     "signin.js",

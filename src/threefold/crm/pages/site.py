@@ -17,7 +17,7 @@ class Site:
 
     ``writable``: changes are taken now. ``deferring``: they cannot be written yet, but new issues and answers are kept
     safe and filed later. ``read_only``: why nothing is taken, on purpose. ``reachable``: something answers at all.
-    ``lacking``: what protection lacks, a sentence.
+    ``lacking``: what protection lacks, in words; for those who work here.
     """
 
     name: str = "this machine"
@@ -65,7 +65,7 @@ class Site:
     def line(self) -> str:
         """A sentence, for the banner; empty where all is well."""
         if self.state == "live":
-            return self.lacking
+            return ""
         if not self.reachable:
             return "The database cannot be reached now. What you write is kept on your device and sent when it can be."
         if self.state == "read-only":
@@ -76,9 +76,10 @@ class Site:
         kept = "new issues and answers are kept safe and filed as soon as it can be; other changes wait"
         return f"{shown}, from {self.name}; {kept if self.deferring else 'changes wait'}."
 
-    def told(self) -> dict[str, Any]:
+    def told(self, *, customer: bool = True) -> dict[str, Any]:
         """For the live stream."""
-        return {"state": self.state, "words": self.words, "line": self.line, "writes": self.writes}
+        said = {"state": self.state, "words": self.words, "line": self.line, "writes": self.writes}
+        return said if customer else {**said, "lacking": self.lacking}
 
 
 def span(seconds: int) -> str:

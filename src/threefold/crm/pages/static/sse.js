@@ -30,7 +30,10 @@
     return [...document.querySelectorAll("[data-live]")].filter((region) => region.dataset.live.split(/\s+/).some((name) => wanted.has(name)));
   };
 
+  let writes = "";
   const showSite = (site) => {
+    if (writes && writes !== site.writes) document.dispatchEvent(new Event("threefold:site"));
+    writes = site.writes;
     for (const chip of document.querySelectorAll("[data-site]")) {
       chip.dataset.state = site.state;
       chip.textContent = site.words;
@@ -38,6 +41,10 @@
     for (const banner of document.querySelectorAll("[data-site-banner]")) {
       banner.hidden = !site.line;
       banner.querySelector("[data-site-line]").textContent = site.line;
+    }
+    for (const banner of document.querySelectorAll("[data-lacking]")) {
+      banner.hidden = !site.lacking;
+      banner.querySelector("[data-lacking-line]").textContent = site.lacking;
     }
   };
 

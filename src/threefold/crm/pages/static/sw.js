@@ -58,7 +58,10 @@ const signed = async (request) => {
 const navigated = async (request) => {
   try {
     const response = await signed(request);
-    return [502, 504].includes(response.status) ? away() : response;
+    if (![502, 503, 504].includes(response.status)) return response;
+    await new Promise((resolve) => setTimeout(resolve, 1500)); // the moment in which the database moves
+    const again = await signed(request);
+    return [502, 503, 504].includes(again.status) ? away() : again;
   } catch {
     return away();
   }
