@@ -165,7 +165,9 @@ allow_http = true
         space, log = self.net.namespaces[host], self.home / host / f"{part}.log"
         log.parent.mkdir(exist_ok=True)
         with space.inside():
-            process = Process(arguments, log, {**self.environment(host), "PYTHONPATH": str(_ROOT), **environment})
+            process = Process(
+                arguments, log, {**self.environment(host), "PYTHONPATH": f"{_ROOT}:{_ROOT / 'src'}", **environment}
+            )
         self.processes[part] = process
         self._started[part] = lambda: self.start(part, host, arguments, **environment)
         return process
