@@ -103,7 +103,7 @@ class Looker:
         self._chance, self._trouble, self._primary = chance, trouble, primary
         self._pauses = Outages(chance, trouble.pauses_every_s, trouble.pause_s)
         self.attention = Attention()
-        self._host, self._process, self._sql = Aspect(2.0), Aspect(2.0), Aspect(1.5)
+        self._host, self._process, self._sql = Aspect(2.0), Aspect(8.0, no_s=2.0), Aspect(1.5)
         self._next_query = self._next_knock = self._next_report = 0.0
         self._query: tuple[float, float, float] | None = None  # attended start, sent, arrives
         self._knocks: list[tuple[float, float]] = []  # attended start, arrives

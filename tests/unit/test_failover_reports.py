@@ -187,6 +187,15 @@ def test_an_answer_that_was_overtaken_changes_nothing() -> None:
     assert aspect.word(2.3) is Seen.REFUSED
 
 
+def test_a_no_may_stand_for_a_shorter_time_than_a_yes() -> None:
+    aspect = Aspect(8, no_s=2)
+    aspect.ask(0)
+    aspect.answer(Seen.REFUSED, started=0, at=0)
+    assert [aspect.word(at) for at in (1.9, 2.1, 8.1)] == [Seen.REFUSED, Seen.UNKNOWN, Seen.SILENT]
+    aspect.answer(Seen.OK, started=9, at=9)
+    assert [aspect.word(at) for at in (16.9, 17.1)] == [Seen.OK, Seen.SILENT]
+
+
 # --- what a sentinel says in its log ---
 
 

@@ -324,7 +324,7 @@ SITUATIONS = [
     Situation(
         "We were cut off for a minute; the stores answer again, the primary's first answer is still on its way.",
         (Sight(60, DARK, {"beside": None, "third": None}, stores=()), Sight(2, DARK, {"beside": None, "third": None})),
-        Kind.SERVICE_DISRUPTION,
+        Kind.SLOW,
         give_up=False,
     ),
     # --- ourselves ---

@@ -11,10 +11,11 @@ from threefold.failover.reports import Seen
 
 
 class Aspect:
-    """``patience_s``: how old an answer may be before its absence is silence."""
+    """``patience_s``: how old an answer may be before its absence is silence. ``no_s``: how long a no stands."""
 
-    def __init__(self, patience_s: float) -> None:
+    def __init__(self, patience_s: float, no_s: float | None = None) -> None:
         self._patience = patience_s
+        self._no = patience_s if no_s is None else no_s
         self._asked: float | None = None
         self._word: Seen | None = None
         self._started = 0.0
@@ -37,7 +38,8 @@ class Aspect:
     def word(self, at: float) -> Seen:
         if self._asked is None:
             return Seen.UNKNOWN
-        if self._word is not None and at - self._at <= self._patience:
+        stands = self._patience if self._word is Seen.OK else self._no
+        if self._word is not None and at - self._at <= stands:
             return self._word
         waited = self._at if self._word is not None else self._asked
         return Seen.SILENT if at - waited > self._patience else Seen.UNKNOWN

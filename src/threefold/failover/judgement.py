@@ -7,7 +7,7 @@
 | fewer than two stores answer anybody we hear | store-failure | never |
 | PostgreSQL answers our queries: well, late, without writing, with its disk full, as a standby | healthy, slow, service-disruption, store-failure | never |
 | nobody listens at its port | service-disruption | process_gone |
-| it does not answer us, and others see it alive, or its WAL comes | network-failure; slow, while we may be mistaken | never |
+| it does not answer us; others have seen it alive since, or its WAL comes | network-failure; slow, until that is sure | never |
 | its host answers somebody, PostgreSQL nobody: standing still, or starting | service-disruption | stall |
 | its host answers nobody, and a vantage at its site is heard | service-disruption | site_gone |
 | its host answers nobody, and nothing of its site is heard | site-failure | site_gone |
@@ -162,17 +162,22 @@ def _nobody_listens(scene: Scene, patience: Patience) -> Judgement | None:
 
 
 def _others_see_it(scene: Scene, patience: Patience) -> Judgement | None:
+    """While the last word of anybody who is heard has it alive, nothing worse than our line is supposed."""
     del patience
-    who = [view.vantage for view in scene.witnesses] + [f"{source} (WAL arrives)" for source in scene.flowing]
-    if not who or scene.own is None:
+    last_words = [view.vantage for view in scene.others if view.alive]
+    since_us = [view.vantage for view in scene.witnesses] + [f"{source} (WAL arrives)" for source in scene.flowing]
+    if scene.own is None or not (last_words or since_us):
         return None
-    own = scene.own.seen
+    own, site = scene.own.seen, scene.watched
     # Its host answers us and its WAL comes: that line is whole, and PostgreSQL is only slow to answer.
     reached = own.host is Seen.OK and own.process is not Seen.REFUSED and not scene.witnesses
-    if not scene.silent or reached:
-        return Judgement(Kind.SLOW, "late", f"the primary at {scene.watched} is late to answer us; {names(who)} see it")
-    said = f"the network between us and {scene.watched} fails: we do not see the primary there, {names(who)} do"
-    return Judgement(Kind.NETWORK_FAILURE, "network", said, lasted_s=scene.own.sql_s)
+    if scene.silent and since_us and not reached:
+        said = f"the network between us and {site} fails: we do not see the primary there, {names(since_us)} do"
+        return Judgement(Kind.NETWORK_FAILURE, "network", said, lasted_s=scene.own.sql_s)
+    seen_by = names(since_us) if since_us else f"{names(last_words)} had an answer lately"
+    return Judgement(
+        Kind.SLOW, "late", f"the primary at {site} is late to answer us; {seen_by}", lasted_s=scene.alive_s
+    )
 
 
 def _host_answers(scene: Scene, patience: Patience) -> Judgement | None:

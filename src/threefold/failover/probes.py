@@ -38,7 +38,9 @@ KNOCK_S: Final = 1.0
 KNOCK_AMISS_S: Final = 0.5
 WRITE_S: Final = 10.0
 _QUERY_PATIENCE_S: Final = 1.5
-_KNOCK_PATIENCE_S: Final = 2.0
+_HOST_PATIENCE_S: Final = 2.0
+# A knock takes two round trips and every lost packet a second: a slow line must not pass for a stopped postmaster.
+_PROCESS_PATIENCE_S: Final = 8.0
 _WRITE_PATIENCE_S: Final = 3.0
 _CUT_S: Final = 5.0
 # Our keepalives go out every second.
@@ -71,8 +73,8 @@ class Probe:
         self._data_dir = data_dir
         self._may_write = may_write
         self._write_period = write_period_s
-        self._host = Aspect(_KNOCK_PATIENCE_S)
-        self._process = Aspect(_KNOCK_PATIENCE_S)
+        self._host = Aspect(_HOST_PATIENCE_S)
+        self._process = Aspect(_PROCESS_PATIENCE_S, no_s=_HOST_PATIENCE_S)  # one reset and then silence is no refusal
         self._sql = Aspect(_QUERY_PATIENCE_S)
         self._write = Aspect(write_period_s + _WRITE_PATIENCE_S)
         self._condition = Condition.UNKNOWN
