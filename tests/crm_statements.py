@@ -31,6 +31,8 @@ from threefold.connectivity.admission import Session
 from threefold.connectivity.audit import Audit
 from threefold.connectivity.body import Body
 from threefold.connectivity.desks import EdgeDesk, Request
+from threefold.connectivity.dpop import Proof
+from threefold.connectivity.intake import Deferral
 from threefold.connectivity.turns import Turns
 from threefold.crm import api, pages
 from threefold.crm.datalog.live import Live
@@ -134,8 +136,10 @@ class World:
 
     def _desk(self, method: str, target: str, key: str, body: Body) -> EdgeDesk:
         session = Session(UUID(int=1), self.actor, "e@example.com", "a laptop", True, datetime(2100, 1, 1, tzinfo=UTC))
-        request = Request(method, target, "127.0.0.1", idempotency.usable(key) if key else "", body)
-        return EdgeDesk(self.database, self._audit, Turns(), session, request)
+        proof = Proof("", {}, UUID(int=2), session.expires_at)
+        request = Request(method, target, "127.0.0.1", idempotency.usable(key) if key else "", body, proof)
+        deferral = Deferral(self.database, SystemClock(), None)
+        return EdgeDesk(self.database, self._audit, Turns(), deferral, session, request)
 
 
 async def _call(app: Any, scope: Scope, receive: Receive, send: Send) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID, uuid4
 
 import psycopg
@@ -17,6 +19,7 @@ from tests.edge_client import Authenticator, Client
 from tests.edge_server import PASSWORD, Crm, edge_crm
 
 from threefold.connectivity import invitations
+from threefold.connectivity.audit import Audit
 from threefold.connectivity.erasing import forget
 from threefold.crm.erasing import erasure
 from threefold.crm.erasing.erasure_ledger import ErasureLedger
@@ -392,6 +395,44 @@ async def test_the_audit_tells_who_saw_and_did_what_and_is_only_added_to(crm: Cr
     ):
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             await crm.cluster.sql(statement)
+
+
+async def test_the_audit_is_asked_by_date_and_is_kept_as_long_as_administrators_say(crm: Crm, ada: Client) -> None:
+    """Entries of a hundred days, each day two of them, are put there by hand."""
+    person = uuid4()
+    await crm.cluster.sql(
+        "INSERT INTO edge.audit (at, what, user_id) SELECT now() - n / 2 * interval '1 day' - interval '1 hour', 'saw', %s"
+        " FROM generate_series(200, 1, -1) n",
+        (person,),
+    )
+
+    def told(**asked: str) -> list[str]:
+        query = urlencode({"user": person, "limit": "200", **asked})
+        return [entry["at"] for entry in ada.get(f"/connect/audit?{query}").json()["entries"]]
+
+    everything = told()
+    assert (len(everything), everything) == (200, sorted(everything, reverse=True))
+    since, until = everything[50], everything[20]
+    assert told(since=since) == [at for at in everything if at >= since]
+    assert told(until=until) == [at for at in everything if at < until]
+    assert told(since=since, until=until, what="saw") == [at for at in everything if since <= at < until]
+    assert told(since=since, until=until, what="signin") == []
+    assert ada.get("/connect/audit?since=2026-01-01").code == "invalid", "a time without its offset"
+
+    async with Database(crm.cluster.dsn(), SystemClock()) as database:
+        kept = Audit(database, SystemClock())
+        assert await kept.trim() == 0, "nothing goes unless somebody said so"
+        await crm.cluster.sql("UPDATE crm.settings SET audit_days = 40")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await crm.cluster.sql("DELETE FROM edge.audit WHERE at > now() - interval '39 days'")
+        gone = await kept.trim()
+        left = [at for at in everything if at > (datetime.now(UTC) - timedelta(days=40)).isoformat()]
+        assert (len(left), told()) == (79, left)  # an hour more than n / 2 days: of day 40 none is left
+        assert gone >= 121
+        assert await kept.trim() == 0
+        await crm.cluster.sql("UPDATE crm.settings SET audit_days = NULL")
+    said = ada.get("/connect/audit?what=trimmed").json()["entries"]
+    assert [entry["detail"] for entry in said] == [{"entries": str(gone), "days": "40"}]
 
 
 async def test_nothing_in_the_edges_tables_lets_its_reader_in(crm: Crm, emil: Client) -> None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 import pytest_asyncio
 from tests.crm import Crm, crm
@@ -61,6 +63,41 @@ async def test_changes_are_each_told_once_whatever_the_page_and_the_filter(
             assert await _changes(made, most, user=ada.user) == await _log(made, f"actor = '{ada.user}'")
             assert await _changes(made, most, kind="deals") == []
     assert len(await _changes(made, 50, user=ada.user)) == 6
+
+
+async def test_changes_are_found_by_day_and_by_what_was_done(made: Crm, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Times are put far apart by hand: the log's order is that of its transactions, and times follow it nearly."""
+    tasks = [await made.create("tasks", subject=f"T{number}") for number in range(12)]
+    await made.delete("tasks", tasks[3]["id"])
+    await made.restore("tasks", tasks[3]["id"])
+    await made.update("tasks", await made.get("tasks", tasks[5]["id"]), subject="T5, changed")
+    begun = datetime(2020, 1, 1, tzinfo=UTC)
+    async with await psycopg.AsyncConnection.connect(made.pg.dsn(), autocommit=True) as connection:
+        await connection.execute("SET session_replication_role = replica")
+        wobble = "CASE WHEN n %% 2 = 0 THEN interval '50 min' ELSE interval '0' END"
+        await connection.execute(
+            f"UPDATE crm.log l SET at = %s + n * interval '6 hours' + {wobble} FROM (SELECT record_id, version,"
+            " row_number() OVER (ORDER BY tx, position) AS n FROM crm.log) o WHERE (o.record_id, o.version) ="
+            " (l.record_id, l.version)".encode(),
+            [begun],
+        )
+    last = (await made.pg.sql("SELECT max(at) FROM crm.log"))[0][0]
+    for looked in (3, 2_000):
+        monkeypatch.setattr(oversight, "LOOKED", looked)
+        for did, where in (
+            ("binned", "changes -> 'deleted_at' ->> 1 IS NOT NULL"),
+            ("restored", "changes -> 'deleted_at' ->> 0 IS NOT NULL"),
+            ("update", "op = 'update' AND NOT changes ? 'deleted_at'"),
+            ("create", "op = 'create'"),
+        ):
+            assert await _changes(made, 2, did=did) == await _log(made, where), did
+        for first, days in ((0, 1), (1, 1), (2, 3), (-5, 2), (0, 400), (400, 5)):
+            since, until = begun + timedelta(days=first), begun + timedelta(days=first + days)
+            within = f"at >= '{since}' AND at < '{until}'"
+            assert await _changes(made, 4, since=since, until=until) == await _log(made, within), (first, days)
+            assert await _changes(made, 4, until=since) == await _log(made, f"at < '{since}'")
+            assert await _changes(made, 4, since=since) == await _log(made, f"at >= '{since}'")
+    assert await _changes(made, 4, since=last, kind="tasks", did="create") == []
 
 
 async def test_a_page_of_an_empty_log_is_the_last(made: Crm) -> None:

@@ -169,7 +169,8 @@ def _pages(records: dict[str, UUID]) -> list[str]:
     asked = ["/queue", *(f"/queue?show={show}" for show in ("mine", "team", "unassigned", "all"))]
     asked += ["/search?q=n12+x", "/duplicates", "/import", "/outbox", "/me"]
     asked += ["/admin", "/admin/people", "/admin/customers", "/admin/teams", "/admin/policies", "/admin/webhooks"]
-    asked += ["/admin/audit/changes", "/admin/audit/erasures", f"/admin/people/{_PEOPLE}"]
+    asked += ["/bin/files", "/admin/settings", "/admin/audit", "/admin/audit/changes?did=binned&since=2026-01-01"]
+    asked += ["/admin/audit/changes?since=2026-01-01&until=2026-01-02", "/admin/audit/changes", "/admin/audit/erasures", f"/admin/people/{_PEOPLE}"]
     asked += [f"/board?kind={kind}{mine}" for kind in LANES for mine in ("", "&mine=true")]
     for name, kind in KINDS.items():
         asked += [f"/records/{name}", f"/bin?kind={name}", f"/pick/{name}"]
@@ -195,6 +196,7 @@ def _api(records: dict[str, UUID]) -> list[str]:
         "/imports",
         "/views?kind=contacts",
     ]
+    asked += ["/attachments/deleted", "/office", "/settings"]
     asked += ["/webhooks", "/contacts/duplicates", "/contacts/merges", "/contacts?deleted=true"]
     for name, kind in KINDS.items():
         asked += [f"/{name}", f"/{name}/{records[name]}", f"/{name}/{records[name]}/timeline", f"/{name}?sort=id"]

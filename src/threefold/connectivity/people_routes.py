@@ -7,6 +7,7 @@ from typing import Annotated
 from uuid import UUID
 
 from fastapi import APIRouter, Query
+from pydantic import AwareDatetime
 from starlette.responses import Response
 
 from threefold.connectivity import answers, audit, bodies, devices, invitations
@@ -111,11 +112,14 @@ async def read_audit(
     user: UUID | None = None,
     what: Annotated[str, Query(max_length=60, pattern=r"^[a-z-]*$")] = "",
     record: UUID | None = None,
+    since: AwareDatetime | None = None,
+    until: AwareDatetime | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 100,
 ) -> Response:
     _administrator(session)
+    when = {"since": since, "until": until}
     async with edge.database.read() as connection:
-        rows = await audit.entries(connection, before=after, user=user, what=what, record=record, limit=limit)
+        rows = await audit.entries(connection, before=after, user=user, what=what, record=record, **when, limit=limit)
     following = rows[-1]["id"] if len(rows) == limit else None
     return answers.answer({"entries": rows, "next": following})
 

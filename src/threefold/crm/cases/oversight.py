@@ -7,6 +7,7 @@ others: whoever calls has asked rules.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime, timedelta
 from typing import Final, LiteralString, NamedTuple
 from uuid import UUID
 
@@ -18,6 +19,8 @@ from threefold.kernel.errors import BadInput
 
 MANY: Final = 1000
 LOOKED: Final = 2000  # entries of the log that one page of changes looks through
+DID: Final = ("create", "update", "binned", "restored", "delete")
+_WITHIN: Final = timedelta(hours=1)
 _BY_NAME: Final = "full_name"
 _BY_TIME: Final = "-at"
 
@@ -73,16 +76,29 @@ async def erasures(
 
 
 async def changes(
-    connection: Connection, *, kind: str = "", user: UUID | None = None, before: str | None = None, most: int = 50
+    connection: Connection,
+    *,
+    kind: str = "",
+    user: UUID | None = None,
+    did: str = "",
+    since: datetime | None = None,
+    until: datetime | None = None,
+    before: str | None = None,
+    most: int = 50,
 ) -> tuple[list[Row], str | None]:
-    """What was changed in any record, the last first, and where to go on.
+    """What was changed in any record, the last first, and where to go on. ``did``: one of `DID`.
 
     The log is ordered by time alone, so a filter looks through `LOOKED` entries at a time: a page may be short, or
     empty, and yet be followed by another.
     """
     tx, position = _place(before)
+    asked = {"kind": kind, "user": user, "did": did, "since": since, "until": until}
+    bounds = {
+        "from_tx": await _tx_at(connection, since - _WITHIN) if since else None,
+        "to_tx": await _tx_at(connection, until + _WITHIN) if until else None,
+    }
     cursor = await connection.execute(
-        _CHANGES, {"tx": tx, "position": position, "kind": kind, "user": user, "looked": LOOKED, "most": most}
+        _CHANGES, {"tx": tx, "position": position, "looked": LOOKED, "most": most, **asked, **bounds}
     )
     rows = await cursor.fetchall()
     entries = [row for row in rows if row["record_id"] is not None]
@@ -99,6 +115,17 @@ async def waiting(connection: Connection) -> Mapping[UUID, Row]:
     """By webhook: what waits for it, and what is a dead letter."""
     rows = await (await connection.execute(_WAITING)).fetchall()
     return {row["webhook_id"]: row for row in rows}
+
+
+async def _tx_at(connection: Connection, moment: datetime) -> str | None:
+    """A transaction that began at ``moment`` or later, the one before it in the log having begun earlier.
+
+    The log has no index by time, which every import would pay for. Its own order is nearly that of time: a transaction
+    takes its number within `_WITHIN` of its beginning. So the place is found by halving, in one statement; whoever
+    asks leaves that much room on the outer side.
+    """
+    row = (await (await connection.execute(_TX_AT, {"moment": moment})).fetchall())[0]
+    return None if row["tx"] is None else str(row["tx"])
 
 
 def _place(before: str | None) -> tuple[str | None, int | None]:
@@ -141,23 +168,42 @@ _ERASURES: Final[LiteralString] = """
 # The last row looked at comes along, with its record left out if the filter does not want it: from there one goes on.
 _CHANGES: Final = """
     WITH looked AS MATERIALIZED (
-        SELECT kind, record_id, version, op, at, actor, reason, changes, salt IS NULL AS erased, tx::text AS tx,
-               position, row_number() OVER (ORDER BY l.tx DESC, position DESC) AS number
+        SELECT kind, record_id, version, op, at, actor, reason, changes, salt IS NULL AS erased,
+               CASE WHEN op <> 'update' OR NOT coalesce(changes ? 'deleted_at', false) THEN op
+                    WHEN changes -> 'deleted_at' ->> 1 IS NULL THEN 'restored' ELSE 'binned' END AS did,
+               tx::text AS tx, position, row_number() OVER (ORDER BY l.tx DESC, position DESC) AS number
         FROM crm.log l
-        WHERE %(tx)s::text IS NULL OR (l.tx, position) < (%(tx)s::text::xid8, %(position)s::bigint)
+        WHERE (%(tx)s::text IS NULL OR (l.tx, position) < (%(tx)s::text::xid8, %(position)s::bigint))
+          AND (%(from_tx)s::text IS NULL OR l.tx >= %(from_tx)s::text::xid8)
+          AND (%(to_tx)s::text IS NULL OR l.tx < %(to_tx)s::text::xid8)
         ORDER BY l.tx DESC, position DESC LIMIT %(looked)s
     ), wanted AS (
         SELECT * FROM looked
         WHERE (%(kind)s = '' OR kind = %(kind)s) AND (%(user)s::uuid IS NULL OR actor = %(user)s)
+          AND (%(did)s = '' OR did = %(did)s)
+          AND (%(since)s::timestamptz IS NULL OR at >= %(since)s)
+          AND (%(until)s::timestamptz IS NULL OR at < %(until)s)
         ORDER BY number LIMIT %(most)s
     ), shown AS (
         SELECT * FROM wanted
         UNION ALL
-        SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, tx, position, number FROM looked
+        SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, tx, position, number FROM looked
         WHERE number = (SELECT max(number) FROM looked)
     )
     SELECT s.*, u.full_name AS who, (SELECT count(*) FROM looked) < %(looked)s AS end_of_log
     FROM shown s LEFT JOIN crm.users u ON u.id = s.actor ORDER BY s.number, s.record_id NULLS LAST
+"""
+_TX_AT: Final = """
+    WITH RECURSIVE search (low, high) AS (
+        SELECT (SELECT l.tx::text::bigint FROM crm.log l ORDER BY l.tx, position LIMIT 1),
+               (SELECT l.tx::text::bigint + 1 FROM crm.log l ORDER BY l.tx DESC, position DESC LIMIT 1)
+        UNION ALL
+        SELECT CASE WHEN reached THEN low ELSE middle + 1 END, CASE WHEN reached THEN middle ELSE high END
+        FROM search, LATERAL (SELECT (low + high) / 2 AS middle) m, LATERAL (
+            SELECT coalesce((SELECT at >= %(moment)s FROM crm.log WHERE tx >= middle::text::xid8
+                             ORDER BY tx, position LIMIT 1), true) AS reached) r
+        WHERE low < high
+    ) SELECT high AS tx FROM search ORDER BY high - low LIMIT 1
 """
 _WAITING: Final = """
     SELECT webhook_id, count(*) FILTER (WHERE status = 'waiting') AS waiting,

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from fastapi import APIRouter
 
-from threefold.crm.pages.admin import audit, overview, people, service_levels, teams, webhook_pages
+from threefold.crm.pages.admin import audit, overview, people, service_levels, settings, teams, webhook_pages
 
 router = APIRouter(include_in_schema=False)
-for part in (overview, people, teams, service_levels, webhook_pages, audit):
+for part in (overview, people, teams, service_levels, webhook_pages, settings, audit):
     router.include_router(part.router)
 
 __all__ = ["router"]

@@ -7,18 +7,21 @@ who was erased is in the ledger of erasures.
 from __future__ import annotations
 
 import json
+from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from fastapi import APIRouter, Request, Response
 
 from threefold.crm.cases import oversight
-from threefold.crm.desk import Row
+from threefold.crm.clocks import policies
+from threefold.crm.desk import Connection, Row
 from threefold.crm.model.kinds import COMMON, KINDS
 from threefold.crm.pages import listing
 from threefold.crm.pages.rendering import render
 from threefold.crm.pages.staff import AtDesk, only_administrators
-from threefold.crm.records import related
+from threefold.crm.records import related, settings
 
 router = APIRouter(include_in_schema=False)
 WHAT: Final = {
@@ -36,25 +39,48 @@ WHAT: Final = {
     "passkey-added": "Added a passkey",
     "passkey-removed": "Removed a passkey",
     "password-changed": "Changed the password",
+    "trimmed": "Deleted old entries of the audit",
 }
-OPS: Final = {"create": "made", "update": "changed", "delete": "deleted for good"}
+DID: Final = {
+    "create": "Made",
+    "update": "Changed",
+    "binned": "Put into the recycle bin",
+    "restored": "Restored",
+    "delete": "Deleted for good",
+}
+OTHERS: Final = {"attachments": "file", "office": "office hours", "settings": "settings"}  # records without a page
+KINDS_LOGGED: Final = (*(name for name in KINDS if name != "taggings"), *OTHERS)
 NAMES_MOST: Final = 200
 
 
 @router.get("/admin/audit")
-async def audit(request: Request, desk: AtDesk, user: str = "", what: str = "", record: str = "") -> Response:
+async def audit(
+    request: Request,
+    desk: AtDesk,
+    user: str = "",
+    what: str = "",
+    record: str = "",
+    since: str = "",
+    until: str = "",
+) -> Response:
     """The filters stand in the address, so that other pages can lead to what one person did, or became of a record."""
     only_administrators(desk.actor)
     async with desk.read() as connection:
-        people = [(row["id"], row["full_name"]) for row in await related.users(connection)]
-        whom = _id(user)
-        if whom is not None and whom not in dict(people):
-            people += (await related.titles(connection, {"users": [whom]})).items()
+        people, whom = await _people(connection, user)
+        days = (await settings.read(connection)).audit_days
+    first, last = _day(since), _day(until)
     context = {
         "what": WHAT,
+        "audit_days": days,
         "people": people,
         "kinds": json.dumps({name: kind.one.capitalize() for name, kind in KINDS.items()}),
-        "picked": {"user": str(whom or ""), "what": what if what in WHAT else "", "record": record.strip()[:300]},
+        "picked": {
+            "user": str(whom or ""),
+            "what": what if what in WHAT else "",
+            "record": record.strip()[:300],
+            "since": str(first or ""),
+            "until": str(last or ""),
+        },
     }
     return render(request, "admin/audit.html", context)
 
@@ -75,41 +101,83 @@ async def names(request: Request, desk: AtDesk) -> Response:
 
 
 @router.get("/admin/audit/changes")
-async def changes(request: Request, desk: AtDesk, user: str = "", kind: str = "", before: str = "") -> Response:
+async def changes(
+    request: Request,
+    desk: AtDesk,
+    user: str = "",
+    kind: str = "",
+    did: str = "",
+    since: str = "",
+    until: str = "",
+    before: str = "",
+) -> Response:
+    """``since`` and ``until``: days, the last one included, in the time zone of the office."""
     only_administrators(desk.actor)
-    whom, of = _id(user), kind if kind in KINDS else ""
+    asked = {"kind": kind if kind in KINDS_LOGGED else "", "did": did if did in DID else ""}
+    first, last = _day(since), _day(until)
     async with desk.read() as connection:
-        people = [(row["id"], row["full_name"]) for row in await related.users(connection)]
-        if whom is not None and whom not in dict(people):
-            people += (await related.titles(connection, {"users": [whom]})).items()
-        rows, following = await oversight.changes(connection, kind=of, user=whom, before=before or None)
+        people, whom = await _people(connection, user)
+        zone = (await policies.office_of(connection)).zone
+        rows, following = await oversight.changes(
+            connection,
+            kind=asked["kind"],
+            did=asked["did"],
+            user=whom,
+            since=_midnight(first, zone),
+            until=_midnight(last and last + timedelta(days=1), zone),
+            before=before or None,
+        )
         wanted: dict[str, set[UUID]] = {}
         for row in rows:
             wanted.setdefault(row["kind"], set()).add(row["record_id"])
-        titles = await related.titles(connection, wanted)
+        titles = await related.titles(connection, {name: ids for name, ids in wanted.items() if name in KINDS})
     path = "/admin/audit/changes"
-    pairs = [(name, text) for name, text in (("user", str(whom or "")), ("kind", of)) if text]
+    picked = {"user": str(whom or ""), **asked, "since": str(first or ""), "until": str(last or "")}
+    pairs = [(name, text) for name, text in picked.items() if text]
     context: dict[str, Any] = {
         "rows": [_told(row) for row in rows],
         "titles": titles,
         "people": people,
-        "kinds": [("", "All kinds"), *((name, name.capitalize()) for name in KINDS if name != "taggings")],
-        "picked": {"user": str(whom or ""), "kind": of},
+        "kinds": [("", "All kinds"), *((name, name.capitalize()) for name in KINDS_LOGGED)],
+        "did": [("", "Everything"), *DID.items()],
+        "zone": zone,
+        "picked": picked,
         "next_page": listing.address(path, pairs, before=following) if following else "",
         "first_page": listing.address(path, pairs) if before else "",
     }
     return render(request, "admin/changes.html", context)
 
 
+async def _people(connection: Connection, user: str) -> tuple[list[tuple[UUID, str]], UUID | None]:
+    """Whom to choose from, and who is chosen: somebody who does not work here any more is among them then."""
+    people = [(row["id"], row["full_name"]) for row in await related.users(connection)]
+    whom = _id(user)
+    if whom is not None and whom not in dict(people):
+        people += (await related.titles(connection, {"users": [whom]})).items()
+    return people, whom
+
+
+def _day(text: str) -> date | None:
+    """From a filter: what is no day filters nothing."""
+    try:
+        found = date.fromisoformat(text) if len(text) == 10 else None
+    except ValueError:
+        return None
+    return found if found and 1970 <= found.year <= 9000 else None
+
+
+def _midnight(day: date | None, zone: str) -> datetime | None:
+    return datetime.combine(day, time(), ZoneInfo(zone)) if day else None
+
+
 def _told(row: Row) -> Row:
     """With the fields' names as people know them. What the service keeps by itself is left out."""
     kind = KINDS.get(row["kind"])
     kept = {each.name for each in COMMON} - {"deleted_at"}
-    fields = [name for name in row["changes"] or () if name not in kept]
-    if row["op"] == "create" or kind is None:
-        fields = []
-    labels = [found.title if kind and (found := kind.field(name)) else name for name in fields]
-    return {**row, "what": OPS.get(row["op"], row["op"]), "fields": labels, "one": kind.one if kind else row["kind"]}
+    fields = [name for name in row["changes"] or () if name not in kept] if row["did"] == "update" else []
+    labels = [found.title if kind and (found := kind.field(name)) else name.replace("_", " ") for name in fields]
+    one = kind.one if kind else OTHERS.get(row["kind"], row["kind"])
+    return {**row, "what": DID[row["did"]], "fields": labels, "one": one, "has_page": kind is not None}
 
 
 @router.get("/admin/audit/erasures")

@@ -9,6 +9,7 @@ from threefold.crm.clocks import policies
 from threefold.crm.model.kinds import CASES, PRIORITIES
 from threefold.crm.pages.rendering import render
 from threefold.crm.pages.staff import AtDesk, only_administrators
+from threefold.crm.records import settings
 
 router = APIRouter(include_in_schema=False)
 
@@ -20,6 +21,7 @@ async def overview(request: Request, desk: AtDesk) -> Response:
         context = {
             "figures": await oversight.figures(connection),
             "office": await policies.office_of(connection),
+            "settings": await settings.read(connection),
             "levels": len(CASES) * len(PRIORITIES),
             "many": oversight.MANY,
         }

@@ -55,6 +55,10 @@
   const query = () => {
     const chosen = new URLSearchParams();
     for (const name of ["user", "what"]) if (form.elements[name].value) chosen.set(name, form.elements[name].value);
+    // Days are the reader's own, the last one included.
+    const [first, last] = ["since", "until"].map((name) => form.elements[name].value);
+    if (first) chosen.set("since", first);
+    if (last) chosen.set("until", last);
     const record = form.elements.record.value.trim();
     const found = record.match(id);
     wrong.hidden = !record || Boolean(found);
@@ -66,13 +70,25 @@
     return chosen;
   };
 
+  // As the edge asks for it: days become the instants that they begin at.
+  const askedOf = (chosen) => {
+    const sent = new URLSearchParams(chosen);
+    if (sent.has("since")) sent.set("since", new Date(`${sent.get("since")}T00:00`).toISOString());
+    if (sent.has("until")) {
+      const day = new Date(`${sent.get("until")}T00:00`);
+      day.setDate(day.getDate() + 1);
+      sent.set("until", day.toISOString());
+    }
+    return sent;
+  };
+
   const show = async (after = null) => {
     const chosen = query();
     if (!chosen) return;
     history.replaceState(null, "", `${location.pathname}${chosen.size ? `?${chosen}` : ""}`);
     const mine = ++asked;
     await edge.attempt(async () => {
-      const found = await edge.get(`/connect/audit?${new URLSearchParams([...chosen, ["limit", "50"], ...(after ? [["after", after]] : [])])}`);
+      const found = await edge.get(`/connect/audit?${new URLSearchParams([...askedOf(chosen), ["limit", "50"], ...(after ? [["after", after]] : [])])}`);
       const wanted = new Set(found.entries.filter((entry) => entry.record_id).map((entry) => `${entry.kind}:${entry.record_id}`));
       const names = wanted.size ? await edge.get(`/admin/audit/names?${new URLSearchParams([...wanted].map((one) => ["id", one]))}`).catch(() => ({})) : {};
       if (mine !== asked) return; // another filter was chosen meanwhile
