@@ -42,11 +42,11 @@ _SWITCH_PATIENCE_S: Final = 60.0
 _LOOK_S: Final = 0.1
 _PICTURE_S: Final = 0.5
 _SAID: Final = {
-    Kind.ORDERED: "decided: the recovery site takes over",
-    Kind.STOPPED: "the recovery site's server has stopped in good order",
-    Kind.FENCED: "fenced: the log's end is fixed, the old site can confirm nothing any more",
-    Kind.PROMOTING: "the copy holds every byte of the log, and may serve",
-    Kind.SERVING: "a PostgreSQL serves there",
+    Kind.ORDERED: "decided: {target} takes over",
+    Kind.STOPPED: "the server at {source} has stopped in good order",
+    Kind.FENCED: "fenced: the log's end is fixed, {source} can confirm nothing any more",
+    Kind.PROMOTING: "the copy at {target} holds every byte of the log, and may serve",
+    Kind.SERVING: "{target} serves",
     Kind.PROTECTED: "protected again: new epoch, new timeline, a snapshot of its own",
 }
 
@@ -205,7 +205,7 @@ async def _enrol(scene: Scene, link: str) -> None:
         if len(found) == CUSTOMERS:
             break
     for customer in found:
-        scene.customers.come(customer["name"], customer["link"])
+        await scene.customers.come(customer["name"], customer["link"])
 
 
 async def _customers_ask(scene: Scene) -> None:
@@ -261,10 +261,21 @@ async def _nobody_notices(scene: Scene, blow: float) -> None:
         f"{turn.longest_wait:.1f} s for an answer",
         switch=switch.number,
     )
-    agent = await scene.agent(other)
-    lacks = [str(each["what"]) for each in agent.deficiency.get("lacks", [])] if agent else []
+    lacks = await _lacks(scene, other)
     if lacks:
-        scene.narrator.say(f"{one} is lost, so the state is deficient, and says so everywhere: {', '.join(lacks)}")
+        scene.narrator.say(f"{one} is lost, and the state is deficient until that is mended: {'; '.join(lacks)}")
+
+
+async def _lacks(scene: Scene, site: str) -> list[str]:
+    """What the agent says is missing, told after this moment."""
+    before = await scene.agent(site)
+    until = scene.clock.monotonic() + _READY_PATIENCE_S
+    while scene.clock.monotonic() < until:
+        agent = await scene.agent(site)
+        if agent is not None and before is not None and agent.beat > before.beat + 1:
+            return [str(each["text"]) for each in agent.deficiency.get("lacks", [])]
+        await scene.clock.sleep(_LOOK_S)
+    return []
 
 
 async def _seen(scene: Scene, site: str, blow: float) -> str:
@@ -291,12 +302,17 @@ async def _follow(scene: Scene, began: float, turn: Turn, number: int = 1) -> Sw
             for step in switch.steps if switch else ():
                 if step.kind.value not in turn.steps:
                     turn.steps[step.kind.value] = at = scene.clock.monotonic() - began
-                    scene.narrator.say(f"+{at:4.1f} s  {_SAID.get(step.kind, step.kind.value)}")
+                    scene.narrator.say(f"+{at:4.1f} s  {_said(switch, step.kind)}")
             if switch is not None and switch.concluded:
                 return switch
         if scene.clock.monotonic() > until:
             raise Unavailable(f"switch {number} has not ended within {_SWITCH_PATIENCE_S:.0f} s")
         await scene.clock.sleep(_LOOK_S)
+
+
+def _said(switch: Switch | None, kind: Kind) -> str:
+    names = {"source": switch.source, "target": switch.target} if switch else {}
+    return _SAID.get(kind, kind.value).format_map(names)
 
 
 async def _after(scene: Scene, began: float, turn: Turn) -> None:
@@ -384,7 +400,7 @@ async def _failback(scene: Scene) -> None:
     turn = scene.outcome.failback
     scene.narrator.doing("threefold failback")
     both = [
-        asyncio.ensure_future(scene.stack.run("failback", "--yes")),
+        asyncio.ensure_future(scene.stack.run("failback")),
         asyncio.ensure_future(_follow(scene, began, turn, number=2)),
     ]
     try:

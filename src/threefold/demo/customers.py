@@ -87,9 +87,11 @@ class Customers:
         self._stop = asyncio.Event()
         self._working: list[asyncio.Task[None]] = []
 
-    def come(self, name: str, link: str) -> None:
+    async def come(self, name: str, link: str) -> None:
         """By the invitation in ``link``; from then on the customer asks."""
-        self._working.append(asyncio.create_task(self._work(name, link)))
+        visitor = Visitor(self._url, self._clock)
+        await asyncio.to_thread(visitor.enrol, link, f"{name}'s telephone")
+        self._working.append(asyncio.create_task(self._work(name, visitor)))
 
     async def go(self) -> None:
         """Each is told about the last question first; a failure of one is raised."""
@@ -100,9 +102,8 @@ class Customers:
         for task in self._working:
             task.cancel()
 
-    async def _work(self, name: str, link: str) -> None:
-        visitor, number = Visitor(self._url, self._clock), 0
-        await asyncio.to_thread(visitor.enrol, link, f"{name}'s telephone")
+    async def _work(self, name: str, visitor: Visitor) -> None:
+        number = 0
         while not self._stop.is_set():
             number += 1
             question = Question(name, number, self._clock.monotonic())
