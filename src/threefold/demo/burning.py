@@ -166,6 +166,7 @@ async def _two_sites(scene: Scene) -> None:
     narrator.doing("starting three storage servers, PostgreSQL and the DRaaS server")
     await stack.start_stores()
     await stack.start_primary()
+    await stack.start_standby()
     await stack.start_protect()
     await scene.begin("sentinel", "sentinel", "--name", "third-place", "--site", "elsewhere")
     narrator.doing("making a CRM with a sample company, and a snapshot of it")
