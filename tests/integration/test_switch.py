@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
-from tests.protect_process import team
-from tests.two_sites import AWAY, HOME, THIRD, steps_of, took, two_sites
+import psycopg
+import pytest
+from tests.protect_process import SYNC, team, until
+from tests.two_sites import AWAY, HOME, THIRD, TwoSites, steps_of, took, two_sites
 
 PLANNED = ["ordered", "stopped", "fenced", "promoting", "serving"]
 
@@ -76,3 +79,52 @@ async def test_the_third_site_comes_up_from_the_stores_when_the_second_fails_too
             await clients.stop()
             await clients.judge()
         assert [switch.source for switch in await here.switches()] == [HOME, AWAY]
+
+
+async def test_by_itself_and_the_returned_primary_does_no_harm_and_is_rebuilt() -> None:
+    """The agent takes over by itself; the old primary comes back, confirms nothing, is made a standby, and serves."""
+    async with two_sites(policy="automatic", more='process_gone = "1s"') as here:
+        agent = await here.agent()
+        async with team(here.here) as clients:
+            await clients.progress(30)
+            old = here.cluster(HOME)
+            here.here.primary.server.kill()
+            switch = await here.step("serving", within=40)
+            assert switch.order.by == f"agent of {AWAY}"
+            assert switch.order.facts["evidence"]
+            here.move_to(AWAY)
+            await clients.progress(20)
+
+            old.server.settings.update({"synchronous_standby_names": SYNC, "fsync": "off"})
+            await old.server.start()
+            async with await psycopg.AsyncConnection.connect(old.dsn(), autocommit=True) as connection:
+                with pytest.raises(TimeoutError):
+                    await asyncio.wait_for(connection.execute("CREATE TABLE never_confirmed ()"), 2)
+            said = await here.here.done("status")
+            assert said["active_site"] == AWAY
+            assert said["former_primary"]["site"] == HOME
+            refused = await here.here.refused("failback")
+            assert f"threefold standby --site {HOME}" in refused["hint"]
+            await old.server.stop("immediate")
+
+            await here.step("protected")
+            await here.agent(HOME, "--rebuild")
+            said = await here.here.done("status")
+            assert said["former_primary"] is None
+            assert said["agents"][HOME]["copy_ready"]
+            await until(_whole(here), "nothing missing", 30)
+            await here.here.done("failback", "--until", "serving")
+            here.move_to(HOME)
+            await clients.progress(20)
+            await clients.stop()
+            await clients.judge()
+        assert agent.code is None
+        assert await here.cluster(HOME).sql("SELECT to_regclass('never_confirmed')") == [(None,)]
+
+
+def _whole(here: TwoSites) -> Callable[[], Awaitable[bool]]:
+    async def whole() -> bool:
+        status = await here.status(HOME)
+        return status is not None and status.deficiency["lacks"] == []
+
+    return whole

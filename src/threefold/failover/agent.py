@@ -104,6 +104,7 @@ class Agent:
         self._pulses = {site: Pulse(means.clock) for site in means.others}
         self._leader = Pulse(means.clock, LEADER_SILENCE_S)
         self._counted_at: float | None = None
+        self._stopped_at: float | None = None
 
     async def run(self) -> None:
         await self._remember()
@@ -255,15 +256,31 @@ class Agent:
 
     async def _be_active(self, active: Active) -> None:
         self.sight.role = "active"
-        away = active.switch
-        if away is not None and away.under_way and away.planned and away.order.facts.get("agent"):
+        away, site = active.switch, self._with.place.site
+        ours = away is not None and away.source == site and away.planned and bool(away.order.facts.get("agent"))
+        if away is not None and ours and away.under_way:
             if away.step(Kind.STOPPED) is None:
                 await self._stop_for(away)
+            elif self._waited_too_long(away):
+                await self._with.journal.abandon(
+                    away.number, f"{away.target} has not gone on, and nobody is heard there"
+                )
+                await self._read()
             return
-        # A primary that no switch of ours made active is its owner's to start.
-        runs = await self._with.keeper.serve(start=active.made_active > 0)
+        self._stopped_at = None
+        # A primary that no switch made active, and that no switch of ours has stopped, is its owner's to start.
+        stopped = away is not None and ours and away.abandoned
+        runs = await self._with.keeper.serve(start=active.made_active > 0 or stopped)
         if not runs:
             self._once("active", "the PostgreSQL of this site, which is the active one, does not run")
+
+    def _waited_too_long(self, away: Switch) -> bool:
+        """We have stopped for a planned switch, and whoever was to go on has died: nobody serves."""
+        now = self._with.clock.monotonic()
+        if self._stopped_at is None:
+            self._stopped_at = now
+        pulse = self._pulses.get(away.target)
+        return now - self._stopped_at > procedure.STOP_PATIENCE_S and (pulse is None or not pulse.alive)
 
     async def _stop_for(self, away: Switch) -> None:
         self._with.report("stopping for a planned switch", switch=away.number, to=away.target)

@@ -206,11 +206,17 @@ async def set_fence(
 
 async def _completed(hands: Hands, switch: Switch, copy: Copy) -> None:
     fenced = _of(switch, Kind.FENCED)
+    until = hands.clock.monotonic() + STOP_PATIENCE_S
     while True:
         try:
             await copy.complete(fenced.lsn("end"), int(fenced.facts["timeline"]))
         except Unavailable as error:
             hands.report("the copy is not complete yet", level="warning", reason=error.message)
+            if switch.planned and hands.clock.monotonic() > until:
+                # The source could serve, and nobody else can.
+                why = f"the copy cannot be completed: {error.message}"
+                switch = await hands.journal.propose(switch, Kind.ABANDONED, why=why)
+                _check(switch)
             await hands.clock.sleep(_POLL_S)
             switch = await _read_again(hands, switch)
             _check(switch)

@@ -1,0 +1,53 @@
+"""What a person asks for: dry runs, refusals, a switch that is abandoned, a copy that nobody keeps."""
+
+from __future__ import annotations
+
+from tests.protect_process import Process, Team
+from tests.two_sites import AWAY, DIES, HOME, steps_of, two_sites
+
+
+async def test_a_person_is_told_and_refused_before_anything_is_done() -> None:
+    async with two_sites() as here:
+        refused = await here.here.refused("failover", "--yes")
+        assert refused["exit_code"] == 3
+        assert f"threefold standby --site {AWAY}" in refused["hint"]
+        await here.agent()
+        said = await here.here.done("failover", "--dry-run")
+        assert (said["from"], said["to"]) == (HOME, AWAY)
+        assert said["detector"]["verdict"] == "healthy"
+        assert said["lost"] == "nothing that was confirmed"
+        refused = await here.here.refused("failover")
+        assert refused["exit_code"] == 3
+        assert f"{HOME} seems to be well" in refused["error"]
+        refused = await here.here.refused("failover", "--to", HOME)
+        assert "active site already" in refused["error"]
+        refused = await here.here.refused("failover", "--to", "atlantis")
+        assert refused["exit_code"] == 2
+        refused = await here.here.refused("standby")
+        assert refused["exit_code"] == 3
+        assert "an agent already keeps" in refused["error"]
+        assert await here.switches() == ()
+        assert here.cluster(HOME).server.pid is not None
+
+
+async def test_a_planned_switch_that_is_abandoned_gives_the_service_back() -> None:
+    """The target's agent dies when the source has stopped already."""
+    async with two_sites() as here:
+        here.here.run("standby", "--site", HOME, log="agent-home")
+        dying = Process(
+            ["-c", DIES, "standby", "--site", AWAY, "--config", here.here.config],
+            here.here.home / "dying.log",
+            {**here.here.environment(), "DIE_AT": "before:fenced"},
+        )
+        here.here.processes.append(dying)
+        await here.ready(process=dying)
+        await here.here.primary.sql(Team.TABLE)
+        order = here.here.run("failover", "--planned", "--json")
+        assert await dying.ended() == -9
+        await here.step("stopped")
+        assert here.cluster(HOME).server.pid is None
+        assert (await here.here.done("failover", "--abandon"))["abandoned"]
+        assert await order.ended() == 3
+        await here.writes(HOME)
+        (switch,) = await here.switches()
+        assert steps_of(switch) == ["ordered", "stopped", "abandoned"]
