@@ -7,10 +7,12 @@ import time
 
 import pytest
 from tests.pg import BOTH
-from tests.protect_process import Team, site
-from tests.standing import ask, fenced, flushed, replayed, standby_of
+from tests.protect_process import SYNC, Team, site, until
+from tests.standing import ask, cluster_of, fenced, flushed, held, replayed, standby_of
 
 from threefold.kernel.errors import Unavailable
+from threefold.quorum.keys import timeline_key
+from threefold.quorum.timelines import seal_history
 
 
 @pytest.mark.parametrize("major", BOTH)
@@ -59,3 +61,83 @@ async def test_it_follows_and_serves_at_once_when_the_primary_is_gone(major: int
         assert acked <= there
         await ask(standby, "INSERT INTO saved VALUES (99, 3, 'life goes on')")
         assert took < 1.5
+
+
+async def test_ahead_of_the_log_and_with_a_timeline_that_somebody_took() -> None:
+    """What nobody had acknowledged may live on; no timeline's number is used twice; protection goes on from there."""
+    async with site(18) as here, standby_of(here) as standby:
+        await here.protect()
+        await here.primary.sql(Team.TABLE)
+        await here.done("snapshot")
+        await standby.prepare()
+        await standby.start(here.primary.dsn())
+        await here.primary.sql("INSERT INTO saved VALUES (1, 1, 'acknowledged')")
+        here.processes[0].kill()
+        alone = "SET synchronous_commit = local; INSERT INTO saved SELECT 2, g, 'not' FROM generate_series(1, 500) g"
+        await here.primary.sql(alone)
+        await replayed(standby, await flushed(here))
+        here.primary.server.kill()
+        async with here.parts() as parts:
+            somebodys = seal_history(parts.keyring, 2, b"1\t0/7000000\tno recovery target specified\n")
+            for store in parts.stores.values():
+                await store.create(timeline_key(2), somebodys)
+        end, timeline = await fenced(here)
+        await standby.complete(end, timeline)
+        assert (await standby.position()).replayed > end
+        promoted = await standby.promote(settings={"synchronous_standby_names": SYNC})
+        assert promoted.timeline == 3
+        assert promoted.at > end
+        again = await standby.promote(settings={"synchronous_standby_names": SYNC})  # the agent was killed meanwhile
+        assert (again.timeline, again.at) == (3, promoted.at)
+        assert await ask(standby, "SELECT who, count(*) FROM saved GROUP BY 1 ORDER BY 1") == [(1, 1), (2, 500)]
+        here.primary = cluster_of(standby)
+        here.configure()
+        await here.protect()
+        await ask(standby, "INSERT INTO saved VALUES (3, 1, 'acknowledged again')")
+        end, timeline, _ = await here.log_end()
+        assert timeline == 3
+        assert end > promoted.at
+
+
+async def test_limits_raised_at_the_primary_are_raised_here() -> None:
+    """PostgreSQL stops replaying where the primary allows more connections than the standby."""
+    async with site(18) as here, standby_of(here) as standby:
+        await here.protect()
+        await here.primary.sql(Team.TABLE)
+        await here.done("snapshot")
+        await standby.prepare()
+        await standby.start(here.primary.dsn())
+        assert await ask(standby, "SHOW max_connections") == [("50",)]
+        await here.primary.server.stop()
+        here.primary.server.settings["max_connections"] = "80"
+        await here.primary.server.start()
+
+        async def paused() -> bool:
+            return (await standby.position()).paused
+
+        await until(paused, "a pause", 30)
+        await here.primary.sql("INSERT INTO saved VALUES (1, 1, 'on a larger primary')")
+        await standby.feed()
+        await replayed(standby, await flushed(here))
+        assert await ask(standby, "SHOW max_connections") == [("80",)]
+        assert await ask(standby, "SELECT count(*) FROM saved") == [(1,)]
+
+
+async def test_it_is_taken_up_again_as_it_runs() -> None:
+    """The agent's process ends; PostgreSQL goes on, and the next agent finds it."""
+    async with site(18) as here, standby_of(here) as standby, here.parts() as parts:
+        await here.protect()
+        await here.primary.sql(Team.TABLE)
+        await here.done("snapshot")
+        await standby.prepare()
+        await standby.start(here.primary.dsn())
+        pid = standby.server.pid
+        next_one = held(parts, here, standby.data_dir, standby.port)
+        assert (await next_one.prepare()).how == "kept"
+        await next_one.start(here.primary.dsn())
+        assert next_one.server.pid == pid
+        await here.primary.sql("INSERT INTO saved VALUES (1, 1, 'x')")
+        await replayed(next_one, await flushed(here))
+        assert "password" not in (standby.data_dir / "postgresql.auto.conf").read_text()
+        assert standby.data_dir.with_name("data.pgpass").stat().st_mode & 0o777 == 0o600
+        await next_one.close()

@@ -66,7 +66,7 @@ asyncio.run(main())
 
 
 async def dies(here: Site, data: Path, port: int, doing: str, after: int) -> None:
-    arguments = ["-c", _DIES, here.config, data, str(port), here.primary.dsn(), doing, str(after)]
+    arguments: list[str | Path] = ["-c", _DIES, here.config, data, str(port), here.primary.dsn(), doing, str(after)]
     process = Process(arguments, here.home / f"dies-{doing}-{after}.log", here.environment())
     here.processes.append(process)
     assert await process.ended() == -signal.SIGKILL, process.said
@@ -142,13 +142,14 @@ async def test_the_last_acknowledged_commit_is_in_a_segment_that_was_never_strea
 
 @pytest.fixture(scope="module")
 def wal() -> Iterator[Path]:
-    """Two whole segments of real WAL of one megabyte, and the file behind them."""
+    """Segments of real WAL, a megabyte each, full of small records."""
     home = folder("tf-wal-")
 
     async def make() -> None:
         async with cluster(18, wal_segment_size=MB, settings={"wal_keep_size": "100MB"}) as primary:
             await primary.sql("SELECT pg_switch_wal()")
-            await primary.sql("CREATE TABLE t AS SELECT g FROM generate_series(1, 30000) g")
+            await primary.sql("CREATE TABLE t (x int)")
+            await primary.sql("INSERT INTO t SELECT generate_series(1, 60000)")
             await primary.sql("SELECT pg_switch_wal()")
             await primary.server.stop()
             for path in sorted((primary.server.data_dir / "pg_wal").glob("0000*")):
@@ -168,10 +169,22 @@ def _laid(pg_wal: Path, *, replayed: Lsn, start: Lsn, log: bytes) -> int:
     return layer.written
 
 
+def _start(name: str) -> Lsn:
+    return Lsn(int(name[8:16], 16) * 2**32 + int(name[16:], 16) * MB)
+
+
+def _records_in(path: Path) -> int:
+    data, start = path.read_bytes(), _start(path.name)
+    at = first_boundary(data, start=start)
+    return 0 if at is None else sum(1 for _ in records(data, start=start, at=at, segment_size=MB))
+
+
 def test_bytes_that_may_have_been_replayed_are_never_overwritten(wal: Path, tmp_path: Path) -> None:
     names = sorted(path.name for path in wal.iterdir())
+    at = next(n for n in range(2, len(names)) if all(_records_in(wal / names[n + more]) > 1000 for more in (0, 1)))
+    names = names[at - 2 :]
     first, second = (wal / names[2]).read_bytes(), (wal / names[3]).read_bytes()
-    start = Lsn(int(names[2][8:16], 16) * 2**32 + int(names[2][16:], 16) * MB)
+    start = _start(names[2])
     log = first + second
     begin = first_boundary(log, start=start)
     assert begin is not None
@@ -193,6 +206,19 @@ def test_bytes_that_may_have_been_replayed_are_never_overwritten(wal: Path, tmp_
         assert path.read_bytes() == first
         assert (path.parent / names[3]).read_bytes() == second[:5000] + bytes(MB - 5000)
         assert _laid(path.parent, replayed=replayed, start=start, log=log[: MB + 5000]) == 0  # nothing twice
+    # Even a whole old record, just where the next one would begin: it names another one before it.
+    after = Lsn(start + MB)
+    old = next(
+        record
+        for record in records(second, start=after, at=first_boundary(second, start=after) or after, segment_size=MB)
+        if record.length < 100 and record.start // 8192 == (record.end - 1) // 8192
+    )
+    end = next(end for end in ends[250:] if end % 8192 + 100 < 8192 and end % 8192)
+    path = copy(b"")
+    body = second[old.start - after :][: old.length]
+    path.write_bytes((first[: end - start] + body + bytes(MB))[:MB])
+    assert _laid(path.parent, replayed=replayed, start=start, log=log) > MB // 2
+    assert path.read_bytes() == first
     # More than the log has: it stays.
     path = copy(bytes(MB))
     before = path.read_bytes()

@@ -99,35 +99,39 @@ class PgWal:
         data = self.read(start, end)
         return last_whole_record_end(data, start=start, segment_size=self.size, at=after) or after
 
-    def put_histories(self, files: Mapping[int, bytes]) -> None:
-        """Raises ForeignCopy where the standby knows another history of one of these timelines."""
-        for timeline, content in files.items():
-            path = self.folder / history_name(timeline)
-            if path.exists():
-                there = parse_history(timeline, path.read_bytes())
-                wanted = parse_history(timeline, content)
-                if [(each.timeline, each.at) for each in there.switches] != [
-                    (each.timeline, each.at) for each in wanted.switches
-                ]:
-                    raise ForeignCopy(f"the copy's timeline {timeline} is not the log's", hint=_ANEW)
-                continue
-            with self.new() as file:
-                file.write(content)
-                self.name(file, path)
-        sync_folder(self.folder)
-
     def new(self) -> BinaryIO:
-        file = (self.folder / UNNAMED).open("wb+")
-        os.fchmod(file.fileno(), 0o600)
-        if os.geteuid() == 0:
-            os.fchown(file.fileno(), self._owner.uid, self._owner.gid)
-        return file
+        return _new(self.folder, self._owner)
 
-    def name(self, file: BinaryIO, path: Path) -> None:
-        """A new file is whole: it appears."""
-        file.flush()
-        os.fsync(file.fileno())
-        (self.folder / UNNAMED).rename(path)
+
+def put_histories(pg_wal: Path, files: Mapping[int, bytes], owner: Account) -> None:
+    """Raises ForeignCopy where the standby knows another history of one of these timelines."""
+    for timeline, content in files.items():
+        path = pg_wal / history_name(timeline)
+        if path.exists():
+            there = parse_history(timeline, path.read_bytes()).switches
+            wanted = parse_history(timeline, content).switches
+            if [(each.timeline, each.at) for each in there] != [(each.timeline, each.at) for each in wanted]:
+                raise ForeignCopy(f"the copy's timeline {timeline} is not the log's", hint=_ANEW)
+            continue
+        with _new(pg_wal, owner) as file:
+            file.write(content)
+            _appear(file, path)
+    sync_folder(pg_wal)
+
+
+def _new(pg_wal: Path, owner: Account) -> BinaryIO:
+    file = (pg_wal / UNNAMED).open("wb+")
+    os.fchmod(file.fileno(), 0o600)
+    if os.geteuid() == 0:
+        os.fchown(file.fileno(), owner.uid, owner.gid)
+    return file
+
+
+def _appear(file: BinaryIO, path: Path) -> None:
+    """A new file is whole: it gets its name."""
+    file.flush()
+    os.fsync(file.fileno())
+    path.with_name(UNNAMED).rename(path)
 
 
 class Layer:
@@ -240,7 +244,7 @@ class Layer:
                     while left:
                         left -= file.write(_ZEROS[:left])
             if file is not base:
-                self._files.name(file, path)
+                _appear(file, path)
             elif self._dirty:
                 os.fsync(file.fileno())
         finally:

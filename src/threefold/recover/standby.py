@@ -34,7 +34,7 @@ from threefold.recover import overrides
 from threefold.recover.configure import AUTO_CONF
 from threefold.recover.copy import Copying, Prepared, make_copy, read_marker
 from threefold.recover.destination import MARKER, disk_errors, write_durably
-from threefold.recover.feed import ForeignCopy, Layer, PgWal, taken_timelines
+from threefold.recover.feed import ForeignCopy, Layer, PgWal, put_histories, taken_timelines
 from threefold.recover.follow import SYNC, Do, Folder, ahead, kept_when_promoted, laid_over, what_to_do
 from threefold.recover.former import why_not_as_it_is
 from threefold.recover.log import OpenLog, OpensLog, open_quorum_log
@@ -309,9 +309,7 @@ class Standby:
         # Changed by a reload, it would reach the process that commits go by some time after the promotion; and with
         # these .history files in pg_wal, a server that looks for the latest timeline would change over to theirs.
         await self.stop()
-        await asyncio.to_thread(
-            PgWal(self.data_dir / "pg_wal", 1, parse_history(1, None), self.server.account).put_histories, taken
-        )
+        await asyncio.to_thread(put_histories, self.data_dir / "pg_wal", taken, self.server.account)
         await self._run(write=False)
         await self._until_replayed(here.replayed)
 
@@ -373,7 +371,7 @@ class Standby:
         files = self._files(log)
         pg_wal, size = files.folder, files.size
         try:
-            await asyncio.to_thread(files.put_histories, log.extent.history_files)
+            await asyncio.to_thread(put_histories, pg_wal, log.extent.history_files, self.server.account)
             replayed = (await self._awake()).replayed
             start = segment_start(segment_no(max(min(replayed, end) - 1, 0), size), size)
             if replayed < log.extent.start:
