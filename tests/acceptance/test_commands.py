@@ -23,6 +23,7 @@ from threefold.kernel.keys import Keyring
 from threefold.local.home import Home
 
 VERBS = ("demo", "init", "up", "check", "protect", "storage serve", "snapshot", "status", "list", "recover", "verify")
+VERBS += ("standby", "failover", "failback")
 VERBS += tuple(f"crm {verb}" for verb in ("serve", "invite", "sample", "verify-log"))
 
 
