@@ -45,6 +45,8 @@ from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
 PORT = 5432
 STORE_PORT = 9000
 USER = "clerk"
+# Limits are multiplied by it: for a machine that has other work as well.
+PATIENCE = float(os.environ.get("PATIENCE", "1"))
 _ROOT = Path(__file__).parents[2]
 _JUMP = Path(__file__).with_name("jump.c")
 
@@ -185,7 +187,7 @@ allow_http = true
         """A verb that ends well: all that it said."""
         part = f"{arguments[0]}-{len(self.processes)}"
         process = self.verb(part, host, *arguments, "--json")
-        code = await process.ended(within)
+        code = await process.ended(within * PATIENCE)
         assert code == 0, f"{arguments} ended with {code}: {process.said}"
         return process.said
 
@@ -276,7 +278,7 @@ allow_http = true
     async def until(self, done: Callable[[], bool], what: str, within: float) -> None:
         """Raises Failed, with all that each part said last."""
         try:
-            await until(done, what, within)
+            await until(done, what, within * PATIENCE)
         except Failed as failed:
             raise Failed(f"{failed}\n{self.said()}") from None
 
@@ -336,16 +338,16 @@ allow_http = true
         )
         new = not (self.home / "founded").exists()
         if new:
-            await until(self.primary.ready, "primary", 30, self.primary.log_tail)
+            await self.until(self.primary.ready, "primary", 30)
             await self.sql("primary", clients.SCHEMA)
             await self.sql("primary", f"CREATE ROLE {USER} LOGIN PASSWORD '{PASSWORD}'")
             await self.sql("primary", f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {USER}")
-            await self.processes["protect"].says('"streaming"', 30)
+            await self.processes["protect"].says('"streaming"', 30 * PATIENCE)
             await self.sql("primary", f"ALTER SYSTEM SET synchronous_standby_names = '{SYNC}'")
             await self.sql("primary", "SELECT pg_reload_conf()")
             await self.done("recovery", "snapshot")
         self.begin_watching_sites()
-        await self.processes["protect"].says('"streaming"', 30)
+        await self.processes["protect"].says('"streaming"', 30 * PATIENCE)
         await self.ready()
         (self.home / "founded").touch()
 
@@ -428,7 +430,7 @@ async def company(
                 for host in clients_at:
                     here.start_clients(host)
                 if clients_at:
-                    await here.acks(20, within=20)
+                    await here.acks(20, within=30)
                 yield here
             finally:
                 here.close()

@@ -67,6 +67,8 @@ def _verdicts(here: Company, scenario: Scenario, since: float) -> dict[str, floa
     if scenario.verdicts:
         assert set(scenario.verdicts) & set(seen), f"{scenario.verdicts} expected, {list(seen)} seen\n{here.said()}"
     assert not set(scenario.never) & set(seen), f"{list(seen)} seen\n{here.said()}"
+    if scenario.outcome != FAIL_OVER:
+        assert True not in here.watching.first("beacons/agent-recovery", "give_up", since), here.said()
     return seen
 
 
