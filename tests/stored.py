@@ -71,7 +71,7 @@ class Leading:
     async def settled(self) -> None:
         while self.appender.settled != self.appender.received:
             await asyncio.sleep(0)
-        for _ in range(50):
+        while self.writer._tasks:  # the third copies, and the segments that follow from it
             await asyncio.sleep(0)
 
     async def trim(self) -> None:
@@ -86,6 +86,7 @@ class Leading:
 class Stored:
     stores: dict[str, MemoryStore] = field(default_factory=lambda: {name: MemoryStore(name) for name in NAMES})
     wal: bytes = b""
+    settled: int = 0  # so much of it was acknowledged
     snapshots: list[Summary] = field(default_factory=list)
 
     def vault(self) -> Vault:
@@ -100,6 +101,7 @@ class Stored:
         data = os.urandom(length)
         self.wal += data
         await leading.append(data)
+        self.settled = len(self.wal)
 
     async def same_log(self) -> None:
         """What any reader rebuilds is what was written."""
@@ -133,7 +135,7 @@ class Stored:
         self, *, at: datetime, start: Lsn, stop: Lsn, fresh: int = 3, share: int = 2, timeline: int = 1
     ) -> tuple[Summary, Manifest, dict[str, bytes]]:
         """A snapshot that is not published; its new packs by key."""
-        known = list((await self.vault().known_chunks()).items())[:share]
+        known = list((await self.vault().known_chunks()).items())[-share:] if share else []
         namer = ChunkNamer(KEYRING)
         builder = PackBuilder(packs.new_pack_id(at, CLOCK.new_id()), KEYRING)
         placed: list[tuple[bytes, Place]] = list(known)

@@ -82,3 +82,34 @@ async def test_a_store_that_lost_objects_is_repaired_alone_at_a_rate() -> None:
         report = await result(here, "store", "repair", "S3", "--rate", "50MB/s")
         assert report["counts"]["S3"] == {"missing": len(doomed), "mended": len(doomed)}
         assert await here.objects("S3") == whole
+
+
+async def test_prune_beside_a_server_at_work_takes_nothing_that_verify_or_a_recovery_misses() -> None:
+    async with site() as here:
+        here.configure(more='[retention]\npitr = "1ms"\ndaily = 0\nweekly = 0\nmonthly = 0\ngrace = "0s"\n')
+        await here.protect()
+        async with team(here) as people:
+            for _ in range(4):
+                await people.progress(20)
+                await here.primary.sql("CREATE TABLE IF NOT EXISTS filler (x text)")
+                await here.primary.sql("TRUNCATE filler")
+                await here.primary.sql("INSERT INTO filler SELECT md5(random()::text) FROM generate_series(1, 20000)")
+                await here.done("snapshot")
+            looked = await result(here, "prune", "--dry-run")
+            marked = await result(here, "prune")
+            assert marked["marked"]
+            assert set(looked["marked"]) == set(marked["marked"])
+            pruned = await result(here, "prune")
+            assert set(pruned["deleted"]) == {"S1", "S2", "S3"}
+            assert pruned["freed_bytes"] > 0
+            await here.whole()
+            verified = await here.done("verify", "--deep")
+            assert verified["restorable"]
+            assert verified["problems"] == []
+            assert (await here.done("snapshot"))["chunks_reused"] > 0
+            acked = len(people.acked)
+        assert acked
+        here.destroy_primary()
+        await here.recover()
+        ((rows,),) = await here.primary.sql("SELECT count(*) FROM filler")
+        assert rows == 20000

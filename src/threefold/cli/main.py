@@ -30,6 +30,7 @@ _VERBS = {
     "protect": ("protect", "protect", _EVERY_DAY),
     "storage": ("storage", "app", _EVERY_DAY),
     "store": ("store", "app", _EVERY_DAY),
+    "prune": ("prune", "prune", _EVERY_DAY),
     "snapshot": ("snapshot", "snapshot", _EVERY_DAY),
     "status": ("status", "status", _EVERY_DAY),
     "crm": ("crm", "app", _EVERY_DAY),

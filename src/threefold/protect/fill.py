@@ -19,6 +19,7 @@ from threefold.quorum.objects import Codec, Kind
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.vault.check import check_object
+from threefold.vault.marks import read_marks
 
 # Packs first needed least: claims and seals are small and matter most, packs are large and matter only to recovery.
 _VAULT = ("snapshots/", "packs/")
@@ -49,6 +50,8 @@ async def fill(
     """Copy to ``target`` what the sources have and it lacks; ``counts(epoch, slot)`` says whether an entry counts."""
     pass_ = _Pass(target, keyring, codec, counts, progress)
     answering = list(sources)
+    # What is being pruned is not to come back from the stores that have not deleted it yet.
+    doomed = (await read_marks([target, *sources], keyring)).doomed()
     for prefix in _PREFIXES:
         have = await _listing(target, prefix)
         if have is None:
@@ -60,7 +63,7 @@ async def fill(
                 pass_.complete = False
                 answering.remove(source)  # it would only hold the others up
                 continue
-            have |= await pass_.copy(source, sorted(wanted - have), prefix)
+            have |= await pass_.copy(source, sorted(wanted - have - doomed), prefix)
             if pass_.target_fails:
                 return Filled(pass_.objects, pass_.bytes, complete=False)
     return Filled(pass_.objects, pass_.bytes, pass_.complete)

@@ -38,6 +38,7 @@ from threefold.upkeep.pace import Pace
 from threefold.upkeep.record import Record, read_record, write_record
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Summary
+from threefold.vault.marks import read_marks
 
 _AT_ONCE: Final = 8
 _LARGE_AT_ONCE: Final = 3  # segments and packs: so many are in memory
@@ -99,6 +100,7 @@ class Scrub:
         self._segment_bytes = keys.SEGMENT_BYTES
         self._format_findings: list[Finding] = []
         self._found_now: dict[str, dict[str, int]] = {}  # by this run, store → what → how many
+        self._doomed: frozenset[str] = frozenset()
         self._wal_seen: dict[int, int] = {}  # timeline → highest segment that is whole somewhere
 
     async def everything(self, *, fresh: bool = False) -> ScrubReport:
@@ -147,6 +149,7 @@ class Scrub:
         self._progress.step("scrub-log-end", "finding the end of the log", unit="objects")
         roll = await Driver(self._all, self._clock).run(read_roll(tuple(self._all)))
         agreed = agreed_format(roll, self._keyring, 2)
+        self._doomed = (await read_marks(self._all, self._keyring)).doomed()
         self._stores = {name: store for name, store in self._all.items() if name in roll.members or name == only}
         for name in roll.strangers:
             if name != only:
@@ -185,6 +188,8 @@ class Scrub:
         batch: list[Seen] = []
         async for seen in union(self._stores, prefix, self._clock, silent, after=after):
             expected.discard(seen.key)
+            if seen.key in self._doomed:
+                continue  # prune deletes it store by store: it is not to be put back
             if only is not None and _alike(seen, only) and seen.key not in known:
                 continue
             batch.append(seen)
@@ -192,7 +197,7 @@ class Scrub:
                 await self._batch(mender, batch, only)
                 batch = []
         # What is needed and listed nowhere: asked by key.
-        batch += [Seen(key, {}) for key in sorted(expected) if key > after]
+        batch += [Seen(key, {}) for key in sorted(expected - self._doomed) if key > after]
         for at in range(0, len(batch), at_once):
             await self._batch(mender, batch[at : at + at_once], only)
         for name, why in silent.items():

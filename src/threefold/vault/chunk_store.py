@@ -21,6 +21,7 @@ from threefold.vault import manifest as manifests
 from threefold.vault import pack as packs
 from threefold.vault.chunker import ChunkNamer
 from threefold.vault.manifest import Manifest, Summary
+from threefold.vault.marks import read_marks
 from threefold.vault.pack import Place
 from threefold.vault.uploads import COPIES, Uploads
 
@@ -29,6 +30,7 @@ R = TypeVar("R")
 
 _AT_ONCE: Final = 16
 _SILENT_IN_A_ROW: Final = 3
+_ASK_MARKS_AGAIN_S: Final = (0.5, 2.0, 8.0)
 _KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
 
 
@@ -122,8 +124,36 @@ class Vault:
         for pack, places in zip(orphans, await _each(list(orphans), self._index_of(orphans)), strict=True):
             if pack.rpartition("/")[2] not in named:
                 known = places | known
+        doomed = (await read_marks(self.stores, self.keyring)).doomed()
+        known = {name: place for name, place in known.items() if packs.pack_key(place.pack) not in doomed}
         presence = await self.presence(packs.ends(known.values()), enough=COPIES)
         return {name: place for name, place in known.items() if len(presence[place.pack].on) >= COPIES}
+
+    async def unaffected(self, manifest: Manifest) -> None:
+        """After `publish`: nobody is deleting what it needs. Raises Unavailable, the manifest being withdrawn then.
+
+        The order is what counts: vault/marks.py has the argument.
+        """
+        trouble = await self._endangered(manifest)
+        if trouble:
+            key = manifests.snapshot_key(manifest.summary.id)
+            await asyncio.gather(*(store.delete([key]) for store in self.stores.values()))
+            raise Unavailable(trouble, hint="take it again: what is missing is uploaded anew")
+
+    async def _endangered(self, manifest: Manifest) -> str:
+        for pause in (*_ASK_MARKS_AGAIN_S, None):
+            marks = await read_marks(self.stores, self.keyring)
+            if len(marks.listed) >= COPIES:
+                break
+            if pause is None:
+                return "too few stores tell whether packs are being deleted just now"
+            await self.clock.sleep(pause)
+        if marks.unreadable_sentence or not marks.sentenced().isdisjoint(manifest.pack_keys()):
+            return "`threefold prune` was deleting packs that this snapshot shares with earlier ones"
+        # A sentence that was carried out and taken back since: what it deleted is absent now.
+        presence = await self.presence(packs.ends(manifest.places), enough=COPIES)
+        lost = sorted(pack for pack, found in presence.items() if len(found.on | found.unknown) < COPIES)
+        return f"{len(lost)} of its packs went away while it was taken, {lost[0]} first" if lost else ""
 
     async def presence(self, reaches: Mapping[str, int], *, enough: int | None = None) -> dict[str, Presence]:
         """On which stores each pack is, as far as it is needed: ``reaches`` has the end of its last chunk (`ends`).

@@ -1,0 +1,92 @@
+"""`threefold prune`: what nothing needs any more goes, in two phases."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from threefold.bootstrap import open_parts
+from threefold.cli.common import execute, passphrase_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.output import Output
+from threefold.cli.words import count, facts_table, size, span
+from threefold.settings import Settings
+from threefold.upkeep.prune import Prune, PruneReport
+from threefold.vault.retention import Policy
+
+_SHOWN = 20
+
+
+def prune(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would go and what it saves; change nothing.")
+    ] = False,
+    config: Config = CONFIG,
+    passphrase_file: PassphraseFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> None:
+    """Mark what no recovery point needs any more, and delete what an earlier run marked, after the grace period.
+
+    Run it once a day. What is kept stands in [retention] of the settings.
+
+    [bold]Example:[/] threefold prune --dry-run
+    """
+    output = Output(as_json, quiet)
+    execute(_prune(settings(config, output), output, passphrase_from(passphrase_file), dry_run=dry_run), output)
+
+
+async def _prune(found: Settings, output: Output, passphrase: str | None, *, dry_run: bool) -> None:
+    rules = found.retention
+    policy = Policy(rules.pitr, rules.daily, rules.weekly, rules.monthly, rules.grace)
+    progress = output.progress()
+    async with open_parts(found, passphrase=passphrase) as parts:
+        try:
+            report = await Prune(parts.stores, parts.keyring, parts.clock, progress, policy).run(dry_run=dry_run)
+        finally:
+            output.finish(progress)
+    output.result(asdict(report), *_human(report, policy))
+
+
+def _human(report: PruneReport, policy: Policy) -> list[Table | str]:
+    kept = facts_table("Kept")
+    for name, why in sorted(report.kept.items()):
+        kept.add_row(name, why)
+    kept.add_row("log", f"from {report.wal_from} on")
+    lines: list[Table | str] = [kept, *report.notes]
+    would = "would be " if report.dry_run else ""
+    if report.dry_run and report.due:
+        lines.append(
+            f"{count(len(report.due), 'object')} would be deleted now, which frees {size(report.freed_bytes)}:"
+        )
+        lines += _some(report.due)
+    elif report.deleted:
+        where = ", ".join(f"{number} on {name}" for name, number in sorted(report.deleted.items()))
+        lines.append(f"Deleted: {where}; {size(report.freed_bytes)} are free again.")
+    if report.marked:
+        lines.append(
+            f"{count(len(report.marked), 'object')} ({size(report.marked_bytes)}) {would}marked: nothing needs them. "
+            f"A prune deletes them {span(policy.grace.total_seconds())} from now, if that is still so:"
+        )
+        lines += _some(report.marked)
+    if report.waiting:
+        lines.append(f"{count(report.waiting, 'object')} marked earlier wait for the end of the grace period.")
+    if report.spared:
+        lines.append(
+            f"{count(len(report.spared), 'object')} marked earlier stay: they are needed again, or not there any more."
+        )
+    for name, keys in sorted(report.held.items()):
+        lines.append(
+            f"[yellow]{name} does not let {count(len(keys), 'object')} go (a retention lock?):[/] {keys[0]} ..."
+        )
+    if not (report.marked or report.deleted or report.due or report.waiting):
+        lines.append("[green]Everything that is stored is needed.[/]")
+    return lines
+
+
+def _some(keys: list[str]) -> list[str]:
+    more = [f"  and {len(keys) - _SHOWN} more"] if len(keys) > _SHOWN else []
+    return [*(f"  {key}" for key in keys[:_SHOWN]), *more]

@@ -1,0 +1,297 @@
+"""Deleting what nothing needs any more, in two phases: marked now, deleted by a later run after the grace period.
+
+A run does what marks of earlier runs ask for, as far as it is still true, and marks what is new. Before anything is
+deleted a sentence stands on two stores, and what the stores hold is looked at once more (vault/marks.py: the argument);
+what is reachable by then is spared. reach.py says what is reachable.
+
+A store that did not list everything keeps everything, until it does; two have to. On each store manifests go first, and
+packs and segments only when no manifest of theirs is listed there any more: no store ever names what it has lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Final
+
+from threefold.kernel.clock import Clock
+from threefold.kernel.errors import Damaged, NotThere, Refused, Unavailable
+from threefold.kernel.keys import NONCE_BYTES, Keyring
+from threefold.kernel.lsn import Lsn
+from threefold.kernel.progress import Progress
+from threefold.postgres.timeline import contains, parse_history
+from threefold.quorum.keys import WAL
+from threefold.quorum.objects import NOWHERE
+from threefold.quorum.reader import Extent, read_extent
+from threefold.stores.confirm import Stored, create_confirmed
+from threefold.stores.store import ObjectStore, Unknown
+from threefold.upkeep.listing import union
+from threefold.upkeep.reach import FORK_BYTES, Sizes, Survey, Verdict, decide_prune
+from threefold.vault import pack as packs
+from threefold.vault.chunk_store import Vault
+from threefold.vault.manifest import Manifest, Summary, snapshot_key
+from threefold.vault.marks import Mark, encode, read_marks
+from threefold.vault.retention import Policy
+
+_PREFIXES: Final = ("snapshots", "packs", WAL)  # in the order in which they are deleted on a store
+_QUORUM: Final = 2
+_BATCH: Final = 500
+
+
+@dataclass(slots=True)
+class PruneReport:
+    """What goes and what it saves; bytes are those of all stores together."""
+
+    dry_run: bool
+    kept: Mapping[str, str] = field(default_factory=dict)
+    wal_from: Lsn = NOWHERE
+    marked: list[str] = field(default_factory=list)
+    marked_bytes: int = 0
+    waiting: int = 0  # marked earlier, still within the grace period
+    due: list[str] = field(default_factory=list)  # would be deleted, where this is a dry run
+    deleted: dict[str, int] = field(default_factory=dict)  # store → objects
+    freed_bytes: int = 0
+    spared: list[str] = field(default_factory=list)  # marked, and needed again
+    held: dict[str, list[str]] = field(default_factory=dict)  # store → keys that it does not let go
+    away: dict[str, str] = field(default_factory=dict)  # stores of which nothing was deleted
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    survey: Survey
+    verdict: Verdict
+    away: Mapping[str, str]
+
+
+class Prune:
+    """One run."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, ObjectStore],
+        keyring: Keyring,
+        clock: Clock,
+        progress: Progress,
+        policy: Policy,
+        *,
+        fork_bytes: int = FORK_BYTES,
+    ) -> None:
+        self._stores = stores
+        self._keyring = keyring
+        self._clock = clock
+        self._progress = progress
+        self._policy = policy
+        self._fork_bytes = fork_bytes
+        self._vault = Vault(stores, keyring, clock)
+        self._manifests: dict[str, Manifest] = {}  # they never change
+        self._sure: set[str] = set()  # snapshots of which the packs were asked for
+
+    async def run(self, *, dry_run: bool = False) -> PruneReport:
+        """Raises Unavailable where fewer than two stores list everything, Refused where a list contradicts a mark."""
+        marks = await read_marks(self._stores, self._keyring)
+        seen = await self._look()
+        now = self._clock.now()
+        report = PruneReport(dry_run, seen.verdict.kept, seen.verdict.wal_from, away=dict(seen.away))
+        await self._contradicted(marks.marks, seen)
+        due = [mark for mark in marks.marks if now - mark.at >= self._policy.grace]
+        report.waiting = sum(len(mark.keys) for mark in marks.marks if mark not in due)
+        self._say(report, seen)
+        for mark in due:
+            if dry_run:
+                report.due += sorted(mark.keys & seen.verdict.keys)
+            else:
+                sentences = [each.key for each in marks.sentences if each.id == mark.id]
+                await self._carry_out(mark, sentences, seen, report)
+        if dry_run:
+            report.freed_bytes = _bytes(seen.survey, report.due)
+        report.marked = sorted(seen.verdict.keys - marks.doomed())
+        report.marked_bytes = _bytes(seen.survey, report.marked)
+        if report.marked and not dry_run:
+            await self._put(Mark(self._new_id(now), now, frozenset(report.marked), tuple(sorted(seen.verdict.kept))))
+        return report
+
+    # --- looking ---
+
+    async def _look(self) -> _Seen:
+        self._progress.step("prune-survey", "looking what the stores hold", unit="objects")
+        # The lists of snapshots come first: what is published from here on is met by the next look (vault/marks.py).
+        silent: dict[str, str] = {}
+        listed = {prefix: await self._list(prefix, silent) for prefix in _PREFIXES}
+        if len(self._stores) - len(silent) < _QUORUM:
+            why = "; ".join(f"{name}: {reason}" for name, reason in sorted(silent.items()))
+            raise Unavailable(
+                f"too few stores list what they hold ({why})", hint="nothing was deleted; try again later"
+            )
+        extent = await read_extent(self._stores, self._keyring, self._clock, self._progress.note)
+        summaries, packs_of, unreadable = await self._read_manifests(listed["snapshots"])
+        whole = self._stores.keys() - silent.keys()
+        unusable = {
+            name: why
+            for name, summary in summaries.items()
+            if (why := _unusable(summary, extent, packs_of[name], listed["packs"], whole))
+        }
+        survey = Survey(
+            summaries,
+            packs_of,
+            unreadable,
+            unusable,
+            listed,
+            newest_epoch_start(extent),
+            extent.format.segment_bytes,
+        )
+        return await self._judged(survey, silent)
+
+    async def _judged(self, survey: Survey, silent: Mapping[str, str]) -> _Seen:
+        """A snapshot that makes others superfluous is asked for by key: a listing alone is not believed."""
+        while True:
+            verdict = decide_prune(survey, self._policy, self._clock.now(), fork_bytes=self._fork_bytes)
+            doubtful = [name for name in verdict.kept if name not in self._sure and name not in survey.unusable]
+            places = {name: packs.ends(self._manifests[name].places) for name in doubtful}
+            reaches: dict[str, int] = {}
+            for ends in places.values():
+                reaches |= {pack: max(end, reaches.get(pack, 0)) for pack, end in ends.items()}
+            presence = await self._vault.presence(reaches, enough=_QUORUM)
+            lost = {
+                name: "its packs are not on two stores"
+                for name, ends in places.items()
+                if any(len(presence[pack].on) < _QUORUM for pack in ends)
+            }
+            self._sure |= places.keys() - lost.keys()
+            if not lost:
+                return _Seen(survey, verdict, silent)
+            survey = replace(survey, unusable={**survey.unusable, **lost})
+
+    async def _list(self, prefix: str, silent: dict[str, str]) -> Sizes:
+        return {seen.key: seen.sizes async for seen in union(self._stores, prefix, self._clock, silent)}
+
+    async def _read_manifests(self, listed: Sizes) -> tuple[dict[str, Summary], dict[str, frozenset[str]], list[str]]:
+        unreadable = []
+        names = [key.rpartition("/")[2] for key in listed]
+        for name in names:
+            if name not in self._manifests:
+                try:
+                    self._manifests[name] = await self._vault.manifest(name)
+                except NotThere:
+                    continue  # deleted since it was listed
+                except (Damaged, Unavailable):
+                    unreadable.append(name)
+        found = {name: self._manifests[name] for name in names if name in self._manifests}
+        return (
+            {name: manifest.summary for name, manifest in found.items()},
+            {name: frozenset(manifest.pack_keys()) for name, manifest in found.items()},
+            unreadable,
+        )
+
+    async def _contradicted(self, marks: Sequence[Mark], seen: _Seen) -> None:
+        """A snapshot that was kept by an earlier run and is listed nowhere: deleted since, or a list lies."""
+        for name in {name for mark in marks for name in mark.kept}:
+            key = snapshot_key(name)
+            if key in seen.survey.listed["snapshots"]:
+                continue
+            for store_name, store in self._stores.items():
+                if store_name not in seen.away and isinstance(await store.read(key, length=1), bytes):
+                    raise Refused(
+                        f"{store_name} has {key} and does not list it: its lists are not whole",
+                        hint="nothing was deleted; if this stays, that store's listing cannot be trusted: replace it",
+                    )
+
+    # --- deleting ---
+
+    async def _carry_out(self, mark: Mark, sentences: Sequence[str], before: _Seen, report: PruneReport) -> None:
+        wanted = mark.keys & before.verdict.keys
+        doomed: set[str] = set()
+        if wanted:
+            self._progress.step("prune-delete", "deleting what was marked", total=len(wanted), unit="objects")
+            sentence = Mark(mark.id, self._clock.now(), wanted, mark.kept, self._clock.new_id()[:8])
+            await self._put(sentence)
+            sentences = [*sentences, sentence.key]
+            seen = await self._look()
+            doomed = set(wanted & seen.verdict.keys)
+            report.away |= seen.away
+            for name, store in self._stores.items():
+                if name not in seen.away:
+                    await self._delete(name, store, doomed, seen.survey, report)
+        report.spared += sorted(mark.keys - doomed - self._gone(mark, before.survey))
+        if not report.away and not any(set(keys) & mark.keys for keys in report.held.values()):
+            for store in self._stores.values():
+                await store.delete([mark.key, *sentences])
+
+    def _gone(self, mark: Mark, survey: Survey) -> set[str]:
+        return {key for key in mark.keys if not any(key in keys for keys in survey.listed.values())}
+
+    async def _delete(
+        self, name: str, store: ObjectStore, doomed: set[str], survey: Survey, report: PruneReport
+    ) -> None:
+        for prefix in _PREFIXES:
+            sizes = survey.listed[prefix]
+            there = sorted(key for key in doomed if name in sizes.get(key, {}))
+            held = set()
+            for at in range(0, len(there), _BATCH):
+                batch = there[at : at + _BATCH]
+                if isinstance(await store.delete(batch), Unknown):
+                    # One that is locked refuses for all: one by one, the others go.
+                    held |= {key for key in batch if isinstance(await store.delete([key]), Unknown)}
+                self._progress.advance(len(batch))
+            if there:
+                silent: dict[str, str] = {}
+                still = {
+                    seen.key async for seen in union({name: store}, prefix, self._clock, silent) if seen.key in doomed
+                }
+                if silent:
+                    report.away |= silent
+                    return
+                held = held & still | still
+            gone = [key for key in there if key not in held]
+            if gone:
+                report.deleted[name] = report.deleted.get(name, 0) + len(gone)
+            report.freed_bytes += sum(sizes[key][name] for key in gone)
+            if held:
+                report.held.setdefault(name, []).extend(sorted(held))
+                if prefix == "snapshots":
+                    return  # it still names them: what they need stays on this store
+
+    # --- marks ---
+
+    async def _put(self, mark: Mark) -> None:
+        """On two stores, or nothing follows from it."""
+        body = encode(mark, self._keyring, bytes.fromhex(self._clock.new_id())[:NONCE_BYTES])
+        placed = 0
+        for store in self._stores.values():
+            placed += isinstance(await create_confirmed(store, mark.key, body), Stored)
+        if placed < _QUORUM:
+            raise Unavailable(f"{mark.key} could not be put on two stores", hint="nothing was deleted; try again later")
+
+    def _new_id(self, now: datetime) -> str:
+        return f"{now:%Y%m%dT%H%M%SZ}-{self._clock.new_id()[:8]}"
+
+    def _say(self, report: PruneReport, seen: _Seen) -> None:
+        if seen.verdict.blocked:
+            report.notes.append(f"packs and segments stay: {seen.verdict.blocked}")
+        if seen.verdict.held_by_epoch:
+            report.notes.append(
+                f"{seen.verdict.held_by_epoch} bytes of log stay because the DRaaS server's epoch began before them: "
+                "they go when it has begun a new one"
+            )
+        report.notes += [f"{name} does not list everything ({why}): it keeps all" for name, why in seen.away.items()]
+
+
+def newest_epoch_start(extent: Extent) -> Lsn:
+    """The first byte of the newest epoch whose slot 0 is on two stores."""
+    return extent.found.spans[-1].start if extent.found.spans else extent.start
+
+
+def _unusable(summary: Summary, extent: Extent, needed: frozenset[str], listed: Sizes, stores: set[str]) -> str:
+    """Why it cannot be recovered from; empty where it can."""
+    history = parse_history(extent.timeline, extent.history_files.get(extent.timeline))
+    if summary.system_identifier != extent.system_identifier:
+        return "it is of another database cluster"
+    if summary.stop > extent.end or not contains(history, summary.timeline, summary.stop):
+        return "the log does not go through it"
+    short = [key for key in needed if len(stores & listed.get(key, {}).keys()) < _QUORUM]
+    return f"{len(short)} of its packs are not on two stores" if short else ""
+
+
+def _bytes(survey: Survey, keys: Sequence[str]) -> int:
+    return sum(sum(survey.listed[key.partition("/")[0]].get(key, {}).values()) for key in keys)

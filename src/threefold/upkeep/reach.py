@@ -1,0 +1,104 @@
+"""What nothing needs any more. Pure; the safety argument of prune.
+
+Reachable is what a snapshot that stays names, and the log from its start on. What goes:
+
+- *snapshots* that retention does not keep (vault/retention.py). One that cannot be recovered from covers for nothing:
+  it does not make an older one superfluous, and stays itself as long as the window lasts.
+- *packs* that no snapshot names that stays. Packs of a snapshot under way are named by none yet; they may be marked,
+  and are spared when their snapshot is there by the time of the deleting (vault/marks.py says why that is safe). Those
+  as young as the newest snapshot are not even marked: the next attempt reuses them.
+- *segments* that end before all of this begins: the WAL of the oldest snapshot that stays, and the *floor* of the
+  protocol. A take-over looks for the newest segment by key, walking on from the one that holds the first byte of the
+  newest epoch (quorum/walk.py, quorum/segments.py): were that one gone, a stale listing would be all it had, and an
+  epoch could be judged to have ended at its slot 0. So nothing goes from there on, nor of what a new timeline's fork
+  may still need: it lies before the log's end by less than one WAL record, which is less than `FORK_BYTES`.
+
+Entries, seals, claims, timelines and keys are not prune's: entries that segments cover are trimmed by the leader
+(quorum/trim.py), the rest is never deleted (invariants 4 and 5).
+
+A manifest that no store gives whole may need anything: then only snapshots are pruned, until it is mended or deleted by
+hand. Order plays no part: neither names nor a listing's order say what is old.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Final
+
+from threefold.kernel.lsn import Lsn
+from threefold.quorum.keys import WAL
+from threefold.quorum.objects import NOWHERE
+from threefold.upkeep.loss import wal_begin
+from threefold.vault.manifest import Summary, snapshot_key
+from threefold.vault.pack import pack_key
+from threefold.vault.retention import Policy, kept, window_begin
+
+FORK_BYTES: Final = 2**30  # a WAL record has at most 1020 MiB (PostgreSQL: XLogRecordMaxSize)
+
+Sizes = Mapping[str, Mapping[str, int]]  # key → store → bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the stores hold, and what of it can be recovered from."""
+
+    summaries: Mapping[str, Summary]  # of all manifests that read
+    packs_of: Mapping[str, frozenset[str]]  # snapshot → keys of its packs
+    unreadable: Collection[str]  # snapshots whose manifest reads on no store
+    unusable: Mapping[str, str]  # snapshot → why it cannot be recovered from
+    listed: Mapping[str, Sizes]  # prefix → what lies there
+    newest_epoch_start: Lsn
+    segment_bytes: int
+
+
+@dataclass(slots=True)
+class Verdict:
+    """``keys``: what nothing needs."""
+
+    kept: dict[str, str] = field(default_factory=dict)  # snapshot → why
+    keys: set[str] = field(default_factory=set)
+    wal_from: Lsn = NOWHERE  # what is kept of the log
+    blocked: str = ""  # why packs and segments were not looked at
+    held_by_epoch: int = 0  # bytes of log that only the floor of the protocol keeps
+
+
+def decide_prune(survey: Survey, policy: Policy, now: datetime, *, fork_bytes: int = FORK_BYTES) -> Verdict:
+    usable = [each for name, each in survey.summaries.items() if name not in survey.unusable]
+    if not usable:
+        return Verdict(blocked="there is no snapshot to recover from")
+    found = Verdict(kept(usable, policy, now))
+    begin = window_begin(usable, policy, now)
+    for name, why in survey.unusable.items():
+        if survey.summaries[name].stopped > begin:
+            found.kept[name] = f"within the window, though {why}"
+    found.keys = {snapshot_key(name) for name in survey.summaries if name not in found.kept}
+    if survey.unreadable:
+        names = ", ".join(sorted(survey.unreadable))
+        found.blocked = f"no store gives the manifest of {names} whole, so what it needs is not known"
+        return found
+    needed = {key for name in found.kept for key in survey.packs_of[name]}
+    named = {key for packs in survey.packs_of.values() for key in packs}
+    young = pack_key(max(survey.summaries).partition("-")[0])
+    found.keys |= {key for key in survey.listed["packs"] if key not in needed and (key in named or key < young)}
+    wanted = min(wal_begin(survey.summaries[name]) for name in found.kept)
+    floor = max(survey.newest_epoch_start - fork_bytes, 0)
+    found.wal_from = Lsn(min(wanted, floor))
+    for key, sizes in survey.listed[WAL].items():
+        end = _segment_end(key, survey.segment_bytes)
+        if end is None:
+            continue
+        if end <= found.wal_from:
+            found.keys.add(key)
+        elif end <= wanted:
+            found.held_by_epoch += sum(sizes.values())
+    return found
+
+
+def _segment_end(key: str, segment_bytes: int) -> int | None:
+    parts = key.split("/")
+    try:
+        return (int(parts[2], 16) + 1) * segment_bytes if len(parts) == 3 else None
+    except ValueError:
+        return None
