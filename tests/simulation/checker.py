@@ -11,6 +11,8 @@
 4 Live is checked by scenario.py.
 5 Clean: no deletion ever hits a claim, or a seal whose slot is not in segments on two stores. That nothing needed is
   deleted shows in 1.
+6 One site: once a switch promoted at the end that it fixed, nothing beyond that end is acknowledged for any site that
+  was active before; and who was promoted continues the log: nobody finds it to end anywhere else.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from threefold.quorum.walk import Found
 from threefold.stores.store import Made
 
 if TYPE_CHECKING:
-    from tests.simulation.leader import Leader
+    from tests.simulation.leader import Client, Leader
     from tests.simulation.world import SimStore, World
 
 
@@ -54,12 +56,14 @@ class Checker:
         self._slot_zero_on: dict[int, set[str]] = {}
         self._ends: dict[int, tuple[int, int]] = {}  # epoch: last slot and end, as slot 0s on a quorum tell
         self._newest: tuple[int, Header] | None = None  # the highest epoch whose slot 0 was on two stores
+        self.switches = 0
+        self._switched: tuple[int, Timeline] | None = None  # the newest switch that promoted, and what it promoted
         world.watchers.append(self._watch)
         world.guards.append(self._guard)
 
     # --- what the leaders tell ---
 
-    def claimed(self, epoch: int, leader: Leader) -> None:
+    def claimed(self, epoch: int, leader: Client) -> None:
         self._owners.setdefault(epoch, leader.name)
         if self._owners[epoch] != leader.name:
             self._fail(f"epoch {epoch} belongs to {self._owners[epoch]} and to {leader.name}")
@@ -70,11 +74,24 @@ class Checker:
             self._fail(f"{leader.name} begins epoch {epoch} on timeline {number}, which its primary never had")
         self._lines[epoch] = line
 
+    def fences(self, epoch: int, found: Found, agent: Client) -> Timeline:
+        """A switch's epoch goes on where the log is, and adds nothing."""
+        self.claimed(epoch, agent)
+        line = self._lines[epoch] = self.line_of(found)
+        return line
+
     def acknowledged(self, leader: Leader, lsn: Lsn) -> None:
         self.acks += 1
         line = leader.primary.timeline
         self._acked[line] = max(self._acked.get(line, ORIGIN), lsn)
         self.world.note(f"{leader.name} acknowledges {int(lsn)}")
+        if self._switched is not None and leader.primary.switch < self._switched[0]:
+            number, promoted = self._switched
+            fork = promoted.leaves(line)
+            if fork is None or line.whole(lsn) > fork:
+                self._fail(
+                    f"6 one site: {leader.name} acknowledged {int(lsn)} of {line}; switch {number} left at {fork}"
+                )
         if self._newest is None or self._newest[0] <= leader.epoch:
             return
         epoch, header = self._newest
@@ -82,6 +99,21 @@ class Checker:
         held = -1 if fork is None else min(fork, header.end) if self._lines[epoch] is line else fork
         if line.whole(lsn) > held:
             self._fail(f"3 fenced: epoch {leader.epoch} acknowledged {int(lsn)} although epoch {epoch} began at {held}")
+
+    def promotes(self, number: int, promoted: Timeline, who: str) -> None:
+        """A switch is about to serve at its target."""
+        if self._switched is not None and self._switched[0] >= number:
+            return
+        self.switches += 1
+        self._switched = number, promoted
+        for line, lsn in self._acked.items():
+            fork = promoted.leaves(line)
+            if line.whole(lsn) > (-1 if fork is None else fork):
+                self._fail(f"1 durable: {who} promotes {promoted} at {fork}, but {line} was acknowledged up to {lsn}")
+
+    def refused(self, leader: Leader, found: Found) -> None:
+        if self._switched is not None and leader.primary.switch == self._switched[0]:
+            self._fail(f"6 one site: {leader.name} finds the log to end at {int(found.end)}, not where it was promoted")
 
     def line_of(self, found: Found) -> Timeline:
         """The timeline that the log ends on: what a production leader knows from history files and bytes."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import TYPE_CHECKING, Any
 
+from tests.simulation.active import waits, won
 from tests.simulation.wal import ORIGIN, Primary, Timeline
 from tests.simulation.world import STORES, Process, Running
+from threefold.failover.deciding import read_switches
+from threefold.failover.steps import Switches
 from threefold.kernel.errors import Damaged, Fenced, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
@@ -106,13 +109,16 @@ class Leader(Client):
         run, primary = self.run, self.primary
         scope = yield from self.meet()
         if self.looks:
+            yield from self._look_where()
             found = yield from reading.read_log(scope)
             if not self._continues(found):
                 raise Fenced("the log went on without this primary")
         while True:
-            self.epoch, found = yield from lead.fence(scope)
+            self.epoch, found = yield from self._claim(scope)
             run.checker.claimed(self.epoch, self)
             self.world.note(f"{self.name} has epoch {self.epoch}, log ends {found and int(found.end)}")
+            if not (yield from self._may_still_lead()):
+                raise Fenced("a switch was ordered")
             if not self._still_continues(found):
                 raise Fenced("the log went on without this primary")
             begin, last = self._opening(found)
@@ -131,11 +137,30 @@ class Leader(Client):
         if run.wipes:
             self.later(MEMBERS_EVERY_S, self._check_members)
 
+    def _look_where(self) -> Generator[Any, Any, None]:
+        """Courtesy: nobody begins while a switch is under way, or for a site that was left."""
+        if self.run.switches:
+            switches = yield from read_switches(self.run.desk, Switches())
+            self.primary.obsolete |= won(switches) > self.primary.switch
+            if waits(switches) or self.primary.obsolete:
+                raise Fenced("another site is active, or will be")
+
+    def _claim(self, scope: Scope) -> Generator[Any, Any, tuple[int, Found | None]]:
+        return (yield from lead.fence(scope))
+
+    def _may_still_lead(self) -> Generator[Any, Any, bool]:
+        """Safety: asked after the take-over (protect/leadership.py)."""
+        if not self.run.switches:
+            return True
+        switches = yield from read_switches(self.run.desk, Switches())
+        return not waits(switches) and won(switches) == self.primary.switch
+
     def _continues(self, found: Found | None) -> bool:
         if found is None:
             return self.primary.timeline.number == 1
         if self.primary.continues(self.run.checker.line_of(found), found.end):
             return True
+        self.run.checker.refused(self, found)
         self.primary.obsolete = True
         return False
 

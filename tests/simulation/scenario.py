@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tests.simulation.checker import Checker, Violation
 from tests.simulation.leader import LOG_ID, Leader, MemoCodec, Reader
+from tests.simulation.switching import Agent, Doubter, promoted
 from tests.simulation.wal import ORIGIN, Primary, Timeline
 from tests.simulation.world import STORES, Faults, SimStore, World, at_once
+from threefold.failover.deciding import Desk
 from threefold.kernel.errors import Refused, Unavailable
+from threefold.kernel.keys import Keyring
 from threefold.quorum import keys, reading, walk
 from threefold.quorum.appender import Limits
 from threefold.quorum.members import Format
@@ -45,6 +49,7 @@ class Plan:
     wipe_every: float = 0.0
     damage_every: float = 0.0
     sleepy: float = 0.5  # stalls that begin just when somebody else takes over
+    switch_every: float = 0.0  # then other sites become active by switches alone
 
 
 def plan_of(world: World) -> Plan:
@@ -83,6 +88,10 @@ class Run:
         self.limits = Limits(entry_bytes=self.plan.entry_bytes, lag_bytes=4000, segments_waiting=3)
         self.leaders: list[Leader] = []
         self.primaries: list[Primary] = []
+        self.agents: list[Agent] = []
+        self.desk = Desk(STORES, Keyring(bytes(32)))
+        self.ends: dict[int, Timeline] = {}  # by epoch: where switches fenced
+        self.promoted: dict[int, Primary] = {}  # by switch
         self.leads = 0
         self._names = 0
         self._over = False
@@ -95,6 +104,10 @@ class Run:
     @property
     def wipes(self) -> bool:
         return self.plan.wipe_every > 0
+
+    @property
+    def switches(self) -> bool:
+        return self.plan.switch_every > 0
 
     def scope(self, stores: tuple[str, ...], writer: str) -> Scope:
         return Scope(stores, self.codec, writer, segment_bytes=self.plan.segment_bytes)
@@ -120,7 +133,8 @@ class Run:
         self._again(plan.stall_every, self._stall)
         self._again(plan.crash_every, self._crash)
         self._again(plan.contend_every, self._contend)
-        self._again(plan.disaster_every, self._disaster)
+        self._again(0 if self.switches else plan.disaster_every, self._disaster)
+        self._again(plan.switch_every, self._switch)
         self._again(plan.read_every, self._read)
         self._again(plan.wipe_every, self._wipe)
         self._again(plan.damage_every, self._damage)
@@ -184,8 +198,31 @@ class Run:
         for primary in self.primaries:
             if not any(leader.primary is primary for leader in self._living()):
                 self._lead(primary, looks=True)
-        if not self.primaries:
+        if self.switches:
+            self._watch_over_switches()
+        elif not self.primaries:
             self._recover(STORES)
+
+    def _watch_over_switches(self) -> None:
+        """An agent takes up what another one left, and acts when no primary is left."""
+        self.agents = [agent for agent in self.agents if agent.alive]
+        lost = not any(primary.alive for primary in self.primaries)
+        if not self.agents and self.checker.acks and (lost or self.world.rng.random() < 0.3):
+            newest = max(self.promoted, default=0)
+            if lost or newest not in self.promoted or not self.promoted[newest].alive:
+                self.agents.append(Agent(self, self._name("agent")))
+
+    def promote(self, agent: Agent, number: int, line: Timeline, end: int, *, last: bool) -> None:
+        """Once for each switch, whoever carries it out."""
+        if number in self.promoted:
+            return
+        primary = self.promoted[number] = promoted(self.world.seed, number, line, end, _Last if last else Primary)
+        self.world.note(f"{agent.name} promotes {primary.timeline} at {primary.flushed}")
+        self.checker.promotes(number, primary.timeline, agent.name)
+        if isinstance(primary, _Last):
+            self._lead_last(primary)
+        else:
+            self.primaries.append(primary)
 
     def _recover(self, stores: tuple[str, ...]) -> None:
         def promote(reader: Reader, found: Found, line: Timeline) -> None:
@@ -223,6 +260,8 @@ class Run:
             blind = rng.random() < self.plan.blind
             if leader.primary.alive and rng.random() < 0.6:
                 self._lead(leader.primary, looks=not blind)
+            elif self.switches:
+                self._switch()
             else:
                 self._recover(self._pair())
 
@@ -251,6 +290,39 @@ class Run:
                     leader.crash("is lost with its site")
         for _ in range(2 if rng.random() < 0.3 else 1):  # two sites may recover at once
             self._recover(self._pair())
+
+    def _switch(self) -> None:
+        """Another site is made active, rightly or not; the old one may live, and others want to lead for it."""
+        rng = self.world.rng
+        if not self.checker.acks:
+            return
+        if not any(agent.alive for agent in self.agents):
+            for _ in range(2 if rng.random() < 0.25 else 1):
+                agent = Agent(self, self._name("agent"))
+                self.agents.append(agent)
+                if rng.random() < 0.4:
+                    self.world.at(rng.random(), partial(agent.stall, rng.expovariate(1 / 4)))
+                elif rng.random() < 0.2:
+                    self.world.at(rng.random(), agent.crash)
+        if rng.random() < 0.5:
+            self.world.at(rng.random() * 2, self._doubt)
+        for primary in [each for each in self.primaries if each.alive]:
+            if rng.random() < 0.3:
+                self.world.note(f"the site of {primary.timeline} is lost")
+                primary.alive = False
+            for _ in range(rng.choice((1, 2, 3))):
+                self.world.at(rng.random() ** 2, partial(self._late_leader, primary))
+
+    def _doubt(self) -> None:
+        Doubter(self, self._name("doubter"))
+
+    def _late_leader(self, primary: Primary) -> None:
+        """Somebody who wants to lead for the site that is being left, and falls asleep on the way."""
+        rng = self.world.rng
+        if len(self._living()) < 8:
+            leader = self._lead(primary, looks=rng.random() > self.plan.blind)
+            if rng.random() < 0.8:
+                self.world.at(rng.random() ** 2 / 2, partial(leader.stall, rng.expovariate(1 / 3)))
 
     def _read(self) -> None:
         Reader(self, self._name("reader"), self._pair())
@@ -342,11 +414,11 @@ class Run:
         def promote(reader: Reader, found: Found, line: Timeline) -> None:
             fork = line.whole(found.end)
             number = found.timeline + 1
-            self._lead_last(Timeline(f"{world.seed}/{number}-{reader.name}", number, line, fork), fork)
+            self._lead_last(_Last(Timeline(f"{world.seed}/{number}-{reader.name}", number, line, fork), fork))
 
         def anew() -> None:
             first = Timeline(f"{world.seed}/1 again", 1)
-            self._lead_last(first, ORIGIN)
+            self._lead_last(_Last(first, ORIGIN))
 
         def supervise() -> None:
             last = [p for p in self.primaries if isinstance(p, _Last)]
@@ -354,10 +426,14 @@ class Run:
                 if leader.stuck and not leader.stalled:
                     leader.crash("is stuck, and is started anew")
             busy = [leader for leader in self._living() if leader.primary in last and not leader.stuck]
-            if not busy and not any(r.alive for r in recovering):
+            if not busy and not any(r.alive for r in [*recovering, *self.agents]):
                 standing = [p for p in last if not p.obsolete]
                 if standing:
                     self._lead(standing[-1], looks=True)
+                    if self.switches:
+                        self.agents.append(Agent(self, self._name("agent"), orders=False))
+                elif self.switches and self.checker.acks:
+                    self.agents.append(Agent(self, self._name("agent"), last=True))
                 else:
                     recovering.append(Reader(self, self._name("recovery"), STORES, promote, anew))
             world.at(1.0, supervise)
@@ -368,11 +444,10 @@ class Run:
         if not appended():
             raise Violation(f"4 live: no leader appended within {LIVE_WITHIN_S} s after {before}")
 
-    def _lead_last(self, timeline: Timeline, flushed: int) -> None:
-        last = _Last(timeline, flushed)
+    def _lead_last(self, last: _Last) -> None:
         for _ in range(12):
-            timeline.grow()
-        last.flushed = last.target = timeline.end
+            last.timeline.grow()
+        last.flushed = last.target = last.timeline.end
         self.primaries.append(last)
         self._lead(last, looks=True)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.simulation.leader import MemoCodec
 from tests.simulation.world import STORES, World, at_once
 from threefold.kernel.lsn import Lsn
-from threefold.quorum import keys
+from threefold.quorum import keys, lead, start
 from threefold.quorum.builder import SegmentBuilder
 from threefold.quorum.history import Span, encode_start
 from threefold.quorum.lead import resume
@@ -102,3 +104,30 @@ def test_a_reading_is_not_believed_when_an_epoch_began_meanwhile() -> None:
     assert began
     assert found.timeline == 2
     assert found.end == 1024
+
+
+@pytest.mark.parametrize("fixes", [True, False])
+def test_a_take_over_alone_does_not_fix_the_end_for_a_switch(fixes: bool) -> None:
+    """S3 has an entry that was never settled, and is silent while a switch fences; the next taker hears it.
+
+    The log then ended behind the fork of who was promoted, and nobody could lead for it: so a fence puts slot 0.
+    """
+    world, scope = World(1), _scope()
+    codec = scope.codec
+    first = codec.encode(Header(Kind.START, 1, 0, WRITER, 1, Lsn(1000), Lsn(1000)), encode_start((), b""))
+    one = codec.encode(Header(Kind.ENTRY, 1, 1, WRITER, 1, Lsn(1000), Lsn(1024), first.digest), bytes(24))
+    two = codec.encode(Header(Kind.ENTRY, 1, 2, WRITER, 1, Lsn(1024), Lsn(1048), one.digest), bytes(24))
+    for name, store in world.stores.items():
+        store.keep(keys.FORMAT, Format(codec.log, "key", "0").encode(), 0.0)
+        store.keep(keys.epoch_key(1), b"somebody", 0.0)
+        store.keep(keys.slot_key(1, 0), first.body, 0.0)
+        store.keep(keys.slot_key(1, 1), one.body, 0.0)
+        if name == "S3":
+            store.keep(keys.slot_key(1, 2), two.body, 0.0)
+
+    epoch, found = at_once(world, lead.fence(scope), ("S1", "S2"))
+    assert found.end == 1024
+    if fixes:
+        at_once(world, start.start(scope, epoch, start.opening(found, 1, found.end)), ("S1", "S2"))
+    _, later = at_once(world, lead.fence(_scope()), ("S1", "S2", "S3"))
+    assert later.end == (1024 if fixes else 1048)

@@ -9,6 +9,7 @@ from tests.simulation.soak import command, judge
 
 CHUNK = 50
 SEEDS = 2000
+SWITCHING_SEEDS = 150
 
 # Seeds that failed once. They hold as long as the world draws its chances in the same order; what they found is
 # told again, for good, in test_found.py.
@@ -28,6 +29,14 @@ def _must_hold(seed: int) -> int:
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
 def test_what_must_hold(first: int) -> None:
     assert sum(_must_hold(seed) for seed in range(first, first + CHUNK)) > 10 * CHUNK, "a world without work"
+
+
+@pytest.mark.parametrize("first", range(0, SWITCHING_SEEDS, CHUNK))
+def test_what_must_hold_where_sites_are_switched(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        *_, wrong = judge(("switching", seed))
+        if wrong:
+            pytest.fail(f"seed {seed}: {wrong}\nreproduce: {command('switching', seed)}", pytrace=False)
 
 
 @pytest.mark.parametrize("seed", FAILED_ONCE)

@@ -14,8 +14,11 @@ from unittest.mock import patch
 
 from tests.simulation.leader import Client, Leader
 from tests.simulation.scenario import Plan, plan_of
+from tests.simulation.switching import Agent
 from tests.simulation.world import STORES, World
-from threefold.kernel.errors import Unavailable
+from threefold.failover.steps import Kind as StepKind
+from threefold.failover.steps import Step
+from threefold.kernel.errors import Fenced, Unavailable
 from threefold.quorum import (
     appender,
     claim,
@@ -276,6 +279,75 @@ def two_timelines_in_one_epoch() -> Iterator[None]:
         yield
 
 
+def does_not_ask_before_slot_0() -> Any:
+    """Who leads never hears of switches but by being fenced."""
+
+    def trusting(self: Leader) -> Any:
+        yield from ()
+        return True
+
+    return patch.object(Leader, "_may_still_lead", trusting)
+
+
+@contextmanager
+def asks_before_the_claim() -> Iterator[None]:
+    """The order is looked for when the epoch is not claimed yet: it may come in between, and the fence with it."""
+    ask = Leader._may_still_lead
+
+    def claim_then(self: Leader, scope: Any) -> Any:
+        if not (yield from ask(self)):
+            raise Fenced("a switch was ordered")
+        yield Pause(1.0)  # anybody may be that slow, anywhere
+        return (yield from lead.fence(scope))
+
+    with patch.object(Leader, "_claim", claim_then), does_not_ask_before_slot_0():
+        yield
+
+
+@contextmanager
+def promotes_before_fencing() -> Iterator[None]:
+    """The end is read, not fixed."""
+
+    def reading_only(self: Agent, switch: Any) -> Any:
+        scope = yield from self.meet()
+        found = yield from reading.read_log(scope)
+        self.run.ends[-switch.number] = self.run.checker.line_of(found)
+        return -switch.number, int(found.end)
+
+    def believed(self: Agent, switch: Any) -> Any:
+        yield from ()
+        return switch.last.facts["epoch"], switch.last.facts["end"]
+
+    with patch.object(Agent, "_fence", reading_only), patch.object(Agent, "_end", believed):
+        yield
+
+
+def promotes_what_was_abandoned() -> Any:
+    """An agent that does not look who won the place of ``promoting``."""
+
+    def make(propose: Any) -> Any:
+        def stubborn(self: Agent, switch: Any, kind: Any, **facts: Any) -> Any:
+            after = yield from propose(self, switch, kind, **facts)
+            if kind is not StepKind.PROMOTING or not after.abandoned:
+                return after
+            return replace(after, steps=(*after.steps[:-1], Step(kind, self.name, "", 0.0, facts)))
+
+        return stubborn
+
+    return _patched(Agent, "_propose", make)
+
+
+def adds_a_surplus_at_any_time() -> Any:
+    """What a copy received is put behind the log though a fence was decided, or the timeline was left."""
+
+    def careless(self: Agent, switch: Any, line: Any, end: int) -> Any:
+        del switch
+        yield from ()
+        return line.bytes(end, self.world.rng.randint(end, max(end, line.end)))
+
+    return patch.object(Agent, "_surplus", careless)
+
+
 # --- the worlds in which they are looked for ---
 
 Bias = Callable[[World], Plan]
@@ -303,6 +375,11 @@ hasty = _with(
 # Disks that are lost.
 forgetful = _with(wipe_every=4.0, damage_every=0.0, contend_every=2.0, outage_every=4.0)
 
+# Sites that are left while they live, and come and go.
+switching_sites = _with(
+    switch_every=3.0, contend_every=4.0, blind=0.7, crash_every=9.0, outage_every=3.0, damage_every=0.0, wipe_every=0.0
+)
+
 WORLDS: dict[str, Bias] = {
     "any": any_world,
     "trimming": trimming,
@@ -310,6 +387,7 @@ WORLDS: dict[str, Bias] = {
     "contended": contended,
     "hasty": hasty,
     "forgetful": forgetful,
+    "switching": switching_sites,
 }
 
 
@@ -340,4 +418,9 @@ VARIANTS: dict[str, Variant] = {
     "reuses an epoch after a restart": Variant(reuses_an_epoch),
     "judges a lower epoch again": Variant(judges_a_lower_epoch_again, "contended"),
     "two timelines in one epoch": Variant(two_timelines_in_one_epoch, "contended"),
+    "does not ask before slot 0 whether it may still lead": Variant(does_not_ask_before_slot_0, "switching"),
+    "asks whether it may lead before the claim instead of after": Variant(asks_before_the_claim, "switching"),
+    "promotes before fencing": Variant(promotes_before_fencing, "switching"),
+    "promotes a switch that was abandoned": Variant(promotes_what_was_abandoned, "switching"),
+    "adds a surplus at any time": Variant(adds_a_surplus_at_any_time, "switching"),
 }

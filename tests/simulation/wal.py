@@ -73,6 +73,7 @@ class Primary:
         self.acked = ORIGIN
         self.alive = True
         self.obsolete = False  # the log went on without it
+        self.switch = 0  # the number of the switch that made its site active
 
     def write(self, rng: random.Random) -> None:
         """Flush one record more, or a part of it, as PostgreSQL does when a page is full."""
