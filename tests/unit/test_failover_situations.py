@@ -84,6 +84,19 @@ SITUATIONS = [
         says="stands still",
     ),
     Situation(
+        "It stands still for 30 s, which looks like a second more from outside, between two answers.",
+        (all_see(31, STALLED), all_see(1, WELL)),
+        Kind.HEALTHY,
+        give_up=False,
+    ),
+    Situation(
+        "It recovers, as we see; a firewall at the third place resets every connection to it.",
+        (Sight(12, STARTING, {"beside": None, "third": GONE}),),
+        Kind.SERVICE_DISRUPTION,
+        give_up=False,
+        says="starting or recovering",
+    ),
+    Situation(
         "It stands still for longer than [failover] stall.",
         (all_see(33, STALLED),),
         Kind.SERVICE_DISRUPTION,
