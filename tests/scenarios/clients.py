@@ -141,7 +141,8 @@ async def work(given: argparse.Namespace) -> None:
         keepalives_count="3",
     )
     hosts = given.hosts.split(",")
-    people = [Client(f"{given.who}{n}", ledger, hosts, dsn, given.pause, given.seed) for n in range(given.connections)]
+    who = f"{given.who}{os.getpid()}-"  # started again they are others: no change may have another's name
+    people = [Client(f"{who}{n}", ledger, hosts, dsn, given.pause, given.seed) for n in range(given.connections)]
     tasks = [asyncio.create_task(each.work()) for each in people]
     print("at work", flush=True)
     await asyncio.wait([asyncio.create_task(stop.wait()), *tasks], return_when=asyncio.FIRST_COMPLETED)
