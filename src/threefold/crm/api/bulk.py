@@ -19,6 +19,8 @@ from threefold.crm.model.errors import Conflict, Forbidden, Invalid, Stale
 from threefold.crm.model.kinds import KINDS, Kind
 from threefold.crm.model.refusals import refusal
 from threefold.crm.records import records
+from threefold.crm.records.recycling import with_all_below
+from threefold.crm.sql import locks
 from threefold.kernel.errors import BadInput, NotThere
 
 OF_AN_ITEM: Final = (BadInput, Forbidden, Conflict, Stale, NotThere)
@@ -31,8 +33,23 @@ async def _one(tx: Tx, kind: Kind, item: Any) -> dict[str, Any]:
     if item.do == "change":
         row = await records.update(tx, kind, item.id, models.sent(item.changes), item.version)
         return {"do": "change", "id": row["id"], "version": row["version"]}
-    await records.delete(tx, kind, item.id, item.version)
+    await records.delete(tx, kind, item.id, item.version, held=True)
     return {"do": "delete", "id": item.id, "version": item.version + 1}
+
+
+async def _hold(tx: Tx, kind: Kind, items: list[Any]) -> None:
+    """All that the items touch, in the order that everybody locks in, whatever the order of the items."""
+    deleted = [item.id for item in items if item.do == "delete"]
+    wanted = await with_all_below(tx, kind, deleted) if deleted else []
+    shared: list[locks.One] = []
+    for item in items:
+        if item.do == "change":
+            wanted.append((kind.name, item.id))
+        if item.do != "delete":
+            values = models.sent(item.record if item.do == "create" else item.changes)
+            shared += locks.referred(kind.name, values)
+            wanted += locks.moved(kind.name, values) if item.do == "create" else []
+    await locks.take(tx, wanted, shared=shared)
 
 
 def _tell(error: Exception, number: int, wrong: dict[str, str]) -> None:
@@ -45,6 +62,7 @@ def _tell(error: Exception, number: int, wrong: dict[str, str]) -> None:
 
 async def all_or_nothing(tx: Tx, kind: Kind, items: list[Any]) -> list[dict[str, Any]]:
     """Raises Stale, Conflict or Invalid, with what is wrong with each item; then nothing may be committed."""
+    await _hold(tx, kind, items)
     done: list[dict[str, Any]] = []
     wrong: dict[str, str] = {}
     kinds: set[type[Exception]] = set()

@@ -107,12 +107,18 @@ def case_of(interaction: Mapping[str, Any]) -> tuple[str, UUID] | None:
 
 
 async def lock(tx: Tx, kind: Kind, id_: UUID) -> Row:
-    """The case, which nobody else changes until this transaction ends; one that was merged is found where it went."""
+    """The case, which nobody else changes until this transaction ends; one that was merged is found where it went.
+
+    Its account stays what it is meanwhile, and is held first (locks.py): what is said in the case refers to it too.
+    """
     which = repository.scope(tx.actor, kind)
-    statement = sql.SQL("SELECT {} FROM {} WHERE id = %s AND deleted_at IS NULL AND {} FOR UPDATE").format(
-        repository.selected(kind), repository.table(kind.name), which.text
-    )
-    row = await (await tx.connection.execute(statement, [id_, *which.params])).fetchone()
+    statement = sql.SQL(
+        "WITH account AS MATERIALIZED ("
+        " SELECT id FROM crm.accounts WHERE id = (SELECT account_id FROM {table} WHERE id = %s) FOR KEY SHARE)"
+        " SELECT {shown} FROM {table}"
+        " WHERE id = %s AND (SELECT count(*) FROM account) >= 0 AND deleted_at IS NULL AND {scope} FOR UPDATE"
+    ).format(shown=repository.selected(kind), table=repository.table(kind.name), scope=which.text)
+    row = await (await tx.connection.execute(statement, [id_, id_, *which.params])).fetchone()
     if row is None:
         raise NotThere(f"there is no such {kind.one}")
     return row

@@ -89,11 +89,12 @@ async def _erase(tx: Tx, contact_id: UUID, hooks: Sequence[Hook]) -> tuple[Erase
     queries = await _ids(tx, _QUERIES, about)
     requests = await _ids(tx, _REQUESTS, about)
     about |= {"queries": queries, "requests": requests, "records": [*persons, *queries, *requests]}
+    # Kind by kind in the order of locks.py.
+    others = [each for text in (_INTERACTIONS, _AFFILIATIONS) for each in await _ids(tx, text, about)]
     users = await _ids(tx, _USERS, about)
     tasks = await _ids(tx, _TASKS, about)
     about |= {"records": [*about["records"], *tasks], "words": words}
-    others = [each for text in (_INTERACTIONS, _AFFILIATIONS, _FILES) for each in await _ids(tx, text, about)]
-    others += [each for text in (_UPLOADS, _VIEWS) for each in await _ids(tx, text, about)]
+    others += [each for text in (_FILES, _UPLOADS, _VIEWS) for each in await _ids(tx, text, about)]
     await tx.connection.execute(_BLOBS)
     everything = [*about["records"], *users, *others]
     for text in (_LOG, _MERGES, _BATCHES):

@@ -170,6 +170,10 @@ class Load:
         names = ", ".join(f'"{name}"' for name in values)
         # The search's index takes in new words in one sorted pass at the end, and not in many small ones.
         await self._run("SET LOCAL gin_pending_list_limit = '256MB'; SET LOCAL maintenance_work_mem = '128MB'")
+        if "account" in self._given:  # in the order of locks.py
+            await self._hold("accounts", "named", "KEY SHARE")
+        if self._duplicates == "update":
+            await self._hold(self._kind.name, "matched", "NO KEY UPDATE")
         milliseconds, chance = int(self._tx.now.timestamp() * 1000), self._tx.new_id().hex[-12:]
         await self._run(
             f"""
@@ -198,6 +202,12 @@ class Load:
                     f"UPDATE crm.{self._kind.name} t SET {changes} FROM {self._joined()}"
                     f" WHERE t.id = s._id AND coalesce(s._nth, 1) = 1"
                 )
+
+    async def _hold(self, kind: str, found: str, how: str) -> None:
+        await self._run(
+            f"SELECT count(*) FROM (SELECT FROM crm.{kind} WHERE id IN (SELECT id FROM {found})"
+            f" ORDER BY id FOR {how}) held"
+        )
 
     def _filled(self, name: str) -> str:
         cells = {"account_id": ("account",), "full_name": ("full_name", "first_name", "last_name")}

@@ -15,10 +15,11 @@ from psycopg.types.json import Jsonb
 from threefold.crm.desk import Connection, Row, Tx
 from threefold.crm.model import rules
 from threefold.crm.model.errors import Conflict, Invalid, Stale
-from threefold.crm.model.kinds import KINDS, LINKED, Kind
+from threefold.crm.model.kinds import KINDS, LINKED, MERGED, Kind
 from threefold.crm.records import records
 from threefold.crm.records.edits import Edit, undo_one
-from threefold.crm.sql import repository
+from threefold.crm.records.recycling import with_all_below, with_all_deleted_with
+from threefold.crm.sql import locks, repository
 from threefold.kernel.errors import NotThere, ThreefoldError
 
 MOST: Final = 1_000
@@ -39,6 +40,7 @@ async def apply(tx: Tx, kind: Kind, items: Items, changes: Mapping[str, Any]) ->
         await records.update(tx, kind, id_, changes, version)
         return _item(kind.name, before, await _json(tx, kind, id_))
 
+    await locks.take(tx, _named(kind, items), shared=locks.referred(kind.name, changes))
     return await _all(tx, kind, "set", items, changes, one)
 
 
@@ -67,6 +69,11 @@ async def tag(tx: Tx, kind: Kind, items: Items, tag_id: UUID, *, remove: bool = 
         after = await _json(tx, taggings, made["id"])
         return _item("taggings", {**after, "deleted_at": tx.now.isoformat()}, after)
 
+    found = await tx.connection.execute(
+        "SELECT id FROM crm.taggings WHERE record_id = ANY(%s) AND tag_id = %s", [[id_ for id_, _ in items], tag_id]
+    )
+    there_already = [("taggings", row["id"]) for row in await found.fetchall()]
+    await locks.take(tx, there_already, shared=[one for one in _named(kind, items) if kind.name in MERGED])
     return await _all(tx, kind, "untag" if remove else "tag", items, {"tag_id": str(tag_id)}, one)
 
 
@@ -76,19 +83,23 @@ async def delete(tx: Tx, kind: Kind, items: Items) -> Row:
 
     async def one(id_: UUID, version: int | None) -> dict[str, Any] | None:
         before = await _json(tx, kind, id_)
-        await records.delete(tx, kind, id_, version)
+        await records.delete(tx, kind, id_, version, held=True)
         return _item(kind.name, before, await _json(tx, kind, id_))
 
+    await locks.take(tx, await with_all_below(tx, kind, [id_ for id_, _ in items]))
     return await _all(tx, kind, "delete", items, {}, one)
 
 
 async def undo(tx: Tx, batch_id: UUID) -> Row:
     """What nobody changed since is as it was; ``left_over`` says of the others what stands against it."""
-    found = await tx.connection.execute("SELECT * FROM crm.batches WHERE id = %s FOR UPDATE", [batch_id])
+    found = await tx.connection.execute("SELECT kind, what, items FROM crm.batches WHERE id = %s", [batch_id])
     batch = await found.fetchone()
     if batch is None:
         raise NotThere("there is no such batch")
     rules.check(tx.actor, rules.Operation.BULK, batch["kind"])
+    await _hold(tx, batch)
+    found = await tx.connection.execute("SELECT * FROM crm.batches WHERE id = %s FOR UPDATE", [batch_id])
+    batch = (await found.fetchall())[0]
     if batch["undone_at"]:
         raise Conflict("this batch was undone already")
     if batch["items"] is None:
@@ -104,6 +115,20 @@ async def undo(tx: Tx, batch_id: UUID) -> Row:
         [Jsonb(left), batch_id],
     )
     return (await done.fetchall())[0]
+
+
+async def _hold(tx: Tx, batch: Row) -> None:
+    """All that undoing it may touch; the batch itself is locked afterwards (locks.py), and may be undone by then."""
+    items = batch["items"] or ()
+    wanted: list[locks.One] = [(item["kind"], UUID(item["id"])) for item in items]
+    if batch["what"] == "delete":
+        wanted += await with_all_deleted_with(tx, KINDS[batch["kind"]], [id_ for _, id_ in wanted])
+    shared = [one for item in items for one in locks.referred(item["kind"], item["old"])]
+    await locks.take(tx, wanted, shared=shared)
+
+
+def _named(kind: Kind, items: Items) -> list[locks.One]:
+    return [(kind.name, id_) for id_, _ in items]
 
 
 async def batches(connection: Connection, limit: int = 50) -> list[Row]:
@@ -126,7 +151,7 @@ async def _all(tx: Tx, kind: Kind, what: str, items: Items, changes: Mapping[str
         raise Invalid("a record is in the batch twice", {"items": "name each once"})
     done: list[dict[str, Any]] = []
     against: dict[str, ThreefoldError] = {}
-    for id_, version in sorted(items, key=lambda item: item[0]):  # one order, so that two batches do not lock in turns
+    for id_, version in sorted(items, key=lambda item: item[0]):
         try:
             item = await one(id_, version)
             if item:
@@ -163,7 +188,7 @@ def _reason(error: ThreefoldError) -> str:
 async def _undo_one(tx: Tx, what: str, item: Mapping[str, Any]) -> str:
     """Why it cannot be; empty if it was."""
     kind, id_ = KINDS[item["kind"]], UUID(item["id"])
-    statement = sql.SQL("SELECT version FROM {} WHERE id = %s FOR UPDATE").format(repository.table(kind.name))
+    statement = sql.SQL("SELECT version FROM {} WHERE id = %s").format(repository.table(kind.name))
     row = await (await tx.connection.execute(statement, [id_])).fetchone()
     if row is None:
         return "it is gone for good"
@@ -172,7 +197,7 @@ async def _undo_one(tx: Tx, what: str, item: Mapping[str, Any]) -> str:
     try:
         async with tx.connection.transaction():
             if what == "delete":
-                await records.restore(tx, kind, id_)
+                await records.restore(tx, kind, id_, held=True)
             else:
                 await undo_one(tx, Edit(kind.name, (id_,), item["old"], item["new"]))
     except (Conflict, NotThere) as error:

@@ -17,6 +17,7 @@ from psycopg.types.json import Jsonb
 
 from threefold.crm.desk import Tx
 from threefold.crm.model.errors import Conflict
+from threefold.crm.sql import locks
 from threefold.crm.sql.repository import table
 
 # The transaction's time zone is UTC (database.py), so that a time has one spelling in JSON.
@@ -76,8 +77,14 @@ async def undo_one(tx: Tx, edit: Edit) -> None:
         raise Conflict("what comes back is there already, made anew since") from None
 
 
+async def hold(tx: Tx, edits: Sequence[Edit]) -> None:
+    """Locks all that undoing them may touch."""
+    wanted = [(edit.kind, id_) for edit in edits for id_ in edit.ids]
+    await locks.take(tx, wanted, shared=[one for edit in edits for one in locks.referred(edit.kind, edit.old)])
+
+
 async def undo(tx: Tx, edits: Sequence[Edit]) -> None:
-    """All of them, last first; or Conflict with what stands against it, and nothing."""
+    """All of them, last first; or Conflict with what stands against it, and nothing. The caller holds them."""
     against = [problem for edit in edits for problem in await _changed_since(tx, edit)]
     if against:
         more = f", and {len(against) - 3} more" if len(against) > 3 else ""
@@ -95,10 +102,8 @@ async def undo(tx: Tx, edits: Sequence[Edit]) -> None:
 
 
 async def _changed_since(tx: Tx, edit: Edit) -> list[str]:
-    """Locks the records. One that is gone for good (a person was erased) stands against nothing."""
+    """One that is gone for good (a person was erased) stands against nothing."""
     names = list(edit.new)
-    locked = sql.SQL("SELECT id FROM {} WHERE id = ANY(%s) ORDER BY id FOR UPDATE").format(table(edit.kind))
-    await tx.connection.execute(locked, [list(edit.ids)])
     statement = sql.SQL("SELECT t.id, {} FROM {} t, {} r WHERE t.id = ANY(%s) AND ({}) ORDER BY t.id LIMIT 100").format(
         sql.SQL(", ").join(
             sql.SQL("t.{0} IS DISTINCT FROM r.{0} AS {0}").format(sql.Identifier(name)) for name in names

@@ -22,7 +22,7 @@ from threefold.crm.model.errors import Conflict, Invalid
 from threefold.crm.model.kinds import KINDS, MERGED, Kind, Type
 from threefold.crm.records import edits
 from threefold.crm.records.edits import Edit
-from threefold.crm.sql import repository
+from threefold.crm.sql import locks, repository
 from threefold.kernel.errors import NotThere
 
 _LINKS: Final = (("tasks", "record_id"), ("attachments", "record_id"), ("taggings", "record_id"))
@@ -102,6 +102,7 @@ async def merge(tx: Tx, kind: Kind, keep: UUID, drop: UUID, choices: Mapping[str
     rules.check(tx.actor, rules.Operation.MERGE, kind.name)
     _check_kind(kind)
     kept, dropped = await _both(tx, kind, keep, drop)
+    await _hold_around(tx, kind, drop)
     made: list[Edit] = []
     for name, column in REFERENCES[kind.name]:
         made += await _doubles(tx, name, column, keep, drop)
@@ -122,6 +123,7 @@ async def merge_cases(tx: Tx, kind: Kind, into: UUID, other: UUID) -> Row:
         raise Conflict(
             "the two are different customers'", hint="each customer sees only what is theirs: answer them one by one"
         )
+    await _hold_around(tx, kind, other)
     made: list[Edit] = []
     for name, column in REFERENCES[kind.name]:
         made += await _doubles(tx, name, column, into, other)
@@ -138,13 +140,16 @@ async def merge_cases(tx: Tx, kind: Kind, into: UUID, other: UUID) -> Row:
 
 async def undo(tx: Tx, merge_id: UUID) -> Row:
     """The merge, undone. Conflict, with what stands against it, where somebody changed what it had changed."""
-    found = await tx.connection.execute("SELECT * FROM crm.merges WHERE id = %s FOR UPDATE", [merge_id])
+    found = await tx.connection.execute("SELECT * FROM crm.merges WHERE id = %s", [merge_id])
     row = await found.fetchone()
     if row is None:
         raise NotThere("there is no such merge")
     kind = KINDS[row["kind"]]
     needs = rules.Operation.MERGE if kind.name in MERGED else rules.Operation.WORK
     rules.check(tx.actor, needs, kind.name)
+    await edits.hold(tx, edits.loaded(row["edits"] or ()))
+    found = await tx.connection.execute("SELECT * FROM crm.merges WHERE id = %s FOR UPDATE", [merge_id])
+    row = (await found.fetchall())[0]  # which may have been undone by now
     if row["undone_at"]:
         raise Conflict("this merge was undone already")
     if row["edits"] is None:
@@ -175,8 +180,45 @@ async def _both(tx: Tx, kind: Kind, keep: UUID, drop: UUID) -> tuple[Row, Row]:
     """Locked in one order, whoever is kept, so that two merges of the same two wait for each other."""
     if keep == drop:
         raise Invalid(f"that is the same {kind.one} twice", {"other": f"has to be another {kind.one}"})
-    rows = {id_: await case_clocks.lock(tx, kind, id_) for id_ in sorted((keep, drop))}
+    accounts: set[UUID] = set()
+    if kind.name == "contacts":  # what is merged may take over the account that the other is at
+        found = await tx.connection.execute("SELECT account_id FROM crm.contacts WHERE id = ANY(%s)", [[keep, drop]])
+        accounts = {row["account_id"] for row in await found.fetchall() if row["account_id"]}
+        await locks.take(tx, [], shared=[("accounts", id_) for id_ in accounts])
+    if kind.name in MERGED:
+        rows = {id_: await _locked(tx, kind, id_) for id_ in sorted((keep, drop))}
+        if kind.name == "contacts" and not {row["account_id"] for row in rows.values()} <= {*accounts, None}:
+            raise Conflict("one of them moved to another account just now", hint="look at both again, and decide")
+    else:
+        pair = [(kind.name, keep), (kind.name, drop)]
+        found = await tx.connection.execute(
+            sql.SQL("SELECT account_id FROM {} WHERE id = ANY(%s)").format(repository.table(kind.name)), [[keep, drop]]
+        )
+        about = [("accounts", row["account_id"]) for row in await found.fetchall() if row["account_id"]]
+        await locks.take(tx, pair, shared=about)
+        rows = {id_: await case_clocks.lock(tx, kind, id_) for id_ in sorted((keep, drop))}
     return rows[keep], rows[drop]
+
+
+async def _locked(tx: Tx, kind: Kind, id_: UUID) -> Row:
+    """Against references as well: whoever makes one holds what it refers to, shared."""
+    statement = sql.SQL("SELECT {} FROM {} WHERE id = %s AND deleted_at IS NULL FOR UPDATE").format(
+        repository.selected(kind), repository.table(kind.name)
+    )
+    row = await (await tx.connection.execute(statement, [id_])).fetchone()
+    if row is None:
+        raise NotThere(f"there is no such {kind.one}")
+    return row
+
+
+async def _hold_around(tx: Tx, kind: Kind, drop: UUID) -> None:
+    """All that refers to what goes; deleted ones too."""
+    wanted: list[locks.One] = []
+    for name, column in REFERENCES[kind.name]:
+        statement = sql.SQL("SELECT id FROM {} WHERE {} = %s").format(repository.table(name), sql.Identifier(column))
+        rows = await (await tx.connection.execute(statement, [drop])).fetchall()
+        wanted += [(name, row["id"]) for row in rows]
+    await locks.take(tx, wanted)
 
 
 async def _doubles(tx: Tx, name: str, column: str, keep: UUID, drop: UUID) -> list[Edit]:

@@ -26,7 +26,7 @@ from threefold.crm.model.paging import Place, cut, ends
 from threefold.crm.model.validating import changed_values, new_values
 from threefold.crm.records.recycling import delete, restore
 from threefold.crm.records.search import Hit, search
-from threefold.crm.sql import repository
+from threefold.crm.sql import locks, repository
 from threefold.kernel.errors import NotThere
 
 __all__ = [
@@ -133,6 +133,8 @@ async def update(tx: Tx, kind: Kind, id_: UUID, changes: Mapping[str, Any], vers
 async def change(tx: Tx, kind: Kind, id_: UUID, changes: Mapping[str, Any], version: int | None) -> Row:
     """Without asking who may: for services that have asked."""
     is_case = kind.name in CASES
+    if is_case and (pointed_at := locks.referred(kind.name, changes)):
+        await locks.take(tx, [], shared=pointed_at)
     row = await (case_clocks.lock(tx, kind, id_) if is_case else get(tx.connection, tx.actor, kind, id_))
     if version is not None and row["version"] != version:
         raise stale(kind, row["version"], version)

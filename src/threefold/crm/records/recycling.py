@@ -7,6 +7,7 @@ so cases are never deleted along with those.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -16,13 +17,18 @@ from threefold.crm.desk import Row, Tx
 from threefold.crm.model import rules
 from threefold.crm.model.errors import Conflict, Stale
 from threefold.crm.model.kinds import KINDS, Kind
-from threefold.crm.sql import repository
+from threefold.crm.sql import locks, repository
 from threefold.kernel.errors import NotThere
 
 
-async def delete(tx: Tx, kind: Kind, id_: UUID, version: int | None) -> None:
-    """Stale if it is at another version; NotThere if it is in the bin already."""
+async def delete(tx: Tx, kind: Kind, id_: UUID, version: int | None, *, held: bool = False) -> None:
+    """Stale if it is at another version; NotThere if it is in the bin already.
+
+    ``held``: the caller has locked it, `with_all_below`.
+    """
     rules.check(tx.actor, rules.Operation.DELETE, kind.name)
+    if not held:
+        await locks.take(tx, await with_all_below(tx, kind, [id_]))
     gone = await _mark(tx, kind, "id", [id_], version)
     if not gone:
         row = await repository.one(tx.connection, tx.actor, kind, id_, deleted=False)
@@ -48,6 +54,35 @@ async def delete(tx: Tx, kind: Kind, id_: UUID, version: int | None) -> None:
         )
 
 
+async def with_all_below(tx: Tx, kind: Kind, ids: Sequence[UUID]) -> list[locks.One]:
+    """The records, and what goes to the bin with them."""
+    found = [(kind.name, id_) for id_ in ids]
+    level: list[tuple[Kind, Sequence[UUID]]] = [(kind, ids)]
+    while level:
+        below: list[tuple[Kind, Sequence[UUID]]] = []
+        for parent, of in level:
+            for child, column in repository.children(parent):
+                statement = sql.SQL("SELECT id FROM {} WHERE {} = ANY(%s) AND deleted_at IS NULL").format(
+                    repository.table(child.name), sql.Identifier(column)
+                )
+                rows = await (await tx.connection.execute(statement, [list(of)])).fetchall()
+                if rows:
+                    below.append((child, [row["id"] for row in rows]))
+                    found += [(child.name, row["id"]) for row in rows]
+        level = below
+    return found
+
+
+async def with_all_deleted_with(tx: Tx, kind: Kind, ids: Sequence[UUID]) -> list[locks.One]:
+    """The records, and what comes out of the bin with them."""
+    cursor = await tx.connection.execute(
+        "SELECT kind, record_id FROM crm.deletions WHERE id IN"
+        " (SELECT id FROM crm.deletions WHERE record_id = ANY(%s) AND root)",
+        [list(ids)],
+    )
+    return [(kind.name, id_) for id_ in ids] + [(row["kind"], row["record_id"]) for row in await cursor.fetchall()]
+
+
 async def _mark(tx: Tx, kind: Kind, column: str, ids: list[UUID], version: int | None) -> list[UUID]:
     statement = sql.SQL(
         "UPDATE {} SET deleted_at = now() WHERE {} = ANY(%s) AND deleted_at IS NULL{} RETURNING {}"
@@ -64,9 +99,14 @@ async def _mark(tx: Tx, kind: Kind, column: str, ids: list[UUID], version: int |
     return [row["id"] for row in rows]
 
 
-async def restore(tx: Tx, kind: Kind, id_: UUID) -> Row:
-    """With all that was deleted with it. Conflict if what it hangs on is in the bin, or its like is there anew."""
+async def restore(tx: Tx, kind: Kind, id_: UUID, *, held: bool = False) -> Row:
+    """With all that was deleted with it. Conflict if what it hangs on is in the bin, or its like is there anew.
+
+    ``held``: the caller has locked it, `with_all_deleted_with`.
+    """
     rules.check(tx.actor, rules.Operation.DELETE, kind.name)
+    if not held:
+        await locks.take(tx, await with_all_deleted_with(tx, kind, [id_]))
     row = await repository.one(tx.connection, tx.actor, kind, id_, deleted=True)
     if row["deleted_at"] is None:
         raise NotThere(f"the {kind.one} is not in the recycle bin")

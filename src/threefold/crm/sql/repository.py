@@ -21,6 +21,7 @@ from threefold.crm.model.errors import Invalid
 from threefold.crm.model.kinds import COMMON, CUSTOMERS_READ, KINDS, LINKED, MERGED, Field, Kind, Type
 from threefold.crm.model.paging import Place
 from threefold.crm.model.validating import nullable
+from threefold.crm.sql.locks import RANK
 from threefold.kernel.errors import NotThere
 
 Params = list[Any]
@@ -295,6 +296,7 @@ async def missing(connection: Connection, wanted: Sequence[tuple[str, str, UUID]
     """
     if not wanted:
         return set()
+    wanted = sorted(wanted, key=lambda each: (RANK.get(each[1], len(RANK)), each[2]))
     parts = [
         sql.SQL("SELECT %s AS name WHERE NOT EXISTS (SELECT FROM {} WHERE id = %s AND deleted_at IS NULL{})").format(
             table(kind), sql.SQL(" FOR KEY SHARE" if held and kind in MERGED else "")
