@@ -41,6 +41,7 @@ _VERBS = {
     "standby": ("standby", "standby", _DISASTER),
     "recover": ("recover", "recover", _DISASTER),
     "verify": ("verify", "verify", _DISASTER),
+    "eject": ("eject", "eject", _DISASTER),
 }
 
 
