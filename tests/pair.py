@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.pg import PASSWORD, QUICK, SUPERUSER, Cluster, cluster, folder, free_port
@@ -38,6 +39,14 @@ class Pair:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError("the standby does not follow")
+
+    async def alive(self) -> bool:
+        """The primary."""
+        try:
+            await self.primary.sql("SELECT 1")
+        except psycopg.OperationalError:
+            return False
+        return True
 
     async def promote(self) -> None:
         await self.standby.sql("SELECT pg_promote(true, 30)")

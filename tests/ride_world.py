@@ -163,7 +163,7 @@ class Riding:
         """Another server takes writes, and every edge knows."""
         if promote:
             await self.two.promote()
-        else:
+        elif not await self.two.alive():
             await self.two.primary.server.start()
         for number, edge in enumerate(self.edges):
             while edge.process is not None:
@@ -172,6 +172,13 @@ class Riding:
                 ] == "taken":
                     break
                 await asyncio.sleep(0.1)
+
+    async def up_again(self) -> None:
+        """Everything as at the start, the stores too; the primary came back."""
+        for store in self.stores.values():
+            store.go_on()
+        await self.back(promote=False)
+        await self.two.caught_up()
 
     async def until(self, id_: str, person: str = "customer", edge: int = 0) -> dict[str, Any]:
         """The intake, once it is decided."""
@@ -193,7 +200,7 @@ class Riding:
             return await cursor.fetchall() if cursor.description else []
 
     async def enrol(self) -> None:
-        """An administrator, an employee, and two customers."""
+        """An administrator, an employee, and three customers."""
         async with Database(self.two.dsn(), SystemClock()) as database:
             token = await invitations.first_administrator(database, name="Ada", email="ada@example.org", again=True)
             await self.enrolled("administrator", token)
@@ -201,7 +208,7 @@ class Riding:
                 whom = {"full_name": "Bob", "email": "bob@example.org", "role": "employee"}
                 token = (await invitations.invite_new(tx, whom)).token
             await self.enrolled("employee", token)
-            for person, name in (("customer", "Cleo"), ("other", "Dan")):
+            for person, name in (("customer", "Cleo"), ("other", "Dan"), ("thief", "Theo")):
                 async with database.write(SYSTEM) as tx:
                     values = {"full_name": name, "email": f"{name.lower()}@example.com"}
                     contact = await records.create(tx, KINDS["contacts"], values)

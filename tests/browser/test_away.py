@@ -64,6 +64,7 @@ async def test_an_administrator_makes_it_read_only_and_takes_that_back(carla: Pe
     await carla.page.get_by_label("In a few words").fill("Sent while closed")
     await carla.page.get_by_label("What happens").fill("Nobody takes it now.")
     await carla.page.get_by_role("button", name="Send", exact=True).click()
+    await expect(carla.page.locator("[data-form-note]")).to_contain_text("read-only: Moving house")
     await expect(carla.page.locator("[data-form-note]")).to_contain_text("kept on this device")
     await carla.picture("customer-read-only")
     await ada.picture("admin-read-only-on")

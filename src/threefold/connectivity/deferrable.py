@@ -55,7 +55,11 @@ def deferrable(method: str, target: str, media_type: str) -> bool:
 def name_of(user: UUID, key: str, proof: UUID) -> UUID:
     """Of the intake. ``key``: empty where the request had none."""
     said = b"key\0" + key.encode() if key else b"proof\0" + proof.bytes
-    return UUID(bytes=sha256(b"threefold intake\0" + user.bytes + said).digest()[:16], version=5)
+    return _named(user.bytes + said)
+
+
+def _named(said: bytes) -> UUID:
+    return UUID(bytes=sha256(b"threefold intake\0" + said).digest()[:16], version=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +124,16 @@ class Envelope:
             for name in ("taken", "forget_at"):
                 said[name] = datetime.fromisoformat(said[name])
             return cls(**said | {"body": b64decode(said["body"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise Damaged("the intake is not readable") from error
 
 
-def chosen(copies: Iterable[bytes]) -> Envelope:
-    """Of the copies that stores gave, the request that most of them hold, and of those the one taken first.
+def chosen(copies: Iterable[bytes]) -> tuple[Envelope, list[Envelope]]:
+    """Of the copies that stores gave: the request that most of them hold, and of those the one taken first.
 
-    Raises Damaged where none is readable.
+    And what else was sent under the same key, each once, under a name of its own: one of them may be what somebody was
+    told of, while the store that would tell is away; so it is not dropped, but shown. Raises Damaged where none is
+    readable.
     """
     found: list[Envelope] = []
     for body in copies:
@@ -138,7 +144,9 @@ def chosen(copies: Iterable[bytes]) -> Envelope:
     if not found:
         raise Damaged("no copy of the intake is readable")
     asked = [each.asked for each in found]
-    return min(found, key=lambda each: (-asked.count(each.asked), each.taken, each.asked))
+    found.sort(key=lambda each: (-asked.count(each.asked), each.taken, each.asked))
+    others = {each.asked: each for each in found if each.asked != found[0].asked}
+    return found[0], [replace(each, id=_named(each.id.bytes + each.asked)) for each in others.values()]
 
 
 def taken_after(now: datetime, before: Iterable[datetime]) -> datetime:

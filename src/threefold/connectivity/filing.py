@@ -19,6 +19,7 @@ import json
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any, Final
 from uuid import UUID
 
@@ -143,7 +144,7 @@ class Filing:
         if stores is None:
             return
         try:
-            envelope = deferrable.chosen(await stores.read(str(held.id)))
+            envelope, others = deferrable.chosen(await stores.read(str(held.id)))
         except Damaged:
             if not await self._confirmed(held.id):
                 raise Unavailable("no copy of an intake can be read now") from None
@@ -153,6 +154,8 @@ class Filing:
             await self._decide(envelope)
             if not await self._confirmed(envelope.id):
                 raise Unavailable("an intake was answered, and is not there")
+        for other in others:
+            await self._reject(other, Outcome(422, _problem(_USED, 422)), keep_words=True)
         await stores.remove(str(envelope.id))
         self._deferral.dropped(envelope.id)
         self._failures.pop(envelope.id, None)
@@ -316,6 +319,7 @@ def link_of(target: str, reply: Reply) -> str:
 
 
 _GONE: Final = "its author is not here any more"
+_USED: Final = "its Idempotency-Key was used for another request"
 _REVOKED: Final = "the device that sent it was revoked"
 
 
@@ -335,5 +339,5 @@ async def _author(connection: Connection, envelope: Envelope) -> tuple[Actor | N
     return Actor(Role(row["role"]), envelope.user, envelope.device, row["contact_id"], row["full_name"]), ""
 
 
-def _problem(detail: str) -> bytes:
-    return json.dumps({"title": "Forbidden", "status": 403, "detail": detail}).encode()
+def _problem(detail: str, status: int = 403) -> bytes:
+    return json.dumps({"title": HTTPStatus(status).phrase, "status": status, "detail": detail}).encode()

@@ -212,7 +212,7 @@ class Deferral:
                 continue
         for name in names - self.waiting.keys():
             try:
-                self.waiting[name] = deferrable.chosen(await self.stores.read(str(name))).light()
+                self.waiting[name] = deferrable.chosen(await self.stores.read(str(name)))[0].light()
             except Damaged:
                 continue  # gone meanwhile, or no copy of it opens now
         for name in (self._listed & self.waiting.keys()) - names:

@@ -117,7 +117,8 @@
     form.reset();
     showErrors(form, null);
     renew(form);
-    const why = outcome === "signed-out" ? "You are signed out." : outcome === "away" ? "There is no connection." : "The server could not take it now.";
+    const told = outcome === "away" && problem?.detail ? `${problem.detail[0].toUpperCase()}${problem.detail.slice(1)}.` : "";
+    const why = outcome === "signed-out" ? "You are signed out." : told || (outcome === "away" ? "There is no connection." : "The server could not take it now.");
     note(form, `${why} What you wrote is kept on this device and is sent as soon as it can be.`, "amber", "/outbox", "See what waits");
     form.querySelector("[data-form-note]").scrollIntoView({ block: "nearest" });
   };
@@ -242,6 +243,7 @@
   });
   addEventListener("online", () => flush({ force: true }));
   document.addEventListener("threefold:connected", () => flush({ force: true }));
+  document.addEventListener("threefold:site", () => flush({ force: true })); // changes are taken again, or deferred
   document.addEventListener("visibilitychange", () => document.hidden || flush({ force: true }));
   addEventListener("focus", () => flush());
 
