@@ -12,11 +12,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import backup, bulk, commit, crm, faults, table
+from bench import backup, bulk, commit, crm, faults, spread, table
 from bench.machine import machine
 from bench.rig import Rig
 
-_PARTS = ("commit", "faults", "bulk", "backup", "crm")
+_PARTS = ("commit", "faults", "bulk", "backup", "spread", "crm")
 
 
 def main() -> None:
@@ -57,6 +57,9 @@ def main() -> None:
             rig.sql("CREATE TABLE bulk AS SELECT source.* FROM source, generate_series(1, 4)")
             bulk.free(rig)
             found["backup"] = backup.compare(rig)
+        if "spread" in parts:
+            say("reads spread over three stores")
+            found["spread"] = spread.compare(150 if options.quick else 600)
         if "crm" in parts:
             contacts = crm.LARGE // 20 if options.quick else crm.LARGE
             found["crm"] = crm.compare(rig, contacts, rounds, min(seconds, 8))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench import crm_table
+from bench import crm_table, spread
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
@@ -21,6 +21,9 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     if "backup" in found:
         backup = found["backup"]
         answer["snapshot_mb_per_s"] = backup["snapshot"]["mb_per_s"] / backup["pg_basebackup"]["mb_per_s"]
+    if "spread" in found:
+        answer["reads_of_three_stores_bandwidth"] = found["spread"]["three stores"]["of_three"]
+        answer["hedged_requests_at_most"] = max(run["more_requests"] for run in found["spread"].values())
     if "crm" in found:
         answer |= crm_table.ratios(found["crm"])
     return {name: round(value, 2) for name, value in answer.items()}
@@ -41,6 +44,8 @@ def show(found: dict[str, Any]) -> None:
         _bulk(found["bulk"])
     if "backup" in found:
         _backup(found["backup"])
+    if "spread" in found:
+        spread.show(found["spread"])
     if "crm" in found:
         crm_table.show(found["crm"])
     print("\n| ratio | |\n|---|--:|")

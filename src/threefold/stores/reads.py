@@ -2,7 +2,9 @@
 
 The store that has been fastest lately (per byte, and with the fewest reads under way) is asked first. When it takes
 three times as long as such a read should, the next one is asked as well and the first good answer wins: a store that
-stalls in mid-download is overtaken. An error, an absence or a copy that does not verify turns to the next at once.
+stalls in mid-download is overtaken. That costs at most one request in twenty more, and a few when a store stalls: where
+all stores are slow, asking twice would make them slower. An error, an absence or a copy that does not verify turns to
+the next at once.
 
 All stores having answered: every copy absent is NotThere, damaged copies are Damaged, and with one store unknown it is
 asked again until patience ends: Unavailable (invariant 7).
@@ -23,10 +25,29 @@ T = TypeVar("T")
 
 _HEDGE_SECONDS: Final = (0.2, 10.0)
 _HEDGE_FACTOR: Final = 3.0
+_HEDGE_SHARE: Final = 0.05
+_HEDGES_SAVED: Final = 16.0  # all reads that are under way to a store at the moment when it stalls
 _FIXED_BYTES: Final = 256 * 1024  # what a request costs before its first byte, put as bytes
 _FIRST_GUESS: Final = 0.5 / (1024 * 1024)  # seconds a byte, before anything was measured
 _SMOOTHING: Final = 0.3
 _PATIENCE_SECONDS: Final = 60.0
+
+
+class _Hedges:
+    """How many requests may be asked twice: a share of all reads, and a few saved up for when a store stalls."""
+
+    def __init__(self) -> None:
+        self._saved = _HEDGES_SAVED
+
+    def earn(self) -> None:
+        """A read begins."""
+        self._saved = min(self._saved + _HEDGE_SHARE, _HEDGES_SAVED)
+
+    def spend(self) -> bool:
+        if self._saved < 1:
+            return False
+        self._saved -= 1
+        return True
 
 
 class Reader:
@@ -47,6 +68,7 @@ class Reader:
         self._measured_rate: dict[str, float] = {}  # seconds a byte
         self._under_way = dict.fromkeys(stores, 0)
         self._said: set[str] = set()
+        self._hedges = _Hedges()
         self.bytes_from = dict.fromkeys(stores, 0)
 
     async def read(
@@ -92,10 +114,12 @@ class Reader:
         waiting = sorted(self._stores, key=lambda name: self._rate(name) * (1 + self._under_way[name]))
         asked: dict[asyncio.Task[tuple[T] | Gone | Unknown | Damaged], str] = {}
         order: list[str] = []
-        hedge = self._hedge_seconds(size)
+        hedge = wait = self._hedge_seconds(size)
+        self._hedges.earn()
+        ask_another = True
         try:
             while waiting or asked:
-                if waiting:
+                if waiting and (ask_another or not asked):
                     name = waiting.pop(0)
                     task = asyncio.create_task(self._ask(name, key, accept, start, length, size))
                     asked[task] = name
@@ -103,8 +127,11 @@ class Reader:
                     self._under_way[name] += 1
                     task.add_done_callback(partial(self._no_longer_under_way, name))
                 done, _ = await asyncio.wait(
-                    asked, timeout=hedge if waiting else None, return_when=asyncio.FIRST_COMPLETED
+                    asked, timeout=wait if waiting else None, return_when=asyncio.FIRST_COMPLETED
                 )
+                # A bad answer turns to the next store at once. For none, the budget has to allow it, or long waiting.
+                ask_another = bool(done) or wait >= _HEDGE_SECONDS[1] or self._hedges.spend()
+                wait = hedge if ask_another else _HEDGE_SECONDS[1]
                 for task in done:
                     name, answer = asked.pop(task), task.result()
                     if isinstance(answer, tuple):
