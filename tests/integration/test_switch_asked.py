@@ -51,3 +51,14 @@ async def test_a_planned_switch_that_is_abandoned_gives_the_service_back() -> No
         await here.writes(HOME)
         (switch,) = await here.switches()
         assert steps_of(switch) == ["ordered", "stopped", "abandoned"]
+
+
+async def test_a_former_primarys_folder_is_refused_until_somebody_gives_it_up() -> None:
+    """Another site is active; without --rebuild nothing is touched, and the agent ends with 3."""
+    async with two_sites() as here:
+        await here.agent()
+        here.here.primary.server.kill()
+        await here.here.done("failover", "--yes", "--until", "serving")
+        refused = await here.here.refused("standby", "--site", HOME)
+        assert refused["exit_code"] == 3
+        assert "no standby of ours" in refused["error"]

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
@@ -29,7 +30,7 @@ from threefold.failover.verdicts import Kind as VerdictKind
 from threefold.failover.verdicts import Verdict
 from threefold.failover.watch import Judge, Watch
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import ThreefoldError, Unavailable
+from threefold.kernel.errors import Refused, ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
@@ -38,9 +39,12 @@ from threefold.protect.beacon import read_leader
 from threefold.quorum.reader import read_extent
 from threefold.stores.store import ObjectStore
 
-_JOURNAL_S: Final = 0.2
+# A poll is a dozen small reads, which a provider bills; while something is going on they are worth it.
+_JOURNAL_QUIET_S: Final = 0.5
+_JOURNAL_S: Final = 0.1
 _JUDGE_S: Final = 0.2
 _ACT_S: Final = 0.2
+_ACT_AGAIN_S: Final = 2.0
 _BEACON_S: Final = 1.0
 # For that long the journal may be unread before what was read last counts for nothing.
 _BLIND_S: Final = 3.0
@@ -105,6 +109,7 @@ class Agent:
         self._leader = Pulse(means.clock, LEADER_SILENCE_S)
         self._counted_at: float | None = None
         self._stopped_at: float | None = None
+        self._acted = False
 
     async def run(self) -> None:
         await self._remember()
@@ -113,6 +118,9 @@ class Agent:
             async with self._with.watch, asyncio.TaskGroup() as group:
                 for loop in (self._reads(), self._judges(), self._acts(), self._tells()):
                     group.create_task(loop)
+        except BaseExceptionGroup as group:
+            ours = [each for each in group.exceptions if isinstance(each, ThreefoldError)]
+            raise (ours or group.exceptions)[0] from None
         finally:
             self.sight.role = "stopped"
             await asyncio.shield(self._tell())
@@ -122,7 +130,13 @@ class Agent:
     async def _reads(self) -> None:
         while True:
             await self._read()
-            await self._with.clock.sleep(_JOURNAL_S)
+            await self._with.clock.sleep(_JOURNAL_S if self._restless else _JOURNAL_QUIET_S)
+
+    @property
+    def _restless(self) -> bool:
+        """A switch is not at its end, or may be ordered any moment."""
+        newest = self.sight.switches.newest if self.sight.switches else None
+        return self.sight.state is not State.PROTECTED or (newest is not None and not newest.concluded)
 
     async def _read(self) -> None:
         sight, now = self.sight, self._with.clock.monotonic
@@ -206,18 +220,22 @@ class Agent:
 
     async def _acts(self) -> None:
         while True:
+            pause = _ACT_S
             try:
                 await self._act()
             except ThreefoldError as error:  # a first snapshot that is not there yet as well: it is tried again
+                if isinstance(error, Refused) and not self._acted:
+                    raise  # a person has to decide first: a database lies there that nobody gave up
+                self._with.keeper.failed(error)
                 self._once("act", error.message, error.hint)
+                pause = _ACT_AGAIN_S
             else:
+                self._acted = self._acted or self.sight.active is not None
                 self._told.pop("act", None)
             self._moved.clear()
-            try:
-                async with asyncio.timeout(_ACT_S):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(pause):
                     await self._moved.wait()
-            except TimeoutError:
-                pass
 
     async def _act(self) -> None:
         active, site = self.sight.active, self._with.place.site

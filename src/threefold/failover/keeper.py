@@ -97,6 +97,10 @@ class Keeper:
             self._prepared, self._rebuild = True, False
         return self._standby.server
 
+    def failed(self, error: ThreefoldError) -> None:
+        """The last thing that was tried with the copy did not work."""
+        self.copy = Copy(ready=False, why=error.message)
+
     def _not_ready(self, error: ThreefoldError) -> None:
         if self._fed_at is None or self._clock.monotonic() - self._fed_at > _STALE_S:
             self.copy = Copy(ready=False, why=error.message)

@@ -131,7 +131,7 @@ def what_to_do(found: Folder, *, rebuild: bool) -> Do:
     if not found.ours and not rebuild:
         raise Refused(
             f"{found.path} holds a PostgreSQL database that is no standby of ours",
-            hint="is it this site's former primary? It becomes a standby by `threefold failback`; or move it away",
+            hint="is it this site's former primary? Make it a standby: threefold standby --rebuild; or move it away",
         )
     if found.running is not None and not found.ours:
         raise Refused(
