@@ -99,6 +99,7 @@ class Stage:
         known = replace(
             seen,
             sql_age_s=self.now - self._alive[name] if name in self._alive else None,
+            write_age_s=0.0 if seen.write is OK and seen.write_age_s is None else seen.write_age_s,
             host_age_s=self.now - self._host[name] if name in self._host else None,
             answers=self._answers,
         )

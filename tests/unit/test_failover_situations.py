@@ -256,6 +256,18 @@ SITUATIONS = [
     ),
     Situation("The site is gone.", (site_dark(10),), Kind.SITE_FAILURE, give_up=True, says="nobody sees"),
     Situation(
+        "The site is gone; that a commit went through nine seconds before is no life.",
+        (Sight(10, replace(DARK, write=Seen.OK, write_age_s=9.0), {"beside": None, "third": DARK}),),
+        Kind.SITE_FAILURE,
+        give_up=True,
+    ),
+    Situation(
+        "The line is cut just after a commit of ours went through: the others see it, and at once it is the line.",
+        (Sight(4.5, replace(DARK, write=Seen.OK, write_age_s=5.0), BOTH),),
+        Kind.NETWORK_FAILURE,
+        give_up=False,
+    ),
+    Situation(
         "The site is gone, and there is no vantage but us: said so.",
         (Sight(10, DARK),),
         Kind.SITE_FAILURE,

@@ -39,8 +39,10 @@ class View:
 
     @property
     def alive(self) -> bool:
+        """By its last word. A commit is tried seldom: that one went through is the present for a moment only."""
         seen = self.seen
-        return Seen.OK in {seen.sql, seen.write} or (seen.process is Seen.OK and seen.condition in ANSWERS)
+        wrote = seen.write is Seen.OK and seen.write_age_s is not None and seen.write_age_s <= ALIVE_S
+        return seen.sql is Seen.OK or wrote or (seen.process is Seen.OK and seen.condition in ANSWERS)
 
     @property
     def host_answers(self) -> bool:
