@@ -151,7 +151,7 @@ class Stale(MemoryStore):
 
 
 async def test_after_a_prune_a_take_over_with_stale_lists_finds_the_whole_log() -> None:
-    """The newest epoch is old: its first byte is all that leads to the newest segment. Without it, all would be lost."""
+    """The newest epoch is old: its first byte is all that leads to the newest segment."""
     here = await stored(epochs=1, each=10 * SEGMENT, snapshots=0)
     for day in range(3):
         begin = Lsn((7 + day) * SEGMENT)
