@@ -21,6 +21,7 @@ from threefold.kernel.memory import return_large_blocks
 from threefold.protect.child import AgentProgram, keep_agent
 from threefold.protect.leader import Deployment
 from threefold.protect.run import protect as protect_until
+from threefold.protect.spooling import SpoolPlace
 from threefold.protect.stream import Durability
 from threefold.settings import Settings
 
@@ -68,6 +69,14 @@ def agent_of(found: Settings, config: Path) -> AgentProgram | None:
     return AgentProgram(command, agent_lock(folder), folder.with_name(f"{folder.name}.agent.log"))
 
 
+def spool_of(found: Settings) -> SpoolPlace | None:
+    """Where commits go while too few stores answer; None where they shall wait."""
+    limits = found.failover
+    if limits.without_quorum != "spool":
+        return None
+    return SpoolPlace(found.path(limits.spool_dir) / f"{found.system.name}.spool", limits.spool_max_mib * 2**20)
+
+
 async def _protect(
     found: Settings, output: Output, agent: AgentProgram | None, *, take_over: bool, waits: bool
 ) -> None:
@@ -86,6 +95,7 @@ async def _protect(
             machine=this_machine(),
             durability=Durability(max_lag=lag),
             puts=lambda: puts_of(parts),
+            spool=spool_of(found),
         )
         keeping = asyncio.create_task(keep_agent(agent, parts.clock, telemetry.report)) if agent else None
         try:

@@ -25,6 +25,7 @@ from threefold.vault.chunk_store import Catalogue
 _STATES = {
     "streaming": "[green]protected[/]: every confirmed change is on two of three stores",
     "waiting-for-stores": "[red]commits wait[/]: too few stores answer",
+    "spooling": "[red]RPO > 0[/]: too few stores answer, commits are kept on the DRaaS server's own disk",
     "waiting-for-primary": "[yellow]no connection to the primary[/]",
     "between-epochs": "[yellow]a new epoch begins[/]",
     "stopped": "[yellow]stopped in good order[/]: commits wait until a DRaaS server runs",

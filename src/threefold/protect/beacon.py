@@ -53,7 +53,7 @@ class LeaderStatus:
     pid: int
     beat: int
     at: str
-    state: str  # streaming, waiting-for-stores, waiting-for-primary
+    state: str  # streaming, waiting-for-stores, spooling, waiting-for-primary
     reason: str
     system_identifier: int
     timeline: int
@@ -66,6 +66,7 @@ class LeaderStatus:
     memory_bytes: int = 0
     site: str = ""  # whose PostgreSQL it leads for
     switch: int = 0  # the number of the switch that made that site active
+    spool_bytes: int = 0  # confirmed, and on the DRaaS server's own disk alone; the spool's size
 
 
 def encode(status: LeaderStatus, keyring: Keyring, nonce: bytes) -> bytes:

@@ -24,6 +24,7 @@ from threefold.protect.beacon import LeaderStatus, StoreLine
 from threefold.protect.fill import fill
 from threefold.protect.founding import Log, admit
 from threefold.protect.leadership import Leadership
+from threefold.protect.spooling import Spooling, SpoolPlace
 from threefold.protect.stream import STATUS_PERIOD_S, Durability, Stream
 from threefold.protect.where import Where
 from threefold.quorum import keys
@@ -42,6 +43,9 @@ _FILL_PERIOD_S = 2.0
 _MEMORY_PERIOD_S = 5.0
 # A change that waits longer than this for two stores is worth a line in the log and a word on `status`.
 _WAITING_S = 2.0
+# Segments can be pruned only behind the newest epoch's first byte (upkeep/reach.py), so epochs do not last for months.
+_EPOCH_S = 24 * 3600.0
+_SPOOL_LOOK_S = 0.5
 _SWEEP_EVERY = 300  # rounds of filling after which every store is compared though nothing is known to be missing
 
 
@@ -62,13 +66,17 @@ class Deployment:
     machine: str
     durability: Durability
     puts: Callable[[], Mapping[str, int]]  # requests that create or overwrite, by store, since the start
+    spool: SpoolPlace | None = None  # where commits go while too few stores answer; None: they wait
 
 
 class Leader:
     """One epoch."""
 
-    def __init__(self, with_: Deployment, log: Log, leadership: Leadership, here: Where) -> None:
+    def __init__(
+        self, with_: Deployment, log: Log, leadership: Leadership, here: Where, spooling: Spooling | None = None
+    ) -> None:
         self._with = with_
+        self._spooling = spooling
         self._here = here
         self._log = log
         # The appender has the recent bytes now; they are not to be held twice.
@@ -77,7 +85,9 @@ class Leader:
         scope = leadership.scope
         self.appender = Appender(scope, leadership.first, leadership.resumed.recent, leadership.resumed.begin)
         self.writer = LogWriter(self._driver, self.appender, scope.codec, with_.clock, self._settled)
-        self.stream = Stream(self.writer, with_.clock, with_.durability)
+        if spooling is not None:
+            spooling.adopt(self.appender, fits=leadership.spool_fits)
+        self.stream = Stream(self.writer, with_.clock, with_.durability, spooling)
         self.reason = ""
         self._beat = 0
         self._filled_missing = dict.fromkeys(scope.stores, 0)
@@ -110,6 +120,10 @@ class Leader:
             for task in (self._watch_fence(), self._replies(), self._beacons(), self._memory(), self._trims()):
                 group.create_task(task)
             group.create_task(self._fills())
+            if self._spooling is not None:
+                group.create_task(self._spools(self._spooling))
+                group.create_task(self._spooling.feed(self.writer, self.stream.moving))
+                group.create_task(self._spooling.declare())
             self.writer.pump()
 
     async def look_for_newer(self) -> bool:
@@ -143,6 +157,15 @@ class Leader:
         await self.writer.fenced.wait()
         raise self.ended_by_another()
 
+    async def _spools(self, spooling: Spooling) -> None:
+        """Begin to spool when too few stores answer."""
+        while True:
+            await self._with.clock.sleep(_SPOOL_LOOK_S)
+            if not spooling.active and self.stream.stalled:
+                epoch = self._leadership.epoch
+                await spooling.begin(self._log.format.log, epoch, self.timeline, self.appender)
+                self.stream.tell()
+
     async def _replies(self) -> None:
         """PostgreSQL drops a standby that is silent for wal_sender_timeout (60 s); async needs its lag looked at."""
         lag = self._with.durability.max_lag
@@ -161,7 +184,7 @@ class Leader:
                 waiting = not waiting
                 if waiting:
                     self._with.report("commits wait: too few stores answer", level="error", reason=status.reason)
-                else:
+                elif status.state != "spooling":
                     self._with.report("two stores answer again: commits go on")
             await beacon.write_leader(self._with.stores, status, self._with.keyring, self._with.clock)
             # A store that hangs costs a second each time; whoever waits counts the seconds between two beats.
@@ -191,8 +214,11 @@ class Leader:
             await self._with.clock.sleep(_MEMORY_PERIOD_S)
 
     async def _trims(self) -> None:
+        began = self._with.clock.monotonic()
         while True:
             await self._with.clock.sleep(1.0)
+            if self._with.clock.monotonic() - began > _EPOCH_S:
+                raise LeadAgainError
             covered = self.appender.covered
             if covered is None or covered == self._trimmed:
                 continue
@@ -292,7 +318,7 @@ class Leader:
         if not state:
             state = "streaming" if self.stream.connected else "waiting-for-primary"
             if oldest > _WAITING_S:
-                state = "waiting-for-stores"
+                state = "spooling" if self.stream.spools else "waiting-for-stores"
                 silent = [f"{name}: {lane.reason}" for name, lane in self.appender.lanes.items() if lane.reason]
                 reason = "; ".join(silent) or "the stores take long to answer"
         self._beat += 1
@@ -311,7 +337,7 @@ class Leader:
             system_identifier=self._log.format.log,
             timeline=self._leadership.first.header.timeline,
             settled=self.appender.settled,
-            received=self.appender.received,
+            received=self.stream.received,
             durability="sync" if self._with.durability.max_lag is None else "async",
             rpo_seconds=round(oldest, 3),
             puts_per_store=dict(self._with.puts()),
@@ -319,6 +345,7 @@ class Leader:
             memory_bytes=self._process.memory_info().rss,
             site=self._here.site,
             switch=self._here.switch,
+            spool_bytes=self._spooling.spool.size if self._spooling is not None and self._spooling.spool else 0,
         )
 
     def _line(self, name: str, health: StoreHealth | None) -> StoreLine:

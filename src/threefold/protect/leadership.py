@@ -37,6 +37,8 @@ from threefold.postgres.wal import first_whole_record_after, segment_no, segment
 from threefold.protect.beacon import answers_soon
 from threefold.protect.continuity import Continuation, WholeRecordFrom, continuation, same_bytes, same_system
 from threefold.protect.founding import Log
+from threefold.protect.spool import Spool
+from threefold.protect.spooling import Spooling
 from threefold.protect.where import AsksWhere, ElsewhereError, Where
 from threefold.quorum import keys
 from threefold.quorum.driver import Driver
@@ -70,6 +72,7 @@ class Leadership:
     first: LogObject
     spans: Spans
     resumed: Resumed
+    spool_fits: bool = False  # the log goes on in the spool that was found
 
 
 class Candidate:
@@ -89,6 +92,7 @@ class Candidate:
         dsn: str,
         here: Where,
         where: AsksWhere,
+        spooling: Spooling | None = None,
     ) -> None:
         """``link`` asks the primary of ``here``, ``dsn`` is for a second connection, which looks at its WAL."""
         self._stores = stores
@@ -100,6 +104,8 @@ class Candidate:
         self._dsn = dsn
         self._here = here
         self._where = where
+        self._spooling = spooling
+        self._spool_fits = False
         self._driver = Driver(stores, clock)
         self._scope = Scope(
             log.members, Codec(keyring, log.format.log), clock.new_id(), QUORUM, log.format.segment_bytes
@@ -139,7 +145,7 @@ class Candidate:
         first = await self._driver.run(start(self._scope, epoch, begin), patience=PATIENCE_S)
         resumed = await self._driver.run(resume(self._scope, found, first))
         self._report("leading", epoch=epoch, timeline=begin.timeline, at=str(begin.end), writer=self.writer[:8])
-        return Leadership(self._scope, epoch, first, begin.history, resumed)
+        return Leadership(self._scope, epoch, first, begin.history, resumed, self._spool_fits)
 
     async def _may_still_lead(self, epoch: int) -> None:
         """A switch that fenced below us stands in the journal by now; one that is ordered later will fence us."""
@@ -162,6 +168,10 @@ class Candidate:
         same_system(self._log.format.log, identity.system_id)
         content = await self._link.timeline_history(identity.timeline)
         history = parse_history(identity.timeline, content)
+        spool = self._spooling.fits(self._log.format.log, found.timeline, found.end) if self._spooling else None
+        # A primary on a timeline of its own has left that of the spool.
+        spool = spool if identity.timeline == found.timeline and await self._goes_on_in(spool, found) else None
+        self._spool_fits = spool is not None
         await self._same_history(found.timeline)
         going_on = continuation(
             found.timeline,
@@ -170,8 +180,27 @@ class Candidate:
             history=history,
             whole_record_from=await self._behind_fork(found, history),
         )
-        await self._same_bytes(found, going_on.at)
+        if spool is not None and spool.end > found.end:
+            await self._same_as_spool(spool)
+        else:
+            await self._same_bytes(found, going_on.at)
         return going_on
+
+    async def _goes_on_in(self, spool: Spool | None, found: Found) -> bool:
+        """Whether the log's last bytes are the spool's, as far as both have them."""
+        if spool is None:
+            return False
+        end = min(found.end, spool.end)
+        begin = max(spool.start, found.start, Lsn(max(end - _COMPARED_BYTES, 0)))
+        return begin >= end or spool.bytes(begin, end) == await self._read(found, begin, end)
+
+    async def _same_as_spool(self, spool: Spool) -> None:
+        """What was confirmed from the spool the primary need not have any more, but for the end. Raises Refused."""
+        end, size = spool.end, self._log.format.wal_segment_bytes
+        begin = max(spool.start, segment_start(segment_no(end - 1, size), size), Lsn(max(end - _COMPARED_BYTES, 0)))
+        if end % size and begin < end:
+            theirs = await wal_of_primary(self._dsn, self._clock, begin, end, spool.declaration.timeline)
+            same_bytes(spool.bytes(begin, end), theirs, begin)
 
     async def _behind_fork(self, found: Found, history: History) -> WholeRecordFrom:
         """Reads the log behind the primary's fork, where it forked before the log's end."""

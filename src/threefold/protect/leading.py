@@ -20,6 +20,7 @@ from threefold.protect.continuity import same_bytes, same_system, still_sends
 from threefold.protect.founding import Log, find_or_found
 from threefold.protect.leader import Deployment, LeadAgainError, Leader
 from threefold.protect.leadership import Candidate, wal_of_primary
+from threefold.protect.spooling import Spooling
 from threefold.protect.turn import Patience
 from threefold.protect.waiting import wait_for_turn
 from threefold.protect.where import AsksWhere, Primary, Where
@@ -43,6 +44,7 @@ class Leading:
         self._told = ""
         # Another site is active: what was not settled in this epoch no longer can be.
         self.left = False
+        self._spooling: Spooling | None = None
         self.has_streamed = False
 
     @property
@@ -61,13 +63,23 @@ class Leading:
         Raises ElsewhereError, Fenced, Refused, BadInput.
         """
         take_over = our_turn
+        self._spooling = self._open_spool()
         while True:
             link = await self._connect()
             try:
                 log = await self._log(link)
                 stores, keyring, clock = self._with.stores, self._with.keyring, self._with.clock
                 candidate = Candidate(
-                    stores, log, keyring, clock, self._with.report, link, self._primary.dsn, self._here, self._where
+                    stores,
+                    log,
+                    keyring,
+                    clock,
+                    self._with.report,
+                    link,
+                    self._primary.dsn,
+                    self._here,
+                    self._where,
+                    self._spooling,
                 )
                 await candidate.look()
                 if not our_turn:
@@ -83,11 +95,18 @@ class Leading:
             finally:
                 await link.close()
             try:
-                await self._lead(Leader(self._with, log, leadership, self._here))
+                await self._lead(Leader(self._with, log, leadership, self._here, self._spooling))
             except LeadAgainError:
                 continue
             finally:
                 self._leader = None
+
+    def _open_spool(self) -> Spooling | None:
+        """What a process before us left is found, and drained or set aside, by the first epoch."""
+        with_, place = self._with, self._with.spool
+        if place is None:
+            return None
+        return Spooling(place, with_.stores, with_.keyring, with_.clock, with_.report, with_.host, self._here.switch)
 
     async def _log(self, link: ReplicationLink) -> Log:
         identity = await link.identify()
@@ -171,7 +190,7 @@ class Leading:
                 identity = await link.identify()
                 same_system(leader.system_identifier, identity.system_id)
                 history = parse_history(identity.timeline, await link.timeline_history(identity.timeline))
-                received = leader.appender.received
+                received = leader.stream.received
                 if not still_sends(leader.timeline, received, flushed=identity.flushed, history=history):
                     raise LeadAgainError  # its checks say what this is
                 if again:
@@ -196,7 +215,7 @@ class Leading:
 
         Raises Refused for a copy that went on by itself, LeadAgainError where it takes the stores to tell.
         """
-        received = leader.appender.received
+        received = leader.stream.received
         room = received % leader.wal_segment_bytes  # its slot keeps nothing before the segment
         last = leader.stream.last[-room:] if room else b""
         if not last:

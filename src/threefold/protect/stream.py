@@ -7,10 +7,14 @@ What is said to the primary (PostgreSQL documentation, "Streaming Replication Pr
   waiting longer than ``max_lag``; ``synchronous_commit = remote_write`` waits for it. So commits are quick, and yet
   never more than ``max_lag`` of them can be lost.
 - *apply* is never reported: nothing is applied here.
+
+The one exception is chosen by a setting ([failover] without_quorum = "spool") and declared in the stores beforehand:
+while fewer than two stores answer, *flush* is what lies in the spool on our own disk (spooling.py).
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
@@ -20,6 +24,7 @@ from threefold.kernel.errors import Refused
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.messages import WalData
 from threefold.postgres.replication import ReplicationLink, StreamEnd
+from threefold.protect.spooling import STALLED_S, Spooling
 from threefold.quorum.driver import LogWriter
 
 # Beyond it nothing more is read from the primary: its slot keeps the rest.
@@ -38,6 +43,7 @@ _BULK_BYTES: Final = 128 * 1024
 # By what a primary that comes back is known: two histories that parted before differ in their last few records.
 KNOWN_BY_BYTES: Final = 8192
 _NOWHERE: Final = Lsn(0)
+_JUST_NOW_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +56,14 @@ class Durability:
 class Stream:
     """One connection's worth of WAL."""
 
-    def __init__(self, writer: LogWriter, clock: Clock, durability: Durability) -> None:
+    def __init__(
+        self, writer: LogWriter, clock: Clock, durability: Durability, spooling: Spooling | None = None
+    ) -> None:
         self._writer = writer
         self._clock = clock
         self._durability = durability
+        self._spooling = spooling
+        self._moved = clock.monotonic()  # when something settled last
         self.last = b""  # what came last in this epoch, KNOWN_BY_BYTES at the most
         self._link: ReplicationLink | None = None
         self._took = 0.0  # seconds, of the change that was settled last
@@ -67,24 +77,52 @@ class Stream:
         """Seconds that the oldest byte has been waiting to be settled; 0 when all are."""
         return self._clock.monotonic() - self._arrivals[0][1] if self._arrivals else 0.0
 
+    @property
+    def received(self) -> Lsn:
+        """The end of all that was taken: where the primary is to go on."""
+        spooling = self._spooling
+        return spooling.taken if spooling is not None and spooling.active else self._writer.appender.received
+
+    @property
+    def spools(self) -> bool:
+        return self._spooling is not None and self._spooling.active
+
+    def moving(self) -> bool:
+        """Something settled just now."""
+        return self._clock.monotonic() - self._moved < _JUST_NOW_S
+
+    @property
+    def stalled(self) -> bool:
+        """Something waits, and nothing has settled for a while: fewer than two stores answer."""
+        quiet = self._clock.monotonic() - max(self._moved, self._arrivals[0][1]) if self._arrivals else 0.0
+        return quiet > STALLED_S
+
+    async def _room(self) -> None:
+        while not self.spools and self._writer.appender.buffered >= BUFFER_BYTES_MAX:
+            try:  # the spool may begin meanwhile
+                async with asyncio.timeout(1.0 if self._spooling is not None else None):
+                    await self._room()
+                    return
+            except TimeoutError:
+                continue
+
     async def run(self, link: ReplicationLink) -> StreamEnd:
         """Until the primary ends the stream. Raises Unavailable when the connection is lost."""
         self._link = link
-        appender = self._writer.appender
         self.tell()
         gathers = self._durability.max_lag is None  # in async nobody waits for a slot, only for what was received
         came, gather = 0, 0.0
         try:
             while True:
                 await self._writer.room(BUFFER_BYTES_MAX)
-                if gathers and came < _BULK_BYTES:
+                if gathers and came < _BULK_BYTES and not self.spools:
                     await self._writer.turn(GATHER_S)
                 got = await link.receive(gather=gather)
                 if isinstance(got, StreamEnd):
                     return got
                 asked = False
                 parts = []
-                start = end = appender.received
+                start = end = self.received
                 for message in got:
                     if not isinstance(message, WalData):
                         asked = asked or message.reply_asked
@@ -97,10 +135,15 @@ class Stream:
                     parts.append(message.data)
                     end = Lsn(end + len(message.data))
                 if parts:
-                    self._arrivals.append((end, self._clock.monotonic()))
+                    if not self.spools or not self._arrivals:  # it would grow without end
+                        self._arrivals.append((end, self._clock.monotonic()))
                     data = b"".join(parts)
                     self.last = (self.last + data[-KNOWN_BY_BYTES:])[-KNOWN_BY_BYTES:]
-                    self._writer.offer(data)
+                    if self._spooling is not None and self._spooling.active:
+                        await self._spooling.keep(data)
+                        self.tell()
+                    else:
+                        self._writer.offer(data)
                 came = end - start
                 several = gathers and len(parts) > 1 and came < _BULK_BYTES
                 gather = min(self._took / 2, TOGETHER_S) if several else 0.0
@@ -111,6 +154,7 @@ class Stream:
 
     def settled(self, lsn: Lsn) -> None:
         """The settled LSN moved: the primary's commits are waiting for nothing else."""
+        self._moved = self._clock.monotonic()
         while self._arrivals and self._arrivals[0][0] <= lsn:
             self._took = self._clock.monotonic() - self._arrivals.popleft()[1]
         self.tell()
@@ -121,7 +165,10 @@ class Stream:
             return
         appender = self._writer.appender
         lag = self._durability.max_lag
-        written = appender.settled
+        flushed = appender.settled
+        if self._spooling is not None and self._spooling.kept is not None and not appender.fenced:
+            flushed = max(flushed, self._spooling.kept)
+        written = flushed
         if lag is not None and self.oldest_waiting() <= lag:
-            written = appender.received
-        self._link.send_status(written=written, flushed=appender.settled, applied=_NOWHERE)
+            written = self.received
+        self._link.send_status(written=written, flushed=flushed, applied=_NOWHERE)

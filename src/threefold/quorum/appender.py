@@ -150,6 +150,11 @@ class Appender:
         """Bytes offered that are in no slot yet."""
         return len(self._buffer)
 
+    def unsettled_wal(self) -> bytes:
+        """The bytes from `settled` to `received`."""
+        cut = (item.part.data for item in self._unsettled if item.part is not None)
+        return b"".join(cut) + bytes(self._buffer)
+
     @property
     def idle(self) -> bool:
         """Nothing is under way or waiting, on any member."""

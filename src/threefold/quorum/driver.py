@@ -158,10 +158,17 @@ class LogWriter:
         """Wait until no slot is under way, ``patience`` seconds at the most: what arrives meanwhile shares the next."""
         if not self.appender.unsettled:
             return
-        until = self._loop.time() + patience
-        timer = self._loop.call_at(until, self._turn.set)
+        over = False
+
+        def end() -> None:
+            # A timer may fire a little early: going by the clock, we would wait again, and nothing might end that.
+            nonlocal over
+            over = True
+            self._turn.set()
+
+        timer = self._loop.call_later(patience, end)
         try:
-            while self.appender.unsettled and self._loop.time() < until and not self.fenced.is_set():
+            while self.appender.unsettled and not over and not self.fenced.is_set():
                 self._turn.clear()
                 await self._turn.wait()
         finally:

@@ -17,7 +17,7 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.errors import BadInput, Damaged, NotThere, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
-from threefold.quorum import keys
+from threefold.quorum import degraded, keys
 from threefold.quorum.builder import Settled, lineage
 from threefold.quorum.driver import Driver
 from threefold.quorum.history import Piece, Span, pieces
@@ -29,9 +29,10 @@ from threefold.quorum.timelines import open_history
 from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
 from threefold.stores.reads import Reader
-from threefold.stores.store import ObjectStore
+from threefold.stores.store import ObjectStore, Page
 
 PATIENCE_S = 60.0
+_DEGRADED_PATIENCE_S = 2.0
 _SEGMENTS_AHEAD = 4
 
 
@@ -109,12 +110,34 @@ async def read_extent(
     for sentence in _damage(found):
         notes.append(sentence)
         note(sentence)
+    for sentence in await _degraded(stores, keyring):
+        notes.append(sentence)
+        note(sentence)
     reader = Reader({name: stores[name] for name in members}, clock, note)
     timelines = {span.timeline for span in found.spans} | {found.timeline}
     histories = {}
     for timeline in sorted(timelines - {1}):
         histories[timeline] = await _history(reader, keyring, timeline)
     return Extent(found_format, members, found, histories, tuple(notes))
+
+
+async def _degraded(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[str]:
+    """What was declared to be on one disk alone (degraded.py), and is not known to have come back."""
+    tasks = {asyncio.create_task(store.list(degraded.DEGRADED)): name for name, store in stores.items()}
+    done, late = await asyncio.wait(tasks, timeout=_DEGRADED_PATIENCE_S)  # one that hangs is not waited for
+    for task in late:
+        task.cancel()
+    await asyncio.gather(*late, return_exceptions=True)
+    pages = {tasks[task]: task.result() for task in done}
+    listed = {each.key: name for name, page in pages.items() if isinstance(page, Page) for each in page.objects}
+    sentences = []
+    for key in degraded.standing(listed):
+        body = await stores[listed[key]].read(key)
+        try:
+            sentences.append(degraded.decode(body if isinstance(body, bytes) else b"", key, keyring).sentence)
+        except Damaged:
+            sentences.append(f"changes may be missing: {key} says so, and is not readable on {listed[key]}")
+    return sentences
 
 
 def _damage(found: Found) -> list[str]:
