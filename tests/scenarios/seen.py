@@ -48,6 +48,10 @@ class Watching:
         """The newest list of them that two stores gave."""
         return next((line["switches"] for line in reversed(self.look()) if line["switches"] is not None), [])
 
+    def when_ordered(self, number: int) -> float:
+        """When that switch was seen first, CLOCK_MONOTONIC."""
+        return next(line["at"] for line in self.look() if any(s["number"] == number for s in line["switches"] or []))
+
     def step(self, number: int, kind: str) -> dict[str, Any] | None:
         for switch in self.switches():
             if switch["number"] == number:

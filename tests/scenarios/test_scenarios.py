@@ -56,6 +56,7 @@ async def play(here: Company, scenario: Scenario) -> None:
     ordered = here.watching.switches()[switches:]
     assert [each["to"] for each in ordered] == (["recovery"] if scenario.outcome == FAIL_OVER else []), here.said()
     for switch in ordered:
+        figures["ordered"] = here.watching.when_ordered(switch["number"]) - last
         at = {step["kind"]: step["seconds"] for step in switch["steps"]}
         figures |= {kind: seconds for kind, seconds in at.items() if kind != "ordered"}
     verdicts = _verdicts(here, scenario, began)
