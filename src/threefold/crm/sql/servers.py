@@ -15,7 +15,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import psycopg
@@ -48,7 +48,7 @@ class Server:
     """One place, as of the last look. ``replayed``: seconds since its newest transaction was committed elsewhere."""
 
     address: str  # host:port
-    conninfo: str
+    conninfo: str = field(repr=False)  # with the password
     writable: bool
     system: int
     timeline: int
@@ -104,6 +104,7 @@ class Watch:
         self.ask_also = also
         self._clock = clock
         self._connections: dict[str, Connection] = {}
+        self._last: dict[str, tuple[Server, Row | None]] = {}  # what each said when it last did
         self._highest = 0
         self._looks: deque[tuple[float, int]] = deque(maxlen=_LOOKS)  # when the writer was seen where
         self._looking: asyncio.Task[Found] | None = None
@@ -171,8 +172,12 @@ class Watch:
                     self._connections[address] = connection
                 row: dict[str, Any] = (await (await connection.execute(_ASK)).fetchall())[0]
                 also = await self._ask_also(connection)
-        except (psycopg.Error, OSError, TimeoutError):
+        except TimeoutError:
             await self._drop(address)
+            return self._last.pop(address, None)  # once: a machine that is busy is not a machine that is gone
+        except (psycopg.Error, OSError):
+            await self._drop(address)
+            self._last.pop(address, None)
             return None
         except BaseException:
             await self._drop(address)
@@ -186,6 +191,7 @@ class Watch:
             row["lsn"],
             row["replayed"],
         )
+        self._last[address] = (server, also)
         return server, also
 
     async def _ask_also(self, connection: Connection) -> Row | None:
