@@ -6,7 +6,7 @@ others: whoever calls has asked rules.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 from typing import Final, LiteralString, NamedTuple
 from uuid import UUID
@@ -109,6 +109,16 @@ async def changes(
     if looked["end_of_log"] and last["position"] == looked["position"]:
         return entries, None
     return entries, f"{last['tx']}.{last['position']}"
+
+
+async def files(connection: Connection, ids: Collection[UUID]) -> Mapping[UUID, Row]:
+    """Their names, and the records that they are at; of those that are there."""
+    if not ids:
+        return {}
+    cursor = await connection.execute(
+        "SELECT id, name, record_kind, record_id FROM crm.attachments WHERE id = ANY(%s)", [list(ids)]
+    )
+    return {row["id"]: row for row in await cursor.fetchall()}
 
 
 async def waiting(connection: Connection) -> Mapping[UUID, Row]:

@@ -60,6 +60,6 @@ def _check(values: Mapping[str, Any]) -> None:
             wrong[name] = f"has to be from 0 to {most}"
     days = values["audit_days"]
     if days is not None and not DAYS_LEAST <= days <= DAYS_MOST:
-        wrong["audit_days"] = f"has to be from {DAYS_LEAST} to {DAYS_MOST}, or nothing for ever"
+        wrong["audit_days"] = f"has to be from {DAYS_LEAST} to {DAYS_MOST} days, or empty for ever"
     if wrong:
         raise Invalid("these settings cannot be", wrong)

@@ -7,6 +7,7 @@ who was erased is in the ledger of erasures.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from datetime import date, datetime, time, timedelta
 from typing import Any, Final
 from uuid import UUID
@@ -130,12 +131,13 @@ async def changes(
         wanted: dict[str, set[UUID]] = {}
         for row in rows:
             wanted.setdefault(row["kind"], set()).add(row["record_id"])
+        files = await oversight.files(connection, wanted.pop("attachments", set()))
         titles = await related.titles(connection, {name: ids for name, ids in wanted.items() if name in KINDS})
     path = "/admin/audit/changes"
     picked = {"user": str(whom or ""), **asked, "since": str(first or ""), "until": str(last or "")}
     pairs = [(name, text) for name, text in picked.items() if text]
     context: dict[str, Any] = {
-        "rows": [_told(row) for row in rows],
+        "rows": [_told(row, files) for row in rows],
         "titles": titles,
         "people": people,
         "kinds": [("", "All kinds"), *((name, name.capitalize()) for name in KINDS_LOGGED)],
@@ -170,14 +172,18 @@ def _midnight(day: date | None, zone: str) -> datetime | None:
     return datetime.combine(day, time(), ZoneInfo(zone)) if day else None
 
 
-def _told(row: Row) -> Row:
+def _told(row: Row, files: Mapping[UUID, Row]) -> Row:
     """With the fields' names as people know them. What the service keeps by itself is left out."""
     kind = KINDS.get(row["kind"])
     kept = {each.name for each in COMMON} - {"deleted_at"}
     fields = [name for name in row["changes"] or () if name not in kept] if row["did"] == "update" else []
     labels = [found.title if kind and (found := kind.field(name)) else name.replace("_", " ") for name in fields]
     one = kind.one if kind else OTHERS.get(row["kind"], row["kind"])
-    return {**row, "what": DID[row["did"]], "fields": labels, "one": one, "has_page": kind is not None}
+    path = f"/records/{row['kind']}/{row['record_id']}" if kind is not None else ""
+    name = ""
+    if file := files.get(row["record_id"]):  # has no page of its own, but its record has
+        path, name = f"/records/{file['record_kind']}/{file['record_id']}", file["name"]
+    return {**row, "what": DID[row["did"]], "fields": labels, "one": one, "path": path, "name": name}
 
 
 @router.get("/admin/audit/erasures")

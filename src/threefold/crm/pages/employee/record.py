@@ -176,10 +176,15 @@ def told(kind: Kind, entry: Row, titles: related.Titles) -> dict[str, Any]:
         lines.append((field.title, shown_old, shown_new, is_time))
     return {
         **entry,
-        "who": entry["actor_name"] or ("Somebody at the database" if not entry["actor"] else "Somebody"),
+        "who": entry["actor_name"] or ("Somebody" if entry["actor"] else _nobody(entry)),
         "what": what,
         "lines": lines,
     }
+
+
+def _nobody(entry: Row) -> str:
+    """Who changed it, where it was no person at a device. What the CRM does by itself, it gives a reason for."""
+    return "The CRM itself" if entry["reason"] else "Somebody at the database"
 
 
 async def _past(request: Request, desk: Desk, kind: Kind, id_: UUID, moment: datetime) -> Response:

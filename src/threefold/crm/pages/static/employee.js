@@ -3,6 +3,16 @@
   "use strict";
   const threefold = (self.threefold ||= {});
 
+  // Where tabs are a strip that is moved along, the one that is shown is in sight.
+  const inSight = () => {
+    for (const tab of document.querySelectorAll(".tabs [aria-current]")) {
+      const strip = tab.parentElement;
+      const before = tab.getBoundingClientRect().left - strip.getBoundingClientRect().left;
+      strip.scrollLeft += before - (strip.clientWidth - tab.offsetWidth) / 2;
+    }
+  };
+  inSight();
+
   const refresh = () => {
     for (const region of document.querySelectorAll("[data-live]")) self.htmx?.trigger(region, "live");
   };
