@@ -54,6 +54,7 @@ class Fault:
 class Plan:
     faults: tuple[Fault, ...]
     afterwards: str  # after a fail-over: "leave" the old primary, "return" it as it is, "failback"
+    rest: float  # seconds in which what is broken stays so, before a person comes
 
 
 def plan(seed: int) -> Plan:
@@ -63,9 +64,9 @@ def plan(seed: int) -> Plan:
     kinds += [_kill_part, _stop_part, _kill_store, _stop_store, _cut_store, _jump]
     weights = [5, 2, 4, 4, 3, 2, 2, 1, 3, 3, 2, 2, 2, 1]
     faults = [kind(chance) for kind in chance.choices(kinds, weights, k=chance.randint(2, 4))]
-    return Plan(
-        tuple(sorted(faults, key=lambda fault: fault.after)), chance.choice(("leave", "return", "failback", "failback"))
-    )
+    afterwards = chance.choice(("leave", "return", "failback", "failback"))
+    faults.sort(key=lambda fault: fault.after)
+    return Plan(tuple(faults), afterwards, rest=chance.choice((0.0, chance.uniform(5, 15), chance.uniform(10, 20))))
 
 
 # --- what may happen ---
@@ -101,6 +102,7 @@ def _power(chance: random.Random) -> Fault:
         here.net.isolate(host)
         here.net.namespaces[host].kill()
 
+    # Links come back at the end, processes only when all is over.
     return Fault(f"host {host} without power", **_when(chance), begin=off, end=_mend_host(host))
 
 
@@ -230,10 +232,11 @@ def _signal(processes: Iterable[psutil.Process], number: int) -> None:
 async def play(seed: int, say: Callable[[str], None]) -> int:
     """Acknowledged changes, all of which were kept. Raises AssertionError."""
     chosen = plan(seed)
-    say("; ".join(str(fault) for fault in chosen.faults))
+    say("; ".join([*map(str, chosen.faults), f"{chosen.rest:.0f} s of rest"]))
     async with company() as here:
         try:
             await asyncio.gather(*(_suffer(here, fault) for fault in chosen.faults))
+            await asyncio.sleep(chosen.rest)
             here.net.mend()
             before = here.active_site()
             await _start_all(here)

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.pg import small_disk
-from tests.scenarios import acts
+from tests.scenarios import acts, chaos
 from tests.scenarios.company import Company, company, jump_library
 from tests.scenarios.figures import note_figures
 from tests.scenarios.netns import why_not
@@ -128,3 +128,35 @@ async def test_the_third_site_comes_up_after_the_second_failed_unprotected() -> 
         note_figures("NA14", {}, {"third site from nothing": serving - began})
         assert [each["to"] for each in here.watching.switches()] == ["recovery", "third"], here.said()
         await here.judge("third")
+
+
+async def test_the_old_site_is_rebuilt_and_switched_back() -> None:
+    """The primary is killed, and the recovery site takes over. The old folder is made a copy, and serves again.
+
+    Two switches, the second planned: no change is lost by either, and by the second nobody waits long.
+    """
+    async with company() as here:
+        await acts.kill_postgres()(here)
+        await here.acks(20, within=20, site="recovery")
+        await here.protected_again()
+        began = time.monotonic()
+        here.start_agent("primary", "--rebuild")
+        await here.until(lambda: here.watching.in_place("primary"), "a copy at the old primary's site", 40)
+        rebuilt = time.monotonic()
+        await here.done("primary", "failback")
+        await here.acks(20, within=20, site="primary", since=rebuilt)
+        figures = {"rebuilt": rebuilt - began, "pause of the switch back": here.ledger().longest_gap(rebuilt)}
+        note_figures("failback", {}, figures)
+        assert [each["planned"] for each in here.watching.switches()] == [False, True], here.said()
+        await here.judge("primary")
+
+
+@pytest.mark.parametrize("seed", [1003, 1052])
+async def test_a_round_of_chaos(seed: int) -> None:
+    """Two of the rounds that `make chaos` plays by the hundred."""
+    said: list[str] = []
+    try:
+        await chaos.play(seed, said.append)
+    except BaseException:
+        print(f"seed {seed}:", *said, sep="\n")
+        raise
