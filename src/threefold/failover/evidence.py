@@ -106,6 +106,8 @@ def _write(seen: PrimarySeen) -> str:
         Waits.OTHER: "waits",
         Waits.NOTHING: "silent",
     }
+    if seen.write is Seen.OK and seen.write_age_s:
+        return f"went through {seconds(seen.write_age_s)} before"
     return {Seen.OK: "goes through", Seen.SILENT: waits[seen.waits]}.get(seen.write, seen.write.value)
 
 

@@ -29,7 +29,7 @@ from typing import Final
 
 from threefold.failover.evidence import evidence_of, names
 from threefold.failover.reports import Condition, Seen, Waits
-from threefold.failover.scene import ALIVE_S, STREAMED_S, Scene, View
+from threefold.failover.scene import ALIVE_S, Scene, View
 from threefold.failover.verdicts import Kind
 from threefold.quorum.majority import QUORUM
 
@@ -79,8 +79,7 @@ def judge(scene: Scene, patience: Patience) -> Judgement:
 
 def _spared(scene: Scene) -> bool:
     """Whether anybody has a word for the primary's life: then it is not given up, whatever the rule says."""
-    flowing = any(age <= STREAMED_S for age in scene.streams.values())
-    return flowing or scene.alive_s <= ALIVE_S or any(view.alive for view in scene.views)
+    return scene.alive_s <= ALIVE_S or any(view.alive for view in scene.views)
 
 
 def _nothing_yet(scene: Scene, patience: Patience) -> Judgement | None:
@@ -124,7 +123,8 @@ def _it_answers_us(scene: Scene, patience: Patience) -> Judgement | None:
     if seen.sql is Seen.OK and seen.process is Seen.SILENT:
         said = f"the primary at {site} takes no new connection, while those that exist are served"
         return Judgement(disrupted, "no new connection", said)
-    stuck = next((view for view in scene.views if view.seen.write is Seen.SILENT), None)
+    hangs = [view for view in scene.views if view.seen.write is Seen.SILENT and view.seen.waits is not Waits.NOTHING]
+    stuck = hangs[0] if hangs else None
     if stuck is not None and stuck.seen.waits is not Waits.STORES:
         on = "its disk" if stuck.seen.waits is Waits.DISK else "something other than the stores"
         said = f"the primary at {site} answers, but a write has been waiting for {on}, as {_who(stuck, scene)}"

@@ -329,6 +329,8 @@ class Probe:
         kind, event = found
         if event == _OF_THE_STORES:
             return Waits.STORES
+        if kind in {"", "Client"}:
+            return Waits.NOTHING  # it works on it, or the answer is on its way
         return Waits.DISK if kind in _OF_THE_DISK or "WAL" in event else Waits.OTHER
 
     # --- the disk ---
