@@ -7,10 +7,10 @@ STAMP := $(VENV)/.made-from-lock
 # Two workers: tests start real PostgreSQL servers, and the smallest machine we promise has two cores.
 JOBS ?= 2
 
-.PHONY: help venv demo test scenarios lint format soak chaos bench lock clean
+.PHONY: help venv demo test test-long scenarios lint format soak chaos bench lock clean
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 16
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
 
 venv: $(STAMP)  ## the virtual environment, from requirements.lock
 
@@ -33,8 +33,11 @@ $(STAMP): requirements.lock pyproject.toml
 demo: $(STAMP)  ## protect a CRM's PostgreSQL, destroy it, recover it: the whole story in three minutes
 	@$(BIN)/threefold demo $(ARGS)
 
-test: $(STAMP)  ## every test; PYTEST="tests/unit -k lsn" for some
-	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "not soak and not scenarios" $(PYTEST)
+test: $(STAMP)  ## every test but the next two lines'; PYTEST="tests/unit -k lsn" for some
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "not soak and not scenarios and not long" $(PYTEST)
+
+test-long: $(STAMP)  ## those that take the better part of a minute each: switches, rebuilt copies, the spool, chaos
+	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "long and not soak and not scenarios" $(PYTEST)
 
 scenarios: $(STAMP)  ## whole sites fail in network namespaces, each in its own way (root); PYTEST="-k partition" for some
 	@$(BIN)/python -m pytest -n 0 -m scenarios --durations 0 tests/scenarios $(PYTEST)

@@ -6,6 +6,8 @@ import pytest
 
 from tests.acceptance.chaos import run
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(
     ("seed", "rounds", "major"), [(1, 5, 18), pytest.param(2, 2, 15, marks=pytest.mark.postgres15)]

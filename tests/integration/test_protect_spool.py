@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import signal
 
+import pytest
 from tests.protect_process import Site, site, team, until
 
 from threefold.quorum import degraded
 from threefold.stores.store import Page
+
+pytestmark = pytest.mark.long
 
 
 def _spools(here: Site) -> None:

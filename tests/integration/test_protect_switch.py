@@ -20,6 +20,8 @@ from threefold.quorum.objects import Codec
 from threefold.quorum.reader import agreed_format
 from threefold.quorum.view import Scope
 
+pytestmark = pytest.mark.long
+
 
 async def order_and_fence(here: Site) -> int:
     """What an agent does first; the epoch of its fence."""

@@ -34,6 +34,8 @@ from tests.standing import held
 from threefold.bootstrap import open_parts
 from threefold.recover.log import open_quorum_log
 from threefold.settings import load
+
+pytestmark = pytest.mark.long
 config, data, port, login, doing, after = sys.argv[1:]
 
 async def main():

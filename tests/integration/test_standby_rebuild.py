@@ -12,6 +12,8 @@ from tests.standing import ask, dead, fenced, flushed, held, replayed, standby_o
 from threefold.kernel.errors import Refused
 from threefold.recover.feed import ForeignCopy
 
+pytestmark = pytest.mark.long
+
 _FILL = "INSERT INTO t SELECT g, repeat(md5(g::text), 30) FROM generate_series(1, 20000) g"
 
 

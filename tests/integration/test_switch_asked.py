@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.protect_process import Process, Team
 from tests.two_sites import AWAY, DIES, HOME, steps_of, two_sites
+
+pytestmark = pytest.mark.long
 
 
 async def test_a_person_is_told_and_refused_before_anything_is_done() -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.protect_process import Process, team
 from tests.two_sites import AWAY, DIES, TwoSites, steps_of, two_sites
+
+pytestmark = pytest.mark.long
 
 # "before:serving" is between the promotion and the word about it: the one step that cannot be taken back.
 POINTS = (
