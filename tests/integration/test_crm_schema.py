@@ -228,3 +228,17 @@ async def test_the_search_the_feed_and_the_timeline_use_their_indexes(there: Crm
         assert not re.search("Seq Scan on (contacts|accounts|queries|requests|tasks|deals|products|log)", plan), plan
     for plan in explained.plans[1:4]:
         assert "Sort" not in plan, plan
+
+
+async def test_office_hours_that_were_set_before_they_had_a_history_stay() -> None:
+    async with cluster(18) as pg:
+        with psycopg.connect(pg.dsn()) as connection:
+            migrate(connection, [each for each in crm_set() if each.number < 21])
+            connection.execute(
+                "INSERT INTO crm.office (zone, opens, closes, days) VALUES ('Asia/Karachi', '08:00', '16:30', '{0,5}')"
+            )
+            migrate(connection)
+        assert await pg.sql("SELECT zone, opens::text, closes::text, days, version FROM crm.office") == [
+            ("Asia/Karachi", "08:00:00", "16:30:00", [0, 5], 1)
+        ]
+        assert await pg.sql("SELECT version, op FROM crm.log WHERE kind = 'office'") == [(1, "create")]
