@@ -226,7 +226,11 @@ async def test_webhooks_are_the_administrators_and_their_secret_is_told_once(wor
     ):  # fmt: skip
         refused = await world.ask("POST", "/webhooks", {"url": url}, by="administrator")
         assert (refused.status, set(refused.json().get("fields", ()))) == (422, {"url"}), (url, refused.body)
-    assert (await world.ask("GET", f"{at}/deliveries", by="administrator")).json() == {"items": [], "next": None, "prev": None}
+    assert (await world.ask("GET", f"{at}/deliveries", by="administrator")).json() == {
+        "items": [],
+        "next": None,
+        "prev": None,
+    }
     assert (await world.ask("POST", f"{at}/deliveries/{made.json()['id']}/resend", by="administrator")).status == 404
     assert (await world.ask("DELETE", at, match=again.headers["etag"], by="administrator")).status == 204
 

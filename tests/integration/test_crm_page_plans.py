@@ -170,7 +170,12 @@ def _pages(records: dict[str, UUID]) -> list[str]:
     asked += ["/search?q=n12+x", "/duplicates", "/import", "/outbox", "/me"]
     asked += ["/admin", "/admin/people", "/admin/customers", "/admin/teams", "/admin/policies", "/admin/webhooks"]
     asked += ["/bin/files", "/admin/settings", "/admin/audit", "/admin/audit/changes?did=binned&since=2026-01-01"]
-    asked += ["/admin/audit/changes?since=2026-01-01&until=2026-01-02", "/admin/audit/changes", "/admin/audit/erasures", f"/admin/people/{_PEOPLE}"]
+    asked += [
+        "/admin/audit/changes?since=2026-01-01&until=2026-01-02",
+        "/admin/audit/changes",
+        "/admin/audit/erasures",
+        f"/admin/people/{_PEOPLE}",
+    ]
     asked += [f"/board?kind={kind}{mine}" for kind in LANES for mine in ("", "&mine=true")]
     for name, kind in KINDS.items():
         asked += [f"/records/{name}", f"/bin?kind={name}", f"/pick/{name}"]
