@@ -71,7 +71,6 @@ _ADMINISTRATOR = (
             Place("Service levels", "/admin/policies", "clock"),
             Place("Webhooks", "/admin/webhooks", "hook"),
             Place("Settings", "/admin/settings", "settings"),
-            Place("Settings", "/admin/settings", "settings"),
             Place("Audit", "/admin/audit", "shield"),
             Place("Read-only", "/admin/read-only", "eye"),
         ),
