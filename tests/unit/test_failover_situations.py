@@ -397,6 +397,18 @@ def test_a_dead_process_is_named_within_three_seconds_and_a_dead_site_within_ten
         assert named * TICK < within
 
 
+@pytest.mark.parametrize("late", [0.5, 1.5, 2.0, 2.5, 3.0])
+def test_wal_that_is_told_of_after_the_death_holds_no_dead_process_up(late: float) -> None:
+    """The DRaaS server's beacon tells every two seconds what came before."""
+    stage = Stage()
+    stage.play(BEFORE, all_see(late, GONE))
+    told = stage._leader
+    stage._leader = replace(told, beat=told.beat + 1, received=told.received + 100)
+    verdict = stage.play(all_see(6.5 - late, GONE))
+    assert (verdict.kind, verdict.give_up) == (Kind.SERVICE_DISRUPTION, True), verdict
+    assert "refuses" in verdict.sentence
+
+
 def test_since_is_when_it_began_on_the_callers_clock() -> None:
     stage = Stage(start=1_000_000.0)
     stage.play(BEFORE)

@@ -20,6 +20,8 @@ STREAMED_S = 3.0
 HOST_S = 3.0
 # How late a report may show what was so before: its period, its way through a store, the reader's round.
 REPORT_LAG_S = 1.5
+# The same of WAL: the DRaaS server's beacon is written every two seconds, and tells of what came since the last one.
+WAL_LAG_S = 4.0
 
 ANSWERS = frozenset({Condition.FULL, Condition.SHUT_TO_US})  # it talks to us, though it does not serve us
 
@@ -111,5 +113,7 @@ class Scene:
         since = longest.refused_s - REPORT_LAG_S
         contradicted = any(view.seen.process is Seen.OK and view.report_s < since for view in self.views)
         lives = [view.sql_s for view in self.views if view.alive and view.sql_s is not None]
-        outlived = any(age < since for age in (*lives, *self.streams.values()))
+        # What came last before it died may be told of afterwards: it is no sign of life, and no lasting one.
+        flows = [age for age in self.streams.values() if age <= STREAMED_S]
+        outlived = any(age < since for age in lives) or any(age < longest.refused_s - WAL_LAG_S for age in flows)
         return None if contradicted or outlived else longest
