@@ -31,6 +31,7 @@ async def test_a_warm_site_takes_over_within_two_seconds_and_loses_nothing() -> 
         print(took(result), first - began)
 
 
+@pytest.mark.long
 async def test_there_in_good_order_and_back() -> None:
     """Planned both ways: the source stops, becomes the standby of the other, and nothing is restored for it."""
     async with two_sites() as here:
@@ -81,6 +82,7 @@ async def test_the_third_site_comes_up_from_the_stores_when_the_second_fails_too
         assert [switch.source for switch in await here.switches()] == [HOME, AWAY]
 
 
+@pytest.mark.long
 async def test_by_itself_and_the_returned_primary_does_no_harm_and_is_rebuilt() -> None:
     """The agent takes over by itself; the old primary comes back, confirms nothing, is made a standby, and serves."""
     async with two_sites(policy="automatic", more='process_gone = "1s"') as here:

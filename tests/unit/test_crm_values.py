@@ -108,8 +108,12 @@ def test_a_place_is_ours_or_refused(text: str) -> None:
         place(text, "name")
 
 
-@given(st.none() | st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])), st.uuids(), st.booleans())
-def test_a_place_comes_back(value: str | None, id_: UUID, at: bool) -> None:  # noqa: FBT001 - hypothesis calls it
+@given(
+    st.none() | st.text(alphabet=st.characters(exclude_characters="\0", exclude_categories=["Cs"])),
+    st.uuids(),
+    st.booleans(),
+)
+def test_a_place_comes_back(value: str | None, id_: UUID, at: bool) -> None:
     there = Place("-name", value, id_, at)
     assert place(there.encoded(), "-name") == there
     with pytest.raises(BadInput, match="sorted by"):

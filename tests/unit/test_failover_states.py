@@ -25,7 +25,7 @@ def _paths() -> list[tuple[Kind, ...]]:
     while growing:
         path = growing.pop()
         whole.append(path)
-        growing += [(*path, kind) for kind in may_follow(path[-1])]
+        growing += [(*path, kind) for kind in sorted(may_follow(path[-1]))]
     return whole
 
 

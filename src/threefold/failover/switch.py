@@ -17,6 +17,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Final, Protocol
 
 from threefold.failover.journal import Journal
@@ -27,6 +28,7 @@ from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
 from threefold.protect.beacon import read_leader
+from threefold.quorum.claim import highest_claim
 from threefold.quorum.driver import Driver
 from threefold.quorum.lead import fence
 from threefold.quorum.majority import QUORUM
@@ -159,7 +161,8 @@ async def _fenced(hands: Hands, switch: Switch) -> Switch:
     """Fix the log's end. Again until it is decided; every attempt finds the same end."""
     while switch.step(Kind.FENCED) is None:
         try:
-            epoch, end, timeline = await set_fence(hands.stores, hands.keyring, hands.clock, hands.surplus)
+            surplus = partial(_surplus, hands, switch)
+            epoch, end, timeline = await set_fence(hands.stores, hands.keyring, hands.clock, surplus)
         except (Unavailable, Fenced) as error:
             hands.report("the fence is not set yet", level="warning", reason=error.message)
             await hands.clock.sleep(_POLL_S)
@@ -168,6 +171,37 @@ async def _fenced(hands: Hands, switch: Switch) -> Switch:
             continue
         switch = await _step(hands, switch, Kind.FENCED, epoch=epoch, end=end, timeline=timeline)
     return switch
+
+
+async def _surplus(hands: Hands, switch: Switch, end: Lsn, timeline: int) -> bytes:
+    """What our copy has beyond the log's end, asked between the take-over and slot 0.
+
+    Nothing once a fence is decided, because somebody may promote at its end; nothing on a timeline that a switch has
+    left, because the log may not go on there beyond the fork (tests/simulation/switching.py shows both).
+    """
+    switches = await hands.journal.read()
+    now = next(each for each in switches.all if each.number == switch.number)
+    won = next((each for each in reversed(switches.all) if each.took_over), None)
+    serving = won.step(Kind.SERVING) if won else None
+    left = won is not None and (serving is None or int(serving.facts["timeline"]) != timeline)
+    if left or now.step(Kind.FENCED) is not None:
+        return b""
+    return await hands.surplus(end, timeline)
+
+
+async def _end(hands: Hands, switch: Switch) -> tuple[Lsn, int]:
+    """Where to promote: the decided fence's end and timeline, unless an epoch was claimed above it.
+
+    Whoever claimed it before the fence was decided may yet put a surplus of his own into its slot 0. So we fence again,
+    without one; who claims above us now sees that a fence is decided. Raises Unavailable, Fenced.
+    """
+    fenced = _of(switch, Kind.FENCED)
+    driver = Driver(hands.stores, hands.clock)
+    scope = Scope(tuple(hands.stores), Codec(hands.keyring, 0), hands.clock.new_id())
+    if await driver.run(highest_claim(scope, decisive=1), patience=PATIENCE_S) == int(fenced.facts["epoch"]):
+        return fenced.lsn("end"), int(fenced.facts["timeline"])
+    _, end, timeline = await set_fence(hands.stores, hands.keyring, hands.clock, partial(_surplus, hands, switch))
+    return end, timeline
 
 
 async def set_fence(
@@ -205,12 +239,12 @@ async def set_fence(
 
 
 async def _completed(hands: Hands, switch: Switch, copy: Copy) -> None:
-    fenced = _of(switch, Kind.FENCED)
     until = hands.clock.monotonic() + STOP_PATIENCE_S
     while True:
         try:
-            await copy.complete(fenced.lsn("end"), int(fenced.facts["timeline"]))
-        except Unavailable as error:
+            end, timeline = await _end(hands, switch)
+            await copy.complete(end, timeline)
+        except (Unavailable, Fenced) as error:
             hands.report("the copy is not complete yet", level="warning", reason=error.message)
             if switch.planned and hands.clock.monotonic() > until:
                 # The source could serve, and nobody else can.
@@ -221,7 +255,7 @@ async def _completed(hands: Hands, switch: Switch, copy: Copy) -> None:
             switch = await _read_again(hands, switch)
             _check(switch)
         else:
-            hands.report("copy complete", switch=switch.number, end=fenced.facts["end"])
+            hands.report("copy complete", switch=switch.number, end=str(end))
             return
 
 
