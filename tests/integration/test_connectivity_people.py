@@ -401,8 +401,8 @@ async def test_the_audit_is_asked_by_date_and_is_kept_as_long_as_administrators_
     """Entries of a hundred days, each day two of them, are put there by hand."""
     person = uuid4()
     await crm.cluster.sql(
-        "INSERT INTO edge.audit (at, what, user_id) SELECT now() - n / 2 * interval '1 day' - interval '1 hour', 'saw', %s"
-        " FROM generate_series(200, 1, -1) n",
+        "INSERT INTO edge.audit (at, what, user_id)"
+        " SELECT now() - n / 2 * interval '1 day' - interval '1 hour', 'saw', %s FROM generate_series(200, 1, -1) n",
         (person,),
     )
 
