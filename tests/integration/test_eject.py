@@ -49,7 +49,6 @@ async def test_stock_postgresql_recovers_from_what_was_written_out(major: int) -
     home = folder("tf-eject-")
     ejected, base = home / "out", home / "stock"
     base.mkdir()
-    port = free_port()
     try:
         async with site(major) as here:
             protecting = await here.protect()
@@ -81,6 +80,7 @@ async def test_stock_postgresql_recovers_from_what_was_written_out(major: int) -
             for snapshot in first["snapshots"]:
                 plain = ejected / "base" / snapshot
                 here.primary.run("pg_verifybackup", "--no-parse-wal", "--ignore", "tablespace_map", plain)
+            port = free_port()  # just now: others take ports as well
             command = _stock(here, ejected, base, port)
             account = here.primary.server.account.popen()
             ran = subprocess.run(command, check=False, capture_output=True, text=True, cwd="/", **account)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -42,10 +41,6 @@ async def test_a_second_one_waits_until_the_first_is_silent_and_takes_over() -> 
             await people.progress(50)
             assert "leading" not in second.said
             first.kill()
-            await asyncio.sleep(1)
-            acked = len(people.acked)
-            await asyncio.sleep(1)
-            assert len(people.acked) == acked  # nobody acknowledges now
             await second.says('"streaming"', within=90)
             await people.progress(50)
             people.pause()

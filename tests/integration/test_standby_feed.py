@@ -20,6 +20,8 @@ from threefold.postgres.wal import first_boundary, records, segment_name
 from threefold.recover.feed import ForeignCopy, Layer, PgWal
 from threefold.recover.standby import Standby
 
+pytestmark = pytest.mark.long
+
 MB = 2**20
 # Its WAL is gone from the primary as soon as the log has it.
 FORGETFUL = {"wal_keep_size": "0", "max_wal_size": "32MB", "min_wal_size": "32MB"}
@@ -34,8 +36,6 @@ from tests.standing import held
 from threefold.bootstrap import open_parts
 from threefold.recover.log import open_quorum_log
 from threefold.settings import load
-
-pytestmark = pytest.mark.long
 config, data, port, login, doing, after = sys.argv[1:]
 
 async def main():

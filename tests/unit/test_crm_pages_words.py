@@ -84,7 +84,8 @@ def test_the_banner_speaks_only_when_there_is_something_to_say() -> None:
     stale = Site("south", 8, age_seconds=200, writable=False, deferring=True)
     assert stale.words == "south · epoch 8 · as of 3 min ago"
     assert stale.line == (
-        "You see what was known 3 min ago, from south; what you write is kept safe and entered as soon as it can be."
+        "You see what was known 3 min ago, from south; new issues and answers are kept safe and filed as soon "
+        "as it can be; other changes wait."
     )
     assert Site("south", writable=False).line == "You can read, from south; changes wait."
 
