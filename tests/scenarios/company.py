@@ -78,6 +78,10 @@ except ThreefoldError as error:
 """
 
 
+class Broken(AssertionError):
+    """A promise was broken: something that was acknowledged is lost, or there twice, or two sites acknowledged."""
+
+
 class Company:
     """Made by `company`."""
 
@@ -289,7 +293,7 @@ allow_http = true
         return f"{text}\n--- seen\n{self.watching.tale()}"
 
     async def judge(self, site: str) -> Ledger:
-        """The clients go home; what they were told is compared with what that site holds. Raises AssertionError."""
+        """The clients go home; what they were told is compared with what that site holds. Raises Broken."""
         for part in [name for name in self.processes if name.startswith("clients-")]:
             self.processes[part].signal(signal.SIGCONT)
             self.processes[part].signal(signal.SIGTERM)
@@ -299,7 +303,8 @@ allow_http = true
             del self.processes[part]
         ledger = self.ledger()
         wrong = check(ledger, await self.found(site), balance=clients.BALANCE)
-        assert not wrong, "\n".join([*wrong, self.said()])
+        if wrong:
+            raise Broken("\n".join([*wrong, self.said()]))
         return ledger
 
     async def found(self, site: str) -> Found:
