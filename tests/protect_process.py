@@ -117,8 +117,9 @@ class Process:
         return int(psutil.Process(self.pid).memory_info().rss)
 
     def signal(self, number: int) -> None:
+        """Nothing where it has ended: its number may be somebody else's by now, which a bare kill would not know."""
         with suppress(ProcessLookupError):
-            os.kill(self.pid, number)
+            self._process.send_signal(number)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)

@@ -2,7 +2,7 @@
 
 A namespace is one host of the scenarios. Its name holds the process id of the run (``tf-{pid}-{host}``), so that two
 runs do not meet, and so that whoever comes next can remove what a killed run left: its number is nobody's any more,
-or somebody's who is younger than the namespace.
+or somebody's who runs no Python.
 
 A process is put into a namespace when it is made: the thread that forks is moved for the moment of the fork (`inside`).
 Its host name is changed with it, in a UTS namespace of its own: two hosts with one name would be one machine to
@@ -112,17 +112,18 @@ def remove_stale() -> None:
     """Namespaces, with all that runs in them, of runs that were killed."""
     for place in _PLACE.glob("tf-*-*"):
         pid = place.name.split("-")[1]
-        if not pid.isdigit() or int(pid) == os.getpid() or _is_theirs(int(pid), place):
+        if not pid.isdigit() or int(pid) == os.getpid() or _is_theirs(int(pid)):
             continue
         stale = Namespace.__new__(Namespace)
         stale.host, stale.name = place.name.split("-", 2)[2], place.name
         stale.close()
 
 
-def _is_theirs(pid: int, place: Path) -> bool:
+def _is_theirs(pid: int) -> bool:
+    """Whether that number may still be a run of tests. Times are not compared: the machine's clock may have been set."""
     try:
-        return psutil.Process(pid).create_time() <= place.stat().st_ctime
-    except (psutil.NoSuchProcess, OSError):
+        return any("python" in part for part in psutil.Process(pid).cmdline()[:2])
+    except psutil.Error:
         return False
 
 
