@@ -120,7 +120,7 @@ def remove_stale() -> None:
 
 
 def _is_theirs(pid: int) -> bool:
-    """Whether that number may still be a run of tests. Times are not compared: the machine's clock may have been set."""
+    """Whether that number may still be a run of tests. No times are compared: the machine's clock may have been set."""
     try:
         return any("python" in part for part in psutil.Process(pid).cmdline()[:2])
     except psutil.Error:
