@@ -122,7 +122,7 @@ async def test_what_is_written_without_connection_waits_and_arrives_once(crm: Se
 
 @pytest.mark.xfail(
     run=False,
-    reason="since the outbox tells which site took a report, the page's first send no longer shows as waiting: look at it",
+    reason="the page's first send no longer shows as waiting after a lost reply: to be understood",
 )
 async def test_a_lost_reply_does_not_do_it_twice(crm: Served, carla: Person) -> None:
     """The server did it, and the answer never came: the same key finds what was done."""
