@@ -74,6 +74,25 @@ async def test_commits_go_on_declared_and_drained() -> None:
             await people.judge()
 
 
+async def test_more_than_fits_into_memory_goes_on_and_a_full_spool_makes_commits_wait() -> None:
+    twenty_megabytes = "SELECT n, (SELECT string_agg(md5((n * k)::text), '') FROM generate_series(1, 32) k) AS filler"
+    twenty_megabytes += " FROM generate_series(1, 20000) n"
+    async with site() as here:
+        here.configure(more='\n[failover]\nwithout_quorum = "spool"\nspool_dir = "spool"\nspool_max_mib = 36\n')
+        protecting = await here.protect()
+        await _two_stores_stop(here)
+        first = asyncio.create_task(here.primary.sql(f"CREATE TABLE one AS {twenty_megabytes}"))
+        await protecting.says("RPO > 0", within=30)
+        await asyncio.wait_for(first, 30)
+        second = asyncio.create_task(here.primary.sql(f"CREATE TABLE other AS {twenty_megabytes}"))
+        await protecting.says("the spool takes no more: commits wait", within=30)
+        assert not second.done()
+        await _they_return(here)
+        await asyncio.wait_for(second, 60)
+        await protecting.says("the spool is drained", within=60)
+        await here.same_as_primary()
+
+
 async def test_a_server_that_is_killed_in_the_middle_drains_what_it_left() -> None:
     async with site(settings={"wal_keep_size": "0", "max_wal_size": "64MB"}, wal_segment_size=2**20) as here:
         _spools(here)

@@ -79,6 +79,7 @@ class Spooling:
                 self._over[path] = replace(left.declaration, end=left.end)
         self._full = False
         self.spool = Spool.found(place.path)
+        self._settled: Callable[[], Lsn] = lambda: Lsn(0)  # by the leader that is at work
         self.active = False  # new bytes go to the spool
         self.taken = Lsn(0)  # the end of all that was given to it
         self.kept: Lsn | None = None  # may be confirmed: on our disk, and declared
@@ -95,6 +96,7 @@ class Spooling:
     def adopt(self, appender: Appender, *, fits: bool) -> None:
         """Go on with the spool that was found; ``fits``: the checks of the candidate say so."""
         self.active, self.kept = False, None
+        self._settled = lambda: appender.settled
         spool = self.spool
         if spool is None:
             return
@@ -131,9 +133,11 @@ class Spooling:
                 declaration = Declaration(epoch, timeline, settled, at, self._host, self._switch)
                 spool = self.spool = await asyncio.to_thread(Spool.begin, self._place.path, log, declaration)
                 self._declared = set()
-            await self._put(spool, wal)
+            rest = await self._put(spool, wal)
             await self._declare()
             self.kept = spool.end
+            if rest:
+                self._end(spool)
         self._report(
             "RPO > 0: too few stores answer, commits are kept on this disk alone",
             level="error",
@@ -142,17 +146,26 @@ class Spooling:
             declared_on=", ".join(sorted(self._declared)) or "no store yet",
         )
 
-    async def keep(self, data: bytes) -> None:
-        """Returns when they may be confirmed."""
+    async def keep(self, data: bytes) -> bytes:
+        """Returns when they may be confirmed: what the spool had no room for, and the log, being as far, can take."""
         self.taken = Lsn(self.taken + len(data))
         async with self._lock:
             spool = self.spool
             if spool is None:
                 raise RuntimeError("the spool was closed with bytes on their way to it")
-            await self._put(spool, data)
+            rest = await self._put(spool, data)
             self.kept = spool.end
+            if rest:
+                self._end(spool)
+        return rest
 
-    async def _put(self, spool: Spool, data: bytes) -> None:
+    def _end(self, spool: Spool) -> None:
+        """It is full, and drained to its end: a spool gets no smaller, so what follows goes to the log directly."""
+        self.active, self.taken, self._full = False, spool.end, False
+        self._retire(spool)
+
+    async def _put(self, spool: Spool, data: bytes) -> bytes:
+        """Append; what is left when the spool is full and the log has settled all of it."""
         for at in range(0, len(data), _FRAME_BYTES):
             piece = data[at : at + _FRAME_BYTES]
             while True:
@@ -165,11 +178,14 @@ class Spooling:
                         break
                 else:
                     why = "it holds as much as it may"
+                if self._settled() >= spool.end > spool.start:
+                    return data[at:]
                 if not self._full:
                     self._full = True
                     self._report("the spool takes no more: commits wait", level="error", reason=why)
                 await self._clock.sleep(_POLL_S)
         self._full = False
+        return b""
 
     # --- beside the stream ---
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -44,6 +45,7 @@ _BULK_BYTES: Final = 128 * 1024
 KNOWN_BY_BYTES: Final = 8192
 _NOWHERE: Final = Lsn(0)
 _JUST_NOW_S: Final = 0.5
+_LOOK_S: Final = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,13 +100,13 @@ class Stream:
         return quiet > STALLED_S
 
     async def _room(self) -> None:
+        """A primary that runs ahead is held back, unless the spool takes what it sends: it may begin meanwhile."""
+        patience = None if self._spooling is None else _LOOK_S
         while not self.spools and self._writer.appender.buffered >= BUFFER_BYTES_MAX:
-            try:  # the spool may begin meanwhile
-                async with asyncio.timeout(1.0 if self._spooling is not None else None):
-                    await self._room()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._writer.room(BUFFER_BYTES_MAX)
                     return
-            except TimeoutError:
-                continue
 
     async def run(self, link: ReplicationLink) -> StreamEnd:
         """Until the primary ends the stream. Raises Unavailable when the connection is lost."""
@@ -114,7 +116,7 @@ class Stream:
         came, gather = 0, 0.0
         try:
             while True:
-                await self._writer.room(BUFFER_BYTES_MAX)
+                await self._room()
                 if gathers and came < _BULK_BYTES and not self.spools:
                     await self._writer.turn(GATHER_S)
                 got = await link.receive(gather=gather)
@@ -140,9 +142,9 @@ class Stream:
                     data = b"".join(parts)
                     self.last = (self.last + data[-KNOWN_BY_BYTES:])[-KNOWN_BY_BYTES:]
                     if self._spooling is not None and self._spooling.active:
-                        await self._spooling.keep(data)
+                        data = await self._spooling.keep(data)
                         self.tell()
-                    else:
+                    if data:
                         self._writer.offer(data)
                 came = end - start
                 several = gathers and len(parts) > 1 and came < _BULK_BYTES
