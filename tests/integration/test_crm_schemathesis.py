@@ -19,6 +19,7 @@ PART = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("person", PART)
 async def test_the_api_does_what_its_document_says(person: str) -> None:
     async with api() as world:

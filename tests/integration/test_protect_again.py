@@ -17,6 +17,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.postgres.server import Server
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("megabytes", "times"), [(1, 2), (64, 1)])
 async def test_a_recovered_primary_goes_on_with_the_log_and_the_old_one_stays_out(megabytes: int, times: int) -> None:
     async with site(wal_segment_size=megabytes * 2**20) as here:
@@ -63,6 +64,7 @@ async def test_a_recovered_primary_goes_on_with_the_log_and_the_old_one_stays_ou
         here.primary.server.kill()
 
 
+@pytest.mark.long
 async def test_a_record_that_never_became_whole_is_longer_than_segments_of_the_log() -> None:
     """1 MB WAL segments: the fork lies far inside segments of the log that were whole already."""
     async with site(wal_segment_size=2**20, settings={"max_wal_size": "1GB"}) as here:

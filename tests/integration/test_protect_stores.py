@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
+import pytest
 from tests.fault_proxy import Fault, FaultProxy
 from tests.protect_process import NAMES, Site, site, team, until
 
@@ -25,6 +26,7 @@ async def _write_without_waiting(here: Site, megabytes: int) -> None:
             await connection.execute("SELECT pg_switch_wal()")
 
 
+@pytest.mark.long
 async def test_two_stores_stopped_commits_wait_in_bounded_memory_and_go_on_when_one_returns() -> None:
     async with site(settings={"max_wal_size": "1GB"}) as here:
         protecting = await here.protect()
@@ -86,6 +88,7 @@ async def _all_alike(here: Site) -> None:
     await until(alike, "three stores alike", 90, difference)
 
 
+@pytest.mark.long
 async def test_a_stopped_store_costs_nothing_and_is_filled_in_when_it_is_back() -> None:
     async with site(settings={"max_wal_size": "1GB"}) as here:
         protecting = await here.protect()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 
+import pytest
 from tests.fault_proxy import Fault, FaultProxy
 from tests.protect_process import Process, Site, Team, site, team, until
 
@@ -48,6 +49,7 @@ async def test_the_leader_is_killed() -> None:
             await here.same_as_primary()
 
 
+@pytest.mark.long
 async def test_the_leader_is_stopped_and_wakes_and_each_waits_for_the_other() -> None:
     async with site() as here:
         first = await here.protect("--wait")

@@ -9,6 +9,7 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from tests.fault_proxy import Fault, FaultProxy
 from tests.pg import small_disk
 from tests.protect_process import NAMES, Site, site, team
@@ -60,6 +61,7 @@ async def test_a_store_that_halts_in_mid_download_is_overtaken_and_named() -> No
                 proxy.__exit__(None, None, None)
 
 
+@pytest.mark.long
 async def test_a_disk_that_fills_up_on_the_way_is_named_and_the_same_command_goes_on() -> None:
     with small_disk(600) as disk:
         async with site() as here:

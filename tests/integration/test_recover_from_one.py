@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.protect_process import site, team
 
 from threefold.kernel.lsn import Lsn
 
 
+@pytest.mark.long
 async def test_one_store_alone_gives_what_it_has_and_says_what_that_proves() -> None:
     async with site() as here:
         await here.protect()

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.protect_process import Process, Site, site, team
 
 
@@ -84,6 +85,7 @@ async def test_a_store_that_lost_objects_is_repaired_alone_at_a_rate() -> None:
         assert await here.objects("S3") == whole
 
 
+@pytest.mark.long
 async def test_prune_beside_a_server_at_work_takes_nothing_that_verify_or_a_recovery_misses() -> None:
     async with site() as here:
         here.configure(more='[retention]\npitr = "1ms"\ndaily = 0\nweekly = 0\nmonthly = 0\ngrace = "0s"\n')
