@@ -32,7 +32,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.pg import PASSWORD, QUICK, SUPERUSER, folder
-from tests.protect_process import MASTER, SYNC, Failed, Process, until
+from tests.protect_process import MASTER, SYNC, VERB, Failed, Process, until
 from tests.scenarios import clients
 from tests.scenarios.checker import Found, Ledger, check
 from tests.scenarios.links import ADDRESS, STORES, Network
@@ -60,21 +60,6 @@ engine = EngineOptions(min_free_bytes=2**26)
 create_bucket(folder, "crm-dr", options=engine)
 serve(ServeConfig(data_dir=folder, host=host, port=port, engine=engine, allow_http=True),
       on_ready=lambda *_: print("serving", flush=True))
-"""
-# One verb as cli/main.py runs it, without the time that importing all the others takes.
-_VERB = """
-import importlib, sys
-import typer
-from threefold.cli.output import Output
-from threefold.kernel.errors import ThreefoldError
-verb = sys.argv.pop(1)
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(getattr(importlib.import_module(f"threefold.cli.{verb}"), verb))
-try:
-    app(standalone_mode=False)
-except ThreefoldError as error:
-    Output(as_json="--json" in sys.argv).error(error)
-    sys.exit(error.exit_code)
 """
 
 
@@ -185,7 +170,7 @@ allow_http = true
     def verb(self, part: str, host: str, *arguments: str | Path) -> Process:
         """A verb of the command line, with that host's configuration."""
         config = self.home / host / "threefold.toml"
-        return self.start(part, host, ["-c", _VERB, *arguments, "--config", config])
+        return self.start(part, host, ["-c", VERB, *arguments, "--config", config])
 
     async def done(self, host: str, *arguments: str | Path, within: float = 60) -> str:
         """A verb that ends well: all that it said."""

@@ -74,3 +74,36 @@ async def test_reads_of_a_store_that_hangs_do_not_pile_up() -> None:
     await asyncio.sleep(0)
     assert hanging.asked == 2000
     assert hanging.under_way <= 128
+
+
+class _Awakes(MemoryStore):
+    """Hangs until it is told to answer."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.awake = asyncio.Event()
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        await self.awake.wait()
+        return await super().read(key, start=start, length=length)
+
+
+def _each(steps: int) -> Procedure[list[int]]:
+    """How many of three answered, step by step; two are enough, and the third is given a moment."""
+    came = []
+    for step in range(steps):
+        reads = tuple(Read(store, f"key-{step}") for store in ("S1", "S2", "S3"))
+        answers = yield Ask(reads, lambda answers: len(answers) >= 2, grace=0.2)
+        came.append(len(answers))
+    return came
+
+
+async def test_a_store_that_hangs_is_waited_for_once_and_again_when_it_has_answered() -> None:
+    hangs = _Awakes("S3")
+    driver = Driver({"S1": MemoryStore("S1"), "S2": MemoryStore("S2"), "S3": hangs}, SystemClock())
+    began = asyncio.get_running_loop().time()
+    assert await driver.run(_each(20)) == [2] * 20
+    assert asyncio.get_running_loop().time() - began < 1  # 20 times 0.2 s otherwise
+    hangs.awake.set()
+    await asyncio.sleep(0.05)  # what was left alone comes in
+    assert await driver.run(_each(3)) == [3] * 3

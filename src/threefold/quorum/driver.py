@@ -30,6 +30,7 @@ class Driver:
         self._clock = clock
         self._left_alone: set[asyncio.Task[Answer]] = set()
         self._reads_left_alone: dict[str, dict[asyncio.Task[Answer], None]] = {}  # oldest first
+        self._hangs: set[str] = set()  # stores that were waited for in vain, and have answered nothing since
 
     async def perform(self, request: Request) -> Answer:
         store = self._stores[request.store]
@@ -90,13 +91,16 @@ class Driver:
             task.add_done_callback(tell)
         try:
             while len(answers) < len(tasks):
+                # A store that hangs is given its moment once, not with each of a dozen steps that follow.
+                late = {request.store for place, request in enumerate(ask.requests) if place not in answers}
                 grace = ask.grace if ask.enough(answers) else None
-                if grace == 0.0:
+                if grace is not None and (grace == 0.0 or late <= self._hangs):
                     break
                 try:
                     async with asyncio.timeout(grace):
                         await arrived.wait()
                 except TimeoutError:
+                    self._hangs |= late
                     break
                 arrived.clear()
                 while came:
@@ -107,6 +111,7 @@ class Driver:
                         doubts[store] = answer.reason
                     else:
                         doubts.pop(store, None)
+                        self._hangs.discard(store)
         finally:
             for task, place in tasks.items():
                 if not task.done():
@@ -115,8 +120,14 @@ class Driver:
 
     def _leave_alone(self, task: asyncio.Task[Answer], request: Request) -> None:
         """Keep it until it is done. Reads behind a store that hangs would pile up, a connection each: the oldest go."""
+
+        def heard(done: asyncio.Task[Answer]) -> None:
+            self._left_alone.discard(done)
+            if not done.cancelled() and done.exception() is None and not isinstance(done.result(), Unknown):
+                self._hangs.discard(request.store)
+
         self._left_alone.add(task)
-        task.add_done_callback(self._left_alone.discard)
+        task.add_done_callback(heard)
         if isinstance(request, Read | List):
             reads = self._reads_left_alone.setdefault(request.store, {})
             reads[task] = None

@@ -11,7 +11,6 @@ that is killed at any moment is made good by the next one.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Mapping
 from contextlib import suppress
@@ -26,8 +25,11 @@ from threefold.postgres.binaries import Account
 from threefold.postgres.timeline import History, history_name, parse_history, timeline_at
 from threefold.postgres.wal import last_whole_record_end, segment_name, segment_no, segment_start
 from threefold.quorum import keys
+from threefold.quorum.driver import Driver
 from threefold.quorum.majority import QUORUM
+from threefold.quorum.requests import Answers, Ask, Procedure, Read
 from threefold.quorum.timelines import open_history
+from threefold.quorum.view import GRACE_S
 from threefold.recover.destination import sync_folder
 from threefold.recover.follow import first_difference, whole_until
 from threefold.recover.wal_files import UNNAMED
@@ -263,12 +265,12 @@ async def taken_timelines(
     other. Raises Unavailable.
     """
     taken: dict[int, bytes] = {}
-    until = clock.monotonic() + patience
+    driver, until = Driver(stores, clock), clock.monotonic() + patience
     while True:
         timeline = above + len(taken) + 1
-        answers = await asyncio.gather(*(store.read(keys.timeline_key(timeline)) for store in stores.values()))
-        bodies = [answer for answer in answers if isinstance(answer, bytes)]
-        if not bodies and sum(answer is ABSENT for answer in answers) >= min(QUORUM, len(stores)):
+        answers = await driver.run(_read_each(tuple(stores), keys.timeline_key(timeline)))
+        bodies = [answer for answer in answers.values() if isinstance(answer, bytes)]
+        if not bodies and sum(answer is ABSENT for answer in answers.values()) >= min(QUORUM, len(stores)):
             return taken
         for body in bodies:
             with suppress(Damaged):
@@ -278,3 +280,14 @@ async def taken_timelines(
             if clock.monotonic() > until:
                 raise Unavailable(f"too few stores say whether they know timeline {timeline}")
             await clock.sleep(_ASK_AGAIN_S)
+
+
+def _read_each(stores: tuple[str, ...], key: str) -> Procedure[Answers]:
+    """From every store; once two have told, a third that hangs is waited for a moment only."""
+
+    def two(answers: Answers) -> bool:
+        told = sum(answer is ABSENT or isinstance(answer, bytes) for answer in answers.values())
+        return told >= min(QUORUM, len(stores))
+
+    answers: Answers = yield Ask(tuple(Read(store, key) for store in stores), two, GRACE_S)
+    return answers
