@@ -175,6 +175,23 @@ async def test_a_body_that_does_not_say_its_size_is_bounded_too(crm: Crm, ada: C
     connection.close()
 
 
+@pytest.mark.parametrize("announced", [True, False])
+async def test_whoever_sends_much_too_much_is_told_so_and_not_cut_off(crm: Crm, ada: Client, announced: bool) -> None:
+    """A reset under a sender who is still sending takes the answer with it: a page would show "no connection"."""
+    connection = http.client.HTTPConnection("localhost", crm.port, timeout=20)
+    said = {**ada.headers("POST", "/t/do"), "Content-Type": "application/json"}
+    pieces = (b"x" * 65536 for _ in range(16 * 20))
+    if announced:
+        said["Content-Length"] = str(20 * 2**20)
+    began = time.monotonic()
+    connection.request("POST", "/t/do", pieces, said, encode_chunked=not announced)
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert json.loads(answer.read())["hint"]
+    assert time.monotonic() - began < 4, "and at once where all of it has come"
+    connection.close()
+
+
 async def test_a_session_that_somebody_is_ending_keeps_nobody_waiting(crm: Crm, ada: Client) -> None:
     """An end that waits for its stores holds the row meanwhile, and everybody comes in through one connection."""
     session = ada.who["session"]["id"]

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import MutableMapping
+from contextlib import suppress
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -51,6 +52,7 @@ BEGIN: Final = frozenset(
 # Changes that are made though the CRM is read-only on purpose: somebody has to be able to take that back.
 ALWAYS: Final = frozenset({*BEGIN, "/connect/signout", "/api/v1/read-only", "/admin/read-only"}) - {"/connect/enrol"}
 ANY_NAME: Final = frozenset({"/healthz", "/readyz"})  # asked by address, by whatever watches
+LINGER_SECONDS: Final = 5.0  # that a caller who sends too much may go on sending, to be told so
 _LAST_EVENT: Final = b"event: signed-out\ndata: {}\n\n"
 
 
@@ -85,14 +87,16 @@ class _Passage:
         self._deferrable = False
         self._stream: Stream | None = None
         self._task: asyncio.Task[None] | None = None  # the request's own
+        self._receive: Receive = self._nothing
+        self._heard_all = False
         self._started = False
         self._replaced = False
         self._event_stream = False
 
     async def go(self, receive: Receive) -> None:
-        self._task = asyncio.current_task()
+        self._task, self._receive = asyncio.current_task(), receive
         try:
-            await self._pass(receive)
+            await self._pass(self._hear)
         except asyncio.CancelledError:
             if self._stream is None or not self._stream.cut:
                 raise
@@ -204,8 +208,26 @@ class _Passage:
             if self._asked.get("hx-request"):
                 response.headers["HX-Redirect"] = "/signin"
         if isinstance(error, TooLarge):
-            response.headers["Connection"] = "close"  # what is left of the body is not read
+            response.headers["Connection"] = "close"
+            await self._drop_the_rest()
         await self._answer(response)
+
+    async def _drop_the_rest(self) -> None:
+        """Closing under a caller who still sends resets the connection, and the reset takes the answer with it.
+
+        Whoever waits for leave to send (Expect) is answered at once; nobody is heard out longer than LINGER_SECONDS.
+        """
+        if self._asked.get("expect"):
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(LINGER_SECONDS):
+                while not self._heard_all:
+                    await self._hear()
+
+    async def _hear(self) -> Message:
+        message = await self._receive()
+        self._heard_all = not message.get("more_body", False)  # or the caller is gone
+        return message
 
     async def _answer(self, response: Response) -> None:
         await response(self._scope, self._nothing, self._sent)
