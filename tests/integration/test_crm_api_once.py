@@ -22,6 +22,7 @@ from typing import Any
 import pytest
 from tests.api_world import Api, api
 from tests.edge_client import Answer, Client
+from tests.promise import keep
 
 from threefold.crm.datalog import log
 from threefold.crm.sql.database import Database
@@ -190,10 +191,10 @@ async def _dies(world: Api) -> None:
 async def _judge(world: Api, ledger: Ledger, counters: list[str]) -> None:
     there = {(name, str(id_)) for name, id_ in await world.pg.sql("SELECT name, id FROM crm.tags")}
     assert len(ledger.made) == len(set(ledger.made)) == len({name for name, _ in ledger.made})
-    assert there == set(ledger.made)
+    keep(there == set(ledger.made), "what was saved is not what is there")
     for counter in counters:
         [(value, version)] = await world.pg.sql("SELECT value_cents, version FROM crm.deals WHERE id = %s", [counter])
-        assert value == ledger.counted[counter], "no update was lost, none was made twice"
+        keep(value == ledger.counted[counter], f"{value}, told {ledger.counted[counter]}: lost, or made twice")
         assert version == 1 + value
         [(entries,)] = await world.pg.sql("SELECT count(*) FROM crm.log WHERE record_id = %s", [counter])
         assert entries == version

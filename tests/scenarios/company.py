@@ -32,6 +32,7 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from tests.pg import PASSWORD, QUICK, SUPERUSER, folder
+from tests.promise import Broken
 from tests.protect_process import MASTER, SYNC, VERB, Failed, Process, until
 from tests.scenarios import clients
 from tests.scenarios.checker import Found, Ledger, check
@@ -61,10 +62,6 @@ create_bucket(folder, "crm-dr", options=engine)
 serve(ServeConfig(data_dir=folder, host=host, port=port, engine=engine, allow_http=True),
       on_ready=lambda *_: print("serving", flush=True))
 """
-
-
-class Broken(AssertionError):
-    """A promise was broken: something that was acknowledged is lost, or there twice, or two sites acknowledged."""
 
 
 class Company:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from _pytest.runner import runtestprotocol
 
-from tests.scenarios.company import Broken
+from tests.promise import Broken
 from tests.scenarios.figures import lines
 
 
