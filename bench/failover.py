@@ -190,6 +190,8 @@ def main() -> None:
         for megabytes in options.megabytes:
             rounds = []
             for number in range(options.rounds):
+                if options.dir is not None:
+                    options.dir.mkdir(parents=True, exist_ok=True)
                 base = Path(tempfile.mkdtemp(prefix="threefold-bench-", dir=options.dir))
                 base.chmod(0o755)
                 try:

@@ -16,7 +16,7 @@ from tests.simulation.switching import Agent, Doubter, promoted
 from tests.simulation.wal import ORIGIN, Primary, Timeline
 from tests.simulation.world import STORES, Faults, SimStore, World, at_once
 from threefold.failover.deciding import Desk
-from threefold.kernel.errors import Refused, Unavailable
+from threefold.kernel.errors import Damaged, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.quorum import keys, reading, walk
 from threefold.quorum.appender import Limits
@@ -34,6 +34,7 @@ class Plan:
 
     seconds: float = 60.0
     segment_bytes: int = 128
+    bundle_slots: int = 4
     entry_bytes: int = 16
     write_every: float = 0.15
     fault: float = 0.03  # how likely a request meets each kind of fault
@@ -110,7 +111,9 @@ class Run:
         return self.plan.switch_every > 0
 
     def scope(self, stores: tuple[str, ...], writer: str) -> Scope:
-        return Scope(stores, self.codec, writer, segment_bytes=self.plan.segment_bytes)
+        return Scope(
+            stores, self.codec, writer, segment_bytes=self.plan.segment_bytes, bundle_slots=self.plan.bundle_slots
+        )
 
     # --- the run ---
 
@@ -384,7 +387,8 @@ class Run:
         whole = [
             key
             for key in store.objects
-            if key.startswith((keys.LOG, keys.WAL)) and not any(key in other.damaged for other in stores.values())
+            if key.startswith((keys.LOG, keys.WAL, keys.BUNDLES))
+            and not any(key in other.damaged for other in stores.values())
         ]
         if not whole:
             return
@@ -467,7 +471,7 @@ class Run:
                     self.checker.never_began(acked, f"the reader of {stores}")
                 else:
                     at_once(self.world, self.checker.verify(scope, found, acked, f"the reader of {stores}"), stores)
-            except TimeoutError:
+            except (TimeoutError, Damaged):
                 # Two stores may be too few where one copy is damaged: then they say so, and do not guess.
                 if not self.plan.damage_every or len(stores) == 3:
                     raise Violation(f"1 durable: {stores} cannot be read") from None

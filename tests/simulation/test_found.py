@@ -6,6 +6,7 @@ import pytest
 
 from tests.simulation.leader import MemoCodec
 from tests.simulation.world import STORES, World, at_once
+from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import keys, lead, start
 from threefold.quorum.builder import SegmentBuilder
@@ -15,7 +16,7 @@ from threefold.quorum.members import Format
 from threefold.quorum.objects import Header, Kind
 from threefold.quorum.reading import read_log
 from threefold.quorum.requests import Ask
-from threefold.quorum.segments import SegmentAt
+from threefold.quorum.segments import SegmentAt, newest_segment
 from threefold.quorum.view import Scope, look
 from threefold.quorum.walk import Found
 from threefold.stores.store import ABSENT
@@ -131,3 +132,24 @@ def test_a_take_over_alone_does_not_fix_the_end_for_a_switch(fixes: bool) -> Non
         at_once(world, start.start(scope, epoch, start.opening(found, 1, found.end)), ("S1", "S2"))
     _, later = at_once(world, lead.fence(_scope()), ("S1", "S2", "S3"))
     assert later.end == (1024 if fixes else 1048)
+
+
+@pytest.mark.parametrize("asked", [STORES, ("S1", "S3")])
+def test_a_rotten_segment_is_not_taken_for_a_lone_one_while_the_third_store_is_not_asked(
+    asked: tuple[str, ...],
+) -> None:
+    """S3 was away while the segment was written, S1's copy rotted. Only if S2 has none either did its author die.
+
+    With S2 not asked the segment before was gone on from, and the first trimmed slot was taken for the log's end (581).
+    """
+    world, scope = World(1), _scope(asked)
+    segment = scope.codec.encode(Header(Kind.SEGMENT, 1, 3, WRITER, 1, Lsn(1024), Lsn(1088)), bytes(64))
+    rotten = bytearray(segment.body)
+    rotten[-1] ^= 1
+    world.stores["S1"].keep(keys.segment_key(1, 16), bytes(rotten), 0.0)
+    if asked != STORES:
+        world.stores["S2"].keep(keys.segment_key(1, 16), segment.body, 0.0)
+        with pytest.raises(Damaged, match="damaged"):
+            at_once(world, newest_segment(scope, 1, None, Lsn(1030)), asked)
+    else:
+        assert at_once(world, newest_segment(scope, 1, None, Lsn(1030)), asked) is None

@@ -33,6 +33,8 @@ from threefold.quorum import (
     view,
     walk,
 )
+from threefold.quorum.appender import Appender
+from threefold.quorum.bundles import Bundler
 from threefold.quorum.requests import Ask, Create, Delete, Pause, Read
 from threefold.quorum.start import opening
 from threefold.stores.store import Made, Unknown
@@ -348,6 +350,26 @@ def adds_a_surplus_at_any_time() -> Any:
     return patch.object(Agent, "_surplus", careless)
 
 
+def bundles_what_is_not_settled() -> Any:
+    """What was cut is bundled at once, and a bundle is believed."""
+    feed = Bundler.feed
+
+    def at_once(spread: Any) -> Any:
+        def careless(self: Appender, item: Any) -> None:
+            spread(self, item)
+            if item.part is not None and (bundle := feed(self._bundler, self._slot - 1, item.body)):
+                self._bundles.append(bundle)
+
+        return careless
+
+    @contextmanager
+    def both() -> Iterator[None]:
+        with _patched(Appender, "_spread", at_once), patch.object(Bundler, "feed", lambda *_: None):
+            yield
+
+    return both()
+
+
 # --- the worlds in which they are looked for ---
 
 Bias = Callable[[World], Plan]
@@ -411,7 +433,7 @@ VARIANTS: dict[str, Variant] = {
     "does not check the primary again": Variant(does_not_check_again, "contended"),
     "deletes seals": Variant(deletes_seals),
     "trusts a newest segment that is on one store": Variant(trusts_a_segment_on_one_store, "trimming"),
-    "writes the next segment before this one is on two stores": Variant(writes_segments_ahead, "hasty"),
+    "writes the next segment before this one is on two stores": Variant(writes_segments_ahead, "hasty", seeds=500),
     "skips epoch numbers": Variant(skips_epoch_numbers, "contended"),
     "deletes claims": Variant(deletes_claims),
     "counts an amnesiac store": Variant(counts_an_amnesiac_store, "forgetful"),
@@ -419,8 +441,11 @@ VARIANTS: dict[str, Variant] = {
     "judges a lower epoch again": Variant(judges_a_lower_epoch_again, "contended"),
     "two timelines in one epoch": Variant(two_timelines_in_one_epoch, "contended"),
     "does not ask before slot 0 whether it may still lead": Variant(does_not_ask_before_slot_0, "switching"),
-    "asks whether it may lead before the claim instead of after": Variant(asks_before_the_claim, "switching"),
+    "asks whether it may lead before the claim instead of after": Variant(
+        asks_before_the_claim, "switching", seeds=400
+    ),
     "promotes before fencing": Variant(promotes_before_fencing, "switching"),
     "promotes a switch that was abandoned": Variant(promotes_what_was_abandoned, "switching"),
+    "bundles what is not settled": Variant(bundles_what_is_not_settled),
     "adds a surplus at any time": Variant(adds_a_surplus_at_any_time, "switching"),
 }

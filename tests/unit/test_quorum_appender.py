@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import pytest
+
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.appender import Appender, Encode, Limits, Send
 from threefold.quorum.history import encode_start
+from threefold.quorum.keys import bundle_key
 from threefold.quorum.majority import WINDOW
 from threefold.quorum.objects import Codec, Header, Kind
 from threefold.quorum.requests import Create, Read
@@ -74,6 +79,52 @@ def test_a_lost_reply_is_recognised_by_reading_back() -> None:
     appender.answer(read.token, create.request.body, 0.0)
     assert not appender.fenced
     assert not appender.lanes["S1"].waiting
+
+
+def _bundled() -> tuple[Appender, dict[str, Send]]:
+    """An appender that has a bundle of slots 1 to 3 under way."""
+    header = Header(Kind.START, 3, 0, _SCOPE.writer, 1, Lsn(0), Lsn(0))
+    scope = replace(_SCOPE, bundle_slots=4)
+    appender = Appender(scope, _CODEC.encode(header, encode_start((), b"")), (), Lsn(0))
+    for _ in range(3):
+        sent = _offer(appender, b"x")
+        for store in ("S1", "S2", "S3"):
+            appender.answer(sent[store][0].token, Made.CREATED, 0.0)
+    (encode,) = appender.poll(0.0)
+    assert isinstance(encode.request, Encode)
+    appender.answer(encode.token, _CODEC.encode(encode.request.header, encode.request.payload), 0.0)
+    return appender, {store: sends[0] for store, sends in _by_store(appender.poll(0.0)).items()}
+
+
+@pytest.mark.parametrize("answer", [Made.EXISTS, Unknown("403 Forbidden"), Made.CREATED])
+def test_whatever_becomes_of_a_bundle_nothing_waits_for_it(answer: Made | Unknown) -> None:
+    appender, sent = _bundled()
+    assert [send.request.key for send in sent.values() if isinstance(send.request, Create)] == [bundle_key(3, 0)] * 3
+    for send in sent.values():
+        appender.answer(send.token, answer, 0.0)
+    assert not appender.fenced
+    assert appender.idle
+    assert appender.next_retry() is None
+    entry = _offer(appender, b"y")
+    for store in ("S1", "S2"):
+        appender.answer(entry[store][0].token, Made.CREATED, 0.0)
+    assert appender.settled == 4
+    assert all(lane.failures == lane.missing == 0 for lane in appender.lanes.values())
+
+
+def test_a_bundle_holds_settled_entries_only() -> None:
+    header = Header(Kind.START, 3, 0, _SCOPE.writer, 1, Lsn(0), Lsn(0))
+    appender = Appender(replace(_SCOPE, bundle_slots=4), _CODEC.encode(header, encode_start((), b"")), (), Lsn(0))
+    sent = [_offer(appender, b"x") for _ in range(3)]
+    for each in (1, 2):
+        for store in ("S1", "S2"):
+            appender.answer(sent[each][store][0].token, Made.CREATED, 0.0)
+    assert appender.poll(0.0) == []
+    for store in ("S1", "S2"):
+        appender.answer(sent[0][store][0].token, Made.CREATED, 0.0)
+    (encode,) = appender.poll(0.0)
+    assert isinstance(encode.request, Encode)
+    assert encode.request.header.kind is Kind.BUNDLE
 
 
 def test_a_seal_fences_for_good() -> None:

@@ -12,7 +12,8 @@ What makes it safe:
 A store that is slow or down costs nothing: the other two settle. What waits for it is bounded in bytes; beyond that
 it is forgotten here and noted as missing, and fill.py copies it from the others when the store is back.
 
-Segments are written in order by the same machine: the next one only when this one is on two stores.
+Segments are written in order by the same machine: the next one only when this one is on two stores. Bundles of small
+entries (bundles.py) go the same way, and nothing waits for them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from hashlib import sha256
 
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
-from threefold.quorum import keys
+from threefold.quorum import bundles, keys
 from threefold.quorum.builder import SegmentBuilder, Settled, WholeSegment
 from threefold.quorum.majority import QUORUM, WINDOW
 from threefold.quorum.objects import Header, Kind, LogObject
@@ -68,19 +69,20 @@ class Send:
 
 @dataclass(slots=True)
 class _Item:
-    """Something to be put on all members: an entry, or a segment."""
+    """Something to be put on all members: an entry, a segment, or a bundle."""
 
     key: str
     body: bytes
     end: Lsn
     part: Settled | None  # an entry's bytes, until they are settled and on their way into a segment
     segment: bytes = b""  # SHA-256 of a segment's bytes, for comparing with another leader's copy
+    optional: bool = False  # a bundle: nothing rests on it
     doubts: int = 0  # how often reading it back gave bytes that do not open
     on: set[str] = field(default_factory=set)
 
     @property
     def is_settled(self) -> bool:
-        return len(self.on) >= QUORUM
+        return self.optional or len(self.on) >= QUORUM
 
 
 @dataclass(slots=True)
@@ -122,6 +124,8 @@ class Appender:
         self.lanes = {store: Lane() for store in scope.stores}
         self._limits = limits
         self._builder = SegmentBuilder(begin, scope.segment_bytes)
+        self._bundler = bundles.Bundler(scope.bundle_slots)
+        self._bundles: list[tuple[int, bytes]] = []  # number and payload
         self._segment: tuple[_Item, WholeSegment] | None = None  # the one that is not on two stores yet
         self.settled = first.header.end
         self.fenced = ""
@@ -178,7 +182,7 @@ class Appender:
         if self.fenced:
             return []
         self._cut_entries()
-        sends = self._next_segment()
+        sends = [*self._next_segment(), *self._next_bundles()]
         for store, lane in self.lanes.items():
             while lane.may_send and lane.retry_at <= now:
                 item, read = lane.waiting.popleft()
@@ -205,6 +209,8 @@ class Appender:
         lane.flying_segments -= bool(item.segment)
         if was_read and isinstance(answer, bytes):
             self._compare(store, lane, item, answer)
+        elif item.optional:
+            pass  # whatever came of it: it is not offered again, and says nothing about the store
         elif answer is Made.CREATED:
             self._stored(store, lane, item)
         elif answer is Made.EXISTS:
@@ -245,6 +251,9 @@ class Appender:
         while self._unsettled and self._unsettled[0].is_settled:
             entry = self._unsettled.popleft()
             self.settled = entry.end
+            bundle = self._bundler.feed(self.settled_slot, entry.body)
+            if bundle is not None:
+                self._bundles.append(bundle)
             part, entry.part = entry.part, None
             if part is not None:
                 self._builder.feed(part.timeline, part.start, part.data, part.epoch, part.slot)
@@ -289,8 +298,9 @@ class Appender:
             lane.waiting_bytes += len(item.body)
             # Only what is settled may be forgotten: the rest is needed to settle.
             while lane.waiting_bytes > self._limits.lag_bytes and lane.waiting[0][0].is_settled:
-                lane.waiting_bytes -= len(lane.waiting.popleft()[0].body)
-                lane.missing += 1
+                forgotten = lane.waiting.popleft()[0]
+                lane.waiting_bytes -= len(forgotten.body)
+                lane.missing += not forgotten.optional
 
     def _next_segment(self) -> list[Send]:
         if self._segment is not None or not self._builder.whole:
@@ -306,3 +316,13 @@ class Appender:
         self._token += 1
         self._flying[self._token] = ("", item, False)
         return [Send(self._token, Encode(header, whole.payload))]
+
+    def _next_bundles(self) -> list[Send]:
+        sends = []
+        for number, payload in self._bundles:
+            item = _Item(keys.bundle_key(self._epoch, number), b"", self.settled, None, optional=True)
+            self._token += 1
+            self._flying[self._token] = ("", item, False)
+            sends.append(Send(self._token, Encode(bundles.header(self._scope, self._epoch, number), payload)))
+        self._bundles.clear()
+        return sends

@@ -17,7 +17,7 @@ from threefold.quorum.timelines import open_history
 
 Counts = Callable[[int, int], bool]
 
-_BY_CODEC = (f"{keys.LOG}/", f"{keys.WAL}/")
+_BY_CODEC = (f"{keys.LOG}/", f"{keys.WAL}/", f"{keys.BUNDLES}/")
 
 
 def check_log_object(
@@ -32,11 +32,13 @@ def check_log_object(
         header = found.header
         if header.kind is Kind.SEGMENT:
             place = keys.segment_key(header.timeline, header.start // segment_bytes)
+        elif header.kind is Kind.BUNDLE:
+            place = keys.bundle_key(header.epoch, header.slot)
         else:
             place = keys.slot_key(header.epoch, header.slot)
         if key != place:
             raise Damaged(f"{key} holds the object of another place, {place}")
-        if header.kind is not Kind.SEAL and len(wal_of(found)) != header.end - header.start:
+        if header.kind not in {Kind.SEAL, Kind.BUNDLE} and len(wal_of(found)) != header.end - header.start:
             raise Damaged(f"{key} holds another number of bytes than it says")
         return found
     if key.startswith(f"{keys.TIMELINES}/"):

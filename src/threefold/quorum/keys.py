@@ -4,6 +4,7 @@ format                        who this log is, and this store's incarnation
 keys/{key id}                 the master key, wrapped
 epochs/{epoch}                who claimed it
 log/{epoch}/{slot}            entry or seal
+bundles/{epoch}/{number}      many small entries in one object, for readers (bundles.py)
 wal/{timeline}/{segment}      16 MiB of the log in one object; segment = LSN >> 24
 timelines/{timeline}          PostgreSQL's .history file
 snapshots/{id}, packs/{id}    the vault's
@@ -17,10 +18,12 @@ from typing import Final
 FORMAT: Final = "format"
 EPOCHS: Final = "epochs"
 LOG: Final = "log"
+BUNDLES: Final = "bundles"
 WAL: Final = "wal"
 TIMELINES: Final = "timelines"
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
+BUNDLE_SLOTS: Final = 256
 
 
 def epoch_key(epoch: int) -> str:
@@ -33,6 +36,14 @@ def log_prefix(epoch: int) -> str:
 
 def slot_key(epoch: int, slot: int) -> str:
     return f"{LOG}/{epoch:08x}/{slot:012x}"
+
+
+def bundle_prefix(epoch: int) -> str:
+    return f"{BUNDLES}/{epoch:08x}"
+
+
+def bundle_key(epoch: int, number: int) -> str:
+    return f"{BUNDLES}/{epoch:08x}/{number:010x}"
 
 
 def wal_prefix(timeline: int) -> str:

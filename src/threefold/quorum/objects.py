@@ -3,11 +3,11 @@
     offset  size
          0     4  magic ``3FLG``
          4     1  version, 1
-         5     1  kind: 1 start (slot 0), 2 entry, 3 seal, 4 segment
+         5     1  kind: 1 start (slot 0), 2 entry, 3 seal, 4 segment, 5 bundle
          6     2  zero
          8     8  log: PostgreSQL's system identifier
         16     8  epoch   }  entry, seal: where it lies; segment: the slot that holds the byte after its end,
-        24     8  slot    }  which is where a reader goes on
+        24     8  slot    }  which is where a reader goes on; bundle: its number
         32    16  writer  who made it: new for every process that ever ran
         48     4  timeline
         52     8  start LSN
@@ -55,6 +55,7 @@ class Kind(IntEnum):
     ENTRY = 2
     SEAL = 3
     SEGMENT = 4
+    BUNDLE = 5
 
 
 @dataclass(frozen=True, slots=True)

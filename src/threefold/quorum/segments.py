@@ -13,6 +13,7 @@ from functools import partial
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import keys
+from threefold.quorum.majority import QUORUM, STORES
 from threefold.quorum.objects import HEADER_BYTES, Header, Kind
 from threefold.quorum.requests import Answer, Answers, Ask, List, Pause, Procedure, Read
 from threefold.quorum.view import GRACE_S, Scope, opened
@@ -94,7 +95,11 @@ def _segment(scope: Scope, timeline: int, number: int) -> Procedure[SegmentAt | 
 
 
 def _usable(scope: Scope, at: SegmentAt) -> Procedure[bool]:
-    """Whether it stands on as many stores as decide, or whole on one: a header alone may be all that is left of it."""
+    """Whether it stands on as many stores as decide, or whole on one: a header alone may be all that is left of it.
+
+    Raises Damaged where the copies that answer are, and a store that is not asked may have it whole: then its entries
+    may have been trimmed, and who went on from the segment before would take the first of them for the log's end.
+    """
     key = keys.segment_key(at.timeline, at.number)
 
     def headers(answers: Answers) -> bool:
@@ -107,6 +112,11 @@ def _usable(scope: Scope, at: SegmentAt) -> Procedure[bool]:
         if any(opened(scope.codec, answer) for answer in answers.values()):
             return True
         if all(answer is ABSENT or isinstance(answer, bytes) for answer in answers.values()):
+            if QUORUM <= len(scope.stores) < STORES and scope.decisive == QUORUM:
+                raise Damaged(
+                    f"{key} is damaged, and whole on none of {', '.join(scope.stores)}",
+                    hint="bring the third store back; or recover to an earlier point (--to)",
+                )
             return False
         yield Pause(ASK_AGAIN_S)
         answers = {}

@@ -4,6 +4,8 @@ Never deleted: seals (a stalled writer could create its slot again and acknowled
 newest three epochs (a reader finds the history there). A listing tells what to delete, and is trusted only in that an
 object of that key has that size; a seal is the only object of its size, and objects never change.
 
+Bundles of entries that are all covered go with them; nothing rests on one.
+
 A delete that lands late may hit a seal that a taker put into the slot just emptied. That one is not needed: the slot's
 bytes are in segments on two stores, and every taker goes on from there.
 """
@@ -37,6 +39,7 @@ def trim(scope: Scope, spans: History, epoch: int, covered: tuple[int, int]) -> 
         below = covered[1] if lower == covered[0] else last_slots[lower] + 1
         for store in scope.stores:
             asked += yield from _trim_epoch(store, lower, first, below)
+            yield from _trim_bundles(store, lower, below // scope.bundle_slots)
     return asked
 
 
@@ -59,3 +62,14 @@ def _trim_epoch(store: str, epoch: int, first: int, below: int) -> Procedure[int
         after = page.objects[-1].key
         if page.last or (slots[-1][0] or 0) >= below:
             return asked
+
+
+def _trim_bundles(store: str, epoch: int, below: int) -> Procedure[None]:
+    """Those of a lower number, the first listing's worth: what is left over goes the next time."""
+    answers: Answers = yield Ask((List(store, keys.bundle_prefix(epoch)),))
+    page = answers.get(0)
+    if isinstance(page, Page):
+        numbers = [(keys.last_number(listed.key), listed.key) for listed in page.objects]
+        doomed = tuple(key for number, key in numbers if number is not None and number < below)
+        if doomed:
+            yield Ask((Delete(store, doomed),))

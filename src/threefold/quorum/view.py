@@ -12,7 +12,7 @@ from itertools import islice
 
 from threefold.kernel.errors import Damaged, Refused
 from threefold.quorum import keys
-from threefold.quorum.keys import SEGMENT_BYTES
+from threefold.quorum.keys import BUNDLE_SLOTS, SEGMENT_BYTES
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.objects import Codec, Kind, LogObject
 from threefold.quorum.requests import Answer, Answers, Ask, Create, Procedure, Read
@@ -35,6 +35,7 @@ class Scope:
     writer: str
     decisive: int = QUORUM
     segment_bytes: int = SEGMENT_BYTES
+    bundle_slots: int = BUNDLE_SLOTS
 
 
 @dataclass(slots=True)
@@ -66,7 +67,11 @@ class View:
             return
         self.absent.discard(store)
         found = opened(codec, answer)
-        if found is None or found.header.kind is Kind.SEGMENT or found.position != (self.epoch, self.slot):
+        if (
+            found is None
+            or found.header.kind in {Kind.SEGMENT, Kind.BUNDLE}
+            or found.position != (self.epoch, self.slot)
+        ):
             self.damaged.add(store)  # a whole object in the wrong place is as good as damaged
             return
         if found.is_seal:

@@ -1,5 +1,7 @@
 """From the newest segment to the end of the log, slot by slot: the reading that all readers share.
 
+Where small entries were bundled (bundles.py), they are taken from there; what was bundled is settled.
+
 What the history promises (the slots of epochs that are over) must be there; a promised slot that nobody has was
 trimmed into a newer segment meanwhile, so the walk begins again from there. In the newest epoch the walk goes on until
 a slot is vacant; whether a vacant slot is the end is for a *judge* to say: taking over seals it first (takeover.py),
@@ -14,6 +16,7 @@ from dataclasses import dataclass, field, replace
 
 from threefold.kernel.errors import Damaged, Refused
 from threefold.kernel.lsn import Lsn
+from threefold.quorum.bundles import read_bundles, slots_of
 from threefold.quorum.history import History, Span, decode_start, wal_of
 from threefold.quorum.objects import LogObject
 from threefold.quorum.requests import Pause, Procedure
@@ -26,6 +29,7 @@ from threefold.quorum.view import Scope, View, look
 _STRIDE = 32
 _STRIDE_MAX = 128
 _STRIDE_BYTES = 8 * 2**20
+_BUNDLES_AT_ONCE = 4
 
 # Sees the first slots of the newest epoch that are not known to be on two stores; returns when each is decided:
 # an entry it could bring to two stores, one it could not, or no entry.
@@ -165,12 +169,43 @@ def _promised(scope: Scope, history: History, head: View, segment: SegmentAt | N
         if span.epoch < epoch:
             continue
         following, stride = slot if span.epoch == epoch else 0, _STRIDE
+        if following == 0:
+            yield from _take_promised(scope, span, range(1), path)
+            following = 1
         while following <= span.last_slot:
-            slots = range(following, min(following + stride, span.last_slot + 1))
-            views = yield from _take_promised(scope, span, slots, path)
-            following, stride = slots.stop, _next_stride(stride, views)
+            following = yield from _bundled(scope, span.epoch, following, span.last_slot, path)
+            stop = min(_bundle_end(scope, following), span.last_slot + 1)
+            while following < stop:
+                slots = range(following, min(following + stride, stop))
+                views = yield from _take_promised(scope, span, slots, path)
+                following, stride = slots.stop, _next_stride(stride, views)
     if head.entry is not None and (head.epoch, 0) >= (epoch, slot):
         path.take(head, head.entry, placed=len(head.copies) >= scope.decisive)
+
+
+def _bundled(scope: Scope, epoch: int, slot: int, last: int | None, path: _Path) -> Procedure[int]:
+    """Take what bundles hold from ``slot`` on, to ``last`` at the most; the slot after it. All of it is settled."""
+    while True:
+        first = slot // scope.bundle_slots
+        numbers = [
+            number
+            for number in range(first, first + _BUNDLES_AT_ONCE)
+            if last is None or slots_of(number, scope.bundle_slots)[-1] <= last
+        ]
+        found = (yield from read_bundles(scope, epoch, numbers)) if numbers else {}
+        for number in numbers:
+            if number not in found:
+                return slot
+            for entry in found[number]:
+                if entry.header.slot >= slot:
+                    path.take(View(epoch, entry.header.slot), entry, placed=True)
+            slot = _bundle_end(scope, slot)
+        if not numbers:
+            return slot
+
+
+def _bundle_end(scope: Scope, slot: int) -> int:
+    return (slot // scope.bundle_slots + 1) * scope.bundle_slots
 
 
 def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Procedure[list[View]]:
@@ -211,16 +246,20 @@ def _newest_epoch(
     settled = segment.next_slot if segment is not None and segment.next_epoch == epoch else 0
     slot, stride = max(1, settled), _STRIDE
     while True:
-        views: list[View] = yield from look(scope, epoch, range(slot, slot + stride))
-        for view in views:
-            if len(view.copies) < scope.decisive:
-                yield from judge(scope, view)
-            if view.entry is None:
-                if view.slot <= settled:
-                    raise _TrimmedError
-                return
-            path.take(view, view.entry, placed=len(view.copies) >= scope.decisive)
-        slot, stride = slot + stride, _next_stride(stride, views)
+        slot = yield from _bundled(scope, epoch, slot, None, path)
+        stop = _bundle_end(scope, slot)
+        while slot < stop:
+            slots = range(slot, min(slot + stride, stop))
+            views: list[View] = yield from look(scope, epoch, slots)
+            for view in views:
+                if len(view.copies) < scope.decisive:
+                    yield from judge(scope, view)
+                if view.entry is None:
+                    if view.slot <= settled:
+                        raise _TrimmedError
+                    return
+                path.take(view, view.entry, placed=len(view.copies) >= scope.decisive)
+            slot, stride = slots.stop, _next_stride(stride, views)
 
 
 def _found(history: History, head: View, segment: SegmentAt | None, path: _Path, decisive: int) -> Found:
