@@ -13,6 +13,8 @@
   deleted shows in 1.
 6 One site: once a switch promoted at the end that it fixed, nothing beyond that end is acknowledged for any site that
   was active before; and who was promoted continues the log: nobody finds it to end anywhere else.
+7 One membership: at the end, any two stores of a membership of the past show that another one is in force
+  (replacing.py). That nothing is lost on the way shows in 1, 2 and 3.
 """
 
 from __future__ import annotations
@@ -21,11 +23,12 @@ from collections.abc import Generator
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.wal import ORIGIN, Timeline
+from tests.simulation.world import STORES
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import keys
 from threefold.quorum.builder import lineage
-from threefold.quorum.history import decode_start
+from threefold.quorum.history import decode_start, membership_of
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.objects import SEAL_BYTES, Codec, Header, Kind
 from threefold.quorum.requests import Ask, Create, Delete, Pause, Read, Request
@@ -135,6 +138,8 @@ class Checker:
         entry = self.codec.open(body)
         header = entry.header
         on = self._slot_zero_on.setdefault(header.epoch, set())
+        if store not in (membership_of(entry).stores or STORES):
+            return
         on.add(store)
         if len(on) != 2 or header.kind is not Kind.START:
             return

@@ -6,18 +6,21 @@ The decisions are production's own: `read_log`, `fence`, `opening`, `start`, `re
 from __future__ import annotations
 
 from collections.abc import Callable, Generator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.active import waits, won
 from tests.simulation.wal import ORIGIN, Primary, Timeline
-from tests.simulation.world import STORES, Process, Running
+from tests.simulation.world import Process, Running
 from threefold.failover.deciding import read_switches
 from threefold.failover.steps import Switches
-from threefold.kernel.errors import Damaged, Fenced, Unavailable
+from threefold.kernel.errors import Damaged, Fenced, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import lead, members, reading, start, trim
 from threefold.quorum.appender import Appender, Encode
+from threefold.quorum.history import History as Spans
+from threefold.quorum.membership import FOUNDED, Membership, MovedError
 from threefold.quorum.objects import Codec, Header, LogObject
 from threefold.quorum.requests import Pause
 from threefold.quorum.view import Scope
@@ -59,6 +62,9 @@ class MemoCodec(Codec):
         return found
 
 
+Aim = Callable[[Membership], Membership | None] | None
+
+
 class Client(Process):
     """A process that asks the stores, each as the incarnation that it met first."""
 
@@ -67,19 +73,29 @@ class Client(Process):
         self.run = run
         self.writer = f"{run.world.rng.getrandbits(128):032x}"
         self.pins: dict[str, int] = {}
+        self.known = run.known  # what its settings name
+        self.reach = run.reach  # the stores that it reaches at all; None: every one
 
     def go(
         self, procedure: Generator[Any, Any, Any], done: Callable[[Any], None], failed: Callable[[Exception], None]
     ) -> None:
         Running(self, procedure, done, failed, self.pins).start()
 
-    def meet(self, stores: tuple[str, ...] = STORES) -> Generator[Any, Any, Scope]:
-        """The stores that vote, once there are two."""
+    def meet(
+        self, stores: tuple[str, ...] | None = None, membership: Membership = FOUNDED
+    ) -> Generator[Any, Any, Scope]:
+        """The stores that vote under this membership, of those that can be reached, once there are two."""
+        try:
+            voters = self.known.voters(membership)
+        except Refused as stale:
+            self.run.operator.turned_away(self.known, membership)
+            raise Fenced(f"its settings are old: {stale}") from None
+        voters = tuple(s for s in voters if s in (stores or voters) and s in (self.reach or voters))
         for _ in range(200):
-            roll = yield from members.read_roll(stores)
+            roll = yield from members.read_roll(voters)
             if len(roll.members) >= 2:
                 self.pins.update({name: int(found.incarnation) for name, found in roll.members.items()})
-                return self.run.scope(tuple(roll.members), self.writer)
+                return self.run.scope(tuple(roll.members), self.writer, membership)
             yield Pause(0.5)
         raise Unavailable("fewer than two members answer")
 
@@ -87,9 +103,12 @@ class Client(Process):
 class Leader(Client):
     """One DRaaS instance: from looking to appending, until it is fenced, crashes or is given up."""
 
-    def __init__(self, run: Run, name: str, primary: Primary, *, looks: bool) -> None:
+    def __init__(self, run: Run, name: str, primary: Primary, *, looks: bool, aim: Aim = None) -> None:
+        """``aim``: the change of membership that its epoch is to begin with, given the one that is in force."""
         super().__init__(run, name)
         self.primary = primary
+        self.membership = FOUNDED
+        self._aim = aim
         self.looks = looks
         self.epoch = 0
         self.appender: Appender | None = None
@@ -106,8 +125,21 @@ class Leader(Client):
         self.run.stopped(self, error)
 
     def _become(self) -> Generator[Any, Any, None]:
+        membership = FOUNDED
+        while True:
+            try:
+                yield from self._become_under(membership)
+                return
+            except MovedError as moved:
+                self.world.note(f"{self.name} meets {moved}")
+                membership = moved.membership
+
+    def _become_under(self, membership: Membership) -> Generator[Any, Any, None]:
         run, primary = self.run, self.primary
-        scope = yield from self.meet()
+        scope = yield from self.meet(membership=membership)
+        change = self._aim(membership) if self._aim else None
+        if change is not None:
+            scope = self._asked_for(change, scope)
         if self.looks:
             yield from self._look_where()
             found = yield from reading.read_log(scope)
@@ -123,12 +155,17 @@ class Leader(Client):
                 raise Fenced("the log went on without this primary")
             begin, last = self._opening(found)
             run.checker.starts(self.epoch, begin.timeline, self)
+            if change is not None:
+                begin = replace(begin, membership=change)
             first = yield from start.start(scope, self.epoch, begin)
+            if change is not None:
+                scope, change = (yield from self._after(change, scope)), None
             if last:
                 break
         resumed = yield from lead.resume(scope, found, first)
         self.world.note(f"{self.name} leads epoch {self.epoch} on {primary.timeline} from {int(first.header.end)}")
         self._found = found
+        self.membership = scope.membership
         self.appender = Appender(scope, first, resumed.recent, resumed.begin, run.limits)
         self._progress = self.world.now
         run.leading(self)
@@ -136,6 +173,21 @@ class Leader(Client):
         self.offer()
         if run.wipes:
             self.later(MEMBERS_EVERY_S, self._check_members)
+
+    def _asked_for(self, change: Membership, scope: Scope) -> Scope:
+        """A change is made on both stores that stay."""
+        both = change.stores if change.is_joint else scope.membership.stores
+        if not set(both) <= set(scope.stores):
+            raise Unavailable("both stores that stay are needed")
+        return replace(scope, stores=both)
+
+    def _after(self, change: Membership, scope: Scope) -> Generator[Any, Any, Scope]:
+        """Who is written to after the change: of those that are new to it, who carries the format."""
+        new = tuple(store for store in change.stores if store not in scope.stores)
+        roll = yield from members.read_roll(new)
+        self.pins.update({name: int(found.incarnation) for name, found in roll.members.items()})
+        there = (*scope.stores, *roll.members)
+        return replace(scope, stores=there, membership=change)
 
     def _look_where(self) -> Generator[Any, Any, None]:
         """Courtesy: nobody begins while a switch is under way, or for a site that was left."""
@@ -181,7 +233,7 @@ class Leader(Client):
             begin = start.opening(found, found.timeline, found.placed)
             if fork > begin.end:
                 wal = begin.wal + timeline.bytes(begin.end, fork)
-                begin = start.Opening(begin.history, begin.timeline, begin.start, wal)
+                begin = replace(begin, wal=wal)
             return begin, False
         return start.opening(found, timeline.number, Lsn(fork)), True
 
@@ -237,7 +289,7 @@ class Leader(Client):
 
     def _trim(self) -> None:
         covered = self._trimmed = self.appender.covered
-        spans = self._found.spans if self._found else ()
+        spans = self.spans
 
         def over(_: object) -> None:
             self._trimming = False
@@ -255,7 +307,12 @@ class Leader(Client):
                     self.appender.drop(store)
             self.later(MEMBERS_EVERY_S, self._check_members)
 
-        self.go(members.read_roll(STORES), learned, self._stop)
+        self.go(members.read_roll(tuple(self.pins)), learned, self._stop)
+
+    @property
+    def spans(self) -> Spans:
+        """The epochs before its own."""
+        return self._found.spans if self._found else ()
 
     @property
     def stuck(self) -> bool:
@@ -286,9 +343,15 @@ class Reader(Client):
 
     def _read(self) -> Generator[Any, Any, None]:
         checker = self.run.checker
-        scope = yield from self.meet(self._stores)
-        acked = checker.promises()
-        found = yield from reading.read_log(scope)
+        membership = FOUNDED
+        while True:
+            scope = yield from self.meet(self._stores, membership)
+            acked = checker.promises()
+            try:
+                found = yield from reading.read_log(scope)
+                break
+            except MovedError as moved:
+                membership = moved.membership
         if found is None:
             checker.never_began(acked, self.name)
             if self._empty is not None:

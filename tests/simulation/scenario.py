@@ -11,7 +11,8 @@ from functools import partial
 from typing import Any
 
 from tests.simulation.checker import Checker, Violation
-from tests.simulation.leader import LOG_ID, Leader, MemoCodec, Reader
+from tests.simulation.leader import LOG_ID, Aim, Leader, MemoCodec, Reader
+from tests.simulation.replacing import Operator
 from tests.simulation.switching import Agent, Doubter, promoted
 from tests.simulation.wal import ORIGIN, Primary, Timeline
 from tests.simulation.world import STORES, Faults, SimStore, World, at_once
@@ -21,6 +22,7 @@ from threefold.kernel.keys import Keyring
 from threefold.quorum import keys, reading, walk
 from threefold.quorum.appender import Limits
 from threefold.quorum.members import Format
+from threefold.quorum.membership import FOUNDED, Membership, MovedError, Named
 from threefold.quorum.objects import SEAL_BYTES
 from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
@@ -51,6 +53,7 @@ class Plan:
     damage_every: float = 0.0
     sleepy: float = 0.5  # stalls that begin just when somebody else takes over
     switch_every: float = 0.0  # then other sites become active by switches alone
+    replace_every: float = 0.0  # stores are replaced by others
 
 
 def plan_of(world: World) -> Plan:
@@ -93,12 +96,15 @@ class Run:
         self.desk = Desk(STORES, Keyring(bytes(32)))
         self.ends: dict[int, Timeline] = {}  # by epoch: where switches fenced
         self.promoted: dict[int, Primary] = {}  # by switch
+        self.known = Named(STORES)  # what the settings of whoever starts now name
+        self.reach: tuple[str, ...] | None = None  # of who starts now
+        self.operator = Operator(self)
         self.leads = 0
         self._names = 0
         self._over = False
         self._appended = False  # by the last leader, after everything healed
         for store in self.world.stores.values():
-            self._format(store)
+            self.format(store)
             f = self.plan.fault
             store.faults = Faults(lost=f, refused=f, late=f / 2, reply_lost=f, stale_lists=3 * f)
 
@@ -110,9 +116,23 @@ class Run:
     def switches(self) -> bool:
         return self.plan.switch_every > 0
 
-    def scope(self, stores: tuple[str, ...], writer: str) -> Scope:
+    @property
+    def is_over(self) -> bool:
+        """Everything healed."""
+        return self._over
+
+    @property
+    def replaces(self) -> bool:
+        return self.plan.replace_every > 0
+
+    def scope(self, stores: tuple[str, ...], writer: str, membership: Membership = FOUNDED) -> Scope:
         return Scope(
-            stores, self.codec, writer, segment_bytes=self.plan.segment_bytes, bundle_slots=self.plan.bundle_slots
+            stores,
+            self.codec,
+            writer,
+            segment_bytes=self.plan.segment_bytes,
+            bundle_slots=self.plan.bundle_slots,
+            membership=membership,
         )
 
     # --- the run ---
@@ -138,6 +158,7 @@ class Run:
         self._again(plan.contend_every, self._contend)
         self._again(0 if self.switches else plan.disaster_every, self._disaster)
         self._again(plan.switch_every, self._switch)
+        self._again(plan.replace_every, self.operator.act)
         self._again(plan.read_every, self._read)
         self._again(plan.wipe_every, self._wipe)
         self._again(plan.damage_every, self._damage)
@@ -164,13 +185,30 @@ class Run:
         self._names += 1
         return f"{kind}{self._names}"
 
-    def _lead(self, primary: Primary, *, looks: bool) -> Leader:
-        leader = Leader(self, self._name("leader"), primary, looks=looks)
+    def _lead(self, primary: Primary, *, looks: bool, aim: Aim = None) -> Leader:
+        with self.operator.settings():
+            leader = Leader(self, self._name("leader"), primary, looks=looks, aim=aim)
         self.leaders.append(leader)
         return leader
 
+    def lead_again(self, leader: Leader, aim: Aim) -> None:
+        """The epoch is ended, and the next one begun with this change: in production by one process."""
+        leader.crash("leads again")
+        if not leader.primary.obsolete:
+            again = Leader(self, self._name("leader"), leader.primary, looks=True, aim=aim)
+            again.known = leader.known
+            self.leaders.append(again)
+
+    def lead_with(self, primary: Primary, known: Named, aim: Aim) -> None:
+        """Somebody whose settings are these, and who wants that change."""
+        leader = Leader(self, self._name("leader"), primary, looks=True, aim=aim)
+        leader.known = known
+        self.leaders.append(leader)
+
     def leading(self, leader: Leader) -> None:
         self.leads += 1
+        if self.replaces:
+            self.operator.leading(leader)
 
     def acknowledged(self, primary: Primary) -> None:
         self._appended |= isinstance(primary, _Last) and primary.acked >= primary.target
@@ -204,7 +242,7 @@ class Run:
         if self.switches:
             self._watch_over_switches()
         elif not self.primaries:
-            self._recover(STORES)
+            self._recover(None if self.replaces else STORES)
 
     def _watch_over_switches(self) -> None:
         """An agent takes up what another one left, and acts when no primary is left."""
@@ -227,7 +265,7 @@ class Run:
         else:
             self.primaries.append(primary)
 
-    def _recover(self, stores: tuple[str, ...]) -> None:
+    def _recover(self, stores: tuple[str, ...] | None) -> None:
         def promote(reader: Reader, found: Found, line: Timeline) -> None:
             fork = line.whole(found.end)
             name = f"{self.world.seed}/{found.timeline + 1}-{reader.name}"
@@ -236,13 +274,14 @@ class Run:
             self.primaries.append(primary)
             self._lead(primary, looks=self.world.rng.random() > self.plan.blind)
 
-        Reader(self, self._name("recovery"), stores, promote)
+        with self.operator.settings():
+            Reader(self, self._name("recovery"), stores, promote)
 
     # --- what befalls it ---
 
     def _outage(self) -> None:
         rng = self.world.rng
-        names = rng.sample(STORES, 2 if rng.random() < 0.15 else 1)
+        names = rng.sample(tuple(self.world.stores), 2 if rng.random() < 0.15 else 1)
         for name in names:
             store = self.world.stores[name]
             self.world.note(f"{name} is unreachable")
@@ -328,11 +367,13 @@ class Run:
                 self.world.at(rng.random() ** 2 / 2, partial(leader.stall, rng.expovariate(1 / 3)))
 
     def _read(self) -> None:
-        Reader(self, self._name("reader"), self._pair())
+        with self.operator.settings():
+            Reader(self, self._name("reader"), self._pair())
 
     def _pair(self) -> tuple[str, ...]:
-        rng = self.world.rng
-        return STORES if rng.random() < 0.3 else tuple(sorted(rng.sample(STORES, 2)))
+        """What somebody can reach of the stores that its settings name."""
+        rng, named = self.world.rng, self.known.stores
+        return named if rng.random() < 0.3 else tuple(sorted(rng.sample(named, len(named) - 1)))
 
     def _wipe(self) -> None:
         """A store loses its disk, is made anew, and perhaps filled: never a second one before the first is whole."""
@@ -374,10 +415,10 @@ class Run:
             for key, body in other.objects.items():
                 if key != keys.FORMAT and len(store.objects.get(key, b"")) <= SEAL_BYTES:
                     store.keep(key, body, self.world.now)  # an entry outweighs a seal: it may have been acknowledged
-        self._format(store)
+        self.format(store)
         self.world.note(f"{store.name} is filled and a member again")
 
-    def _format(self, store: SimStore) -> None:
+    def format(self, store: SimStore) -> None:
         store.keep(keys.FORMAT, Format(LOG_ID, "key", str(store.incarnation)).encode(), self.world.now)
 
     def _damage(self) -> None:
@@ -413,7 +454,7 @@ class Run:
         until = world.now + LIVE_WITHIN_S
 
         def appended() -> bool:
-            return self._appended
+            return self._appended and not (self.replaces and self.known.joining)  # and what was wanted is done
 
         def promote(reader: Reader, found: Found, line: Timeline) -> None:
             fork = line.whole(found.end)
@@ -439,14 +480,16 @@ class Run:
                 elif self.switches and self.checker.acks:
                     self.agents.append(Agent(self, self._name("agent"), last=True))
                 else:
-                    recovering.append(Reader(self, self._name("recovery"), STORES, promote, anew))
+                    recovering.append(Reader(self, self._name("recovery"), None, promote, anew))
             world.at(1.0, supervise)
 
         recovering: list[Reader] = []
         supervise()
         world.run(until, appended)
         if not appended():
-            raise Violation(f"4 live: no leader appended within {LIVE_WITHIN_S} s after {before}")
+            raise Violation(
+                f"4 live: no leader appended, or a replacement did not end, within {LIVE_WITHIN_S} s after {before}"
+            )
 
     def _lead_last(self, last: _Last) -> None:
         for _ in range(12):
@@ -457,24 +500,43 @@ class Run:
 
     def _verdict(self) -> None:
         """Any two members rebuild all that was acknowledged."""
-        members = self._members()
         self.checker.settled_reading = True
+        if self.replaces:
+            self.operator.verdict()
+        membership = self._in_force()
+        members = [store for store in self._members() if store in (membership.stores or STORES)]
         scopes = [tuple(members)]
         if len(members) == 3:
             scopes += [(members[0], members[1]), (members[0], members[2]), (members[1], members[2])]
         acked = self.checker.promises()
         for stores in scopes:
-            scope = self.scope(stores, "0" * 32)
+            scope = self.scope(stores, "0" * 32, membership)
             try:
                 found = at_once(self.world, reading.read_log(scope), stores)
                 if found is None:
                     self.checker.never_began(acked, f"the reader of {stores}")
                 else:
                     at_once(self.world, self.checker.verify(scope, found, acked, f"the reader of {stores}"), stores)
+            except MovedError as moved:
+                raise Violation(f"7 one membership: {stores} say that {moved}, not {membership}") from None
             except (TimeoutError, Damaged):
                 # Two stores may be too few where one copy is damaged: then they say so, and do not guess.
                 if not self.plan.damage_every or len(stores) == 3:
                     raise Violation(f"1 durable: {stores} cannot be read") from None
+
+    def _in_force(self) -> Membership:
+        membership = FOUNDED
+        for _ in range(8 if self.replaces else 0):
+            stores = membership.stores or STORES
+            try:
+                at_once(self.world, reading.read_log(self.scope(stores, "0" * 32, membership)), stores)
+            except MovedError as moved:
+                membership = moved.membership
+            else:
+                return membership
+        if self.replaces:
+            raise Violation("7 one membership: each of two says that the other one is in force")
+        return membership
 
 
 class _Last(Primary):

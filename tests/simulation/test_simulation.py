@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.scenario import Run
-from tests.simulation.soak import command, judge
+from tests.simulation.soak import command, judge, run_seed
 
 CHUNK = 50
 SEEDS = 2000
 SWITCHING_SEEDS = 150
+REPLACING_SEEDS = 150
 
 # Seeds that failed once. They hold as long as the world draws its chances in the same order; what they found is
 # told again, for good, in test_found.py.
@@ -37,6 +38,17 @@ def test_what_must_hold_where_sites_are_switched(first: int) -> None:
         *_, wrong = judge(("switching", seed))
         if wrong:
             pytest.fail(f"seed {seed}: {wrong}\nreproduce: {command('switching', seed)}", pytrace=False)
+
+
+@pytest.mark.parametrize("first", range(0, REPLACING_SEEDS, CHUNK))
+def test_what_must_hold_where_stores_are_replaced(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        *_, wrong = judge(("replacing", seed))
+        if wrong:
+            pytest.fail(f"seed {seed}: {wrong}\nreproduce: {command('replacing', seed)}", pytrace=False)
+    operators = [run_seed("replacing", seed).operator for seed in range(first, first + 5)]
+    assert sum(operator.strays for operator in operators), "worlds in which everybody has the newest settings"
+    assert sum(operator.in_force.generation for operator in operators), "worlds in which nothing is replaced"
 
 
 @pytest.mark.parametrize("seed", FAILED_ONCE)

@@ -13,6 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from tests.simulation.leader import Client, Leader
+from tests.simulation.replacing import Operator
 from tests.simulation.scenario import Plan, plan_of
 from tests.simulation.switching import Agent
 from tests.simulation.world import STORES, World
@@ -28,6 +29,7 @@ from threefold.quorum import (
     members,
     reading,
     segments,
+    start,
     takeover,
     trim,
     view,
@@ -35,6 +37,7 @@ from threefold.quorum import (
 )
 from threefold.quorum.appender import Appender
 from threefold.quorum.bundles import Bundler
+from threefold.quorum.membership import FOUNDED, Named
 from threefold.quorum.requests import Ask, Create, Delete, Pause, Read
 from threefold.quorum.start import opening
 from threefold.stores.store import Made, Unknown
@@ -210,15 +213,15 @@ def deletes_claims() -> Any:
 def counts_an_amnesiac_store() -> Any:
     """Who answers votes, with or without its format object."""
 
-    def meet(self: Client, stores: tuple[str, ...] = STORES) -> Any:
+    def meet(self: Client, stores: tuple[str, ...] | None = None, membership: Any = FOUNDED) -> Any:
         for _ in range(200):
-            roll = yield from members.read_roll(stores)
+            roll = yield from members.read_roll(stores or STORES)
             there = [*roll.members, *roll.strangers]
             if len(there) >= 2:
                 for store in there:
                     found = roll.members.get(store)
                     self.pins[store] = int(found.incarnation) if found else self.world.stores[store].incarnation
-                return self.run.scope(tuple(sorted(there)), self.writer)
+                return self.run.scope(tuple(sorted(there)), self.writer, membership)
             yield Pause(0.5)
         raise Unavailable("fewer than two answer")
 
@@ -370,6 +373,72 @@ def bundles_what_is_not_settled() -> Any:
     return both()
 
 
+def votes_before_it_is_full() -> Any:
+    """The store that joins is counted in with nothing but its format object."""
+    return patch.object(Operator, "copy", lambda *_: None)
+
+
+def fills_before_the_old_three_are_fenced() -> Any:
+    """What was copied ahead is believed to be all."""
+
+    def make(copy: Any) -> Any:
+        def ahead(self: Operator, leader: Leader, sources: Any, target: Any) -> None:
+            if not leader.membership.is_joint:
+                copy(self, leader, sources, target)
+
+        return ahead
+
+    return _patched(Operator, "copy", make)
+
+
+def _unchecked() -> Any:
+    """Production refuses to make such a step at all (membership.check_step)."""
+    return patch.object(start, "check_step", lambda *_: None)
+
+
+@contextmanager
+def seals_on_two_of_the_new_three() -> Iterator[None]:
+    """No middle: who goes by it counts the store that joins as well."""
+
+    def make(voters: Any) -> Any:
+        return lambda self, now: (*voters(self, now), now.joining) if now.is_joint else voters(self, now)
+
+    def asked(_self: Leader, _change: Any, scope: Any) -> Any:
+        return scope
+
+    with _patched(Named, "voters", make), patch.object(Leader, "_asked_for", asked), _unchecked():
+        yield
+
+
+@contextmanager
+def goes_back_by_two_of_the_old_three() -> Iterator[None]:
+    """In the middle the store that leaves still counts, if the settings know it."""
+
+    def make(voters: Any) -> Any:
+        def more(self: Any, now: Any) -> Any:
+            found = voters(self, now)
+            return (*found, now.leaving) if now.is_joint and now.leaving in self.stores else found
+
+        return more
+
+    def asked(_self: Leader, _change: Any, scope: Any) -> Any:
+        return scope
+
+    with _patched(Named, "voters", make), patch.object(Leader, "_asked_for", asked), _unchecked():
+        yield
+
+
+@contextmanager
+def takes_over_with_old_settings() -> Iterator[None]:
+    """Whoever takes over goes by the membership that it knew, whatever it finds."""
+    with patch.object(takeover, "same_membership", lambda *_: None), _unchecked():
+        yield
+
+
+def reads_with_old_settings() -> Any:
+    return patch.object(reading, "same_membership", lambda *_: None)
+
+
 # --- the worlds in which they are looked for ---
 
 Bias = Callable[[World], Plan]
@@ -402,6 +471,12 @@ switching_sites = _with(
     switch_every=3.0, contend_every=4.0, blind=0.7, crash_every=9.0, outage_every=3.0, damage_every=0.0, wipe_every=0.0
 )
 
+# Stores that are replaced, one after the other, while everything else goes on.
+replacing_stores = _with(
+    replace_every=4.0, contend_every=4.0, blind=0.5, crash_every=8.0, outage_every=8.0, stall_every=5.0,
+    stall_seconds=4.0, disaster_every=20.0, damage_every=0.0, wipe_every=0.0, read_every=2.0, seconds=60.0, fault=0.02,
+)  # fmt: skip
+
 WORLDS: dict[str, Bias] = {
     "any": any_world,
     "trimming": trimming,
@@ -410,6 +485,7 @@ WORLDS: dict[str, Bias] = {
     "hasty": hasty,
     "forgetful": forgetful,
     "switching": switching_sites,
+    "replacing": replacing_stores,
 }
 
 
@@ -448,4 +524,10 @@ VARIANTS: dict[str, Variant] = {
     "promotes a switch that was abandoned": Variant(promotes_what_was_abandoned, "switching"),
     "bundles what is not settled": Variant(bundles_what_is_not_settled),
     "adds a surplus at any time": Variant(adds_a_surplus_at_any_time, "switching"),
+    "the new store votes before it is full": Variant(votes_before_it_is_full, "replacing"),
+    "fills the new store before the old three are fenced": Variant(fills_before_the_old_three_are_fenced, "replacing"),
+    "seals on two of the new three": Variant(seals_on_two_of_the_new_three, "replacing"),
+    "goes back by any two of the old three": Variant(goes_back_by_two_of_the_old_three, "replacing"),
+    "takes over with old settings": Variant(takes_over_with_old_settings, "replacing", seeds=400),
+    "reads with old settings": Variant(reads_with_old_settings, "replacing"),
 }

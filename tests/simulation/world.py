@@ -119,6 +119,12 @@ class World:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._number = 0
 
+    def add(self, name: str) -> SimStore:
+        """One store more, empty: nobody's member."""
+        store = self.stores[name] = SimStore(name, self.rng.choice((0.004, 0.01, 0.03, 0.3)))
+        store.faults = next(iter(self.stores.values())).faults
+        return store
+
     def at(self, delay: float, event: Callable[[], None]) -> None:
         self._number += 1
         heapq.heappush(self._heap, (self.now + delay, self._number, event))

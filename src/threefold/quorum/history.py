@@ -14,9 +14,11 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
+from threefold.quorum.membership import FOUNDED, Membership, decode_membership, encode_membership
 from threefold.quorum.objects import Kind, LogObject
 
 _LENGTH = struct.Struct(">I")
@@ -58,21 +60,44 @@ def pieces(spans: Sequence[Span]) -> Iterator[Piece]:
         start = None
 
 
-def encode_start(history: History, wal: bytes) -> bytes:
-    """The payload of slot 0: the history, then the bytes adopted from the tail of the epoch before."""
-    spans = json.dumps([[s.epoch, s.last_slot, s.timeline, s.start, s.end] for s in history]).encode()
-    return _LENGTH.pack(len(spans)) + spans + wal
+def encode_start(history: History, wal: bytes, membership: Membership = FOUNDED) -> bytes:
+    """The payload of slot 0: the history, then the bytes adopted from the tail of the epoch before.
+
+    With the membership, once a store was ever replaced: programs that know nothing of it then refuse the log.
+    """
+    spans: object = [[s.epoch, s.last_slot, s.timeline, s.start, s.end] for s in history]
+    if membership.generation:
+        spans = {"history": spans, "membership": encode_membership(membership)}
+    packed = json.dumps(spans).encode()
+    return _LENGTH.pack(len(packed)) + packed + wal
 
 
 def decode_start(payload: bytes) -> tuple[History, bytes]:
     """Raises Damaged."""
     try:
-        (length,) = _LENGTH.unpack_from(payload)
-        rows = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
+        length, rows, _ = _shape(payload)
         history = tuple(Span(e, s, t, Lsn(start), Lsn(end)) for e, s, t, start, end in rows)
-    except (struct.error, ValueError, TypeError) as error:
+    except (struct.error, ValueError, TypeError, KeyError) as error:
         raise Damaged("the history in slot 0 is not readable") from error
     return history, payload[_LENGTH.size + length :]
+
+
+def membership_of(start: LogObject) -> Membership:
+    """Whose answers count in the epoch that this slot 0 begins. Raises Damaged."""
+    try:
+        _, _, membership = _shape(start.payload)
+    except (struct.error, ValueError, TypeError, KeyError) as error:
+        raise Damaged("the history in slot 0 is not readable") from error
+    return FOUNDED if membership is None else decode_membership(membership)
+
+
+def _shape(payload: bytes) -> tuple[int, Any, Any]:
+    """Length of the JSON text, the rows of the history, the membership if there is one."""
+    (length,) = _LENGTH.unpack_from(payload)
+    found = json.loads(payload[_LENGTH.size : _LENGTH.size + length])
+    if isinstance(found, dict):
+        return length, found["history"], found["membership"]
+    return length, found, None
 
 
 def wal_of(entry: LogObject) -> bytes:

@@ -10,13 +10,16 @@ from threefold.quorum.claim import highest_claim
 from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S
 from threefold.quorum.view import Scope, View, look, look_at
-from threefold.quorum.walk import Found, SupersededError, walk
+from threefold.quorum.walk import Found, SupersededError, same_membership, walk
 
 _STARTS = 8
 
 
 def read_log(scope: Scope) -> Procedure[Found | None]:
     """The log as it stands; None when it never began. Waits (asking again) while too few stores answer.
+
+    Raises MovedError where other stores are members by now; asked at the end again, for what was acknowledged before
+    the reading began can have been trimmed behind segments that only the new members have.
 
     An epoch that began while we walked may have put what we walked over into segments of a timeline that we did not
     look at, and trimmed it: an end is believed only if no newer epoch has begun by then.
@@ -53,5 +56,6 @@ def _newest_start(scope: Scope) -> Procedure[tuple[int, View | None]]:
         for view in views:
             yield from believe(scope, view)
             if view.entry is not None:
+                same_membership(scope, view)
                 return highest, view
     return highest, None

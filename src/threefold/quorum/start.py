@@ -12,6 +12,7 @@ from threefold.kernel.errors import Fenced, Refused
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.history import History, encode_start
 from threefold.quorum.majority import QUORUM
+from threefold.quorum.membership import FOUNDED, Membership, check_step
 from threefold.quorum.objects import Header, Kind, LogObject
 from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S
@@ -21,12 +22,16 @@ from threefold.quorum.walk import Found
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """What an epoch begins with: bytes ``wal`` are [start, start + len(wal)) of ``timeline``."""
+    """What an epoch begins with: bytes ``wal`` are [start, start + len(wal)) of ``timeline``.
+
+    ``membership``: whose answers count from here on.
+    """
 
     history: History
     timeline: int
     start: Lsn
     wal: bytes
+    membership: Membership = FOUNDED
 
     @property
     def end(self) -> Lsn:
@@ -43,16 +48,21 @@ def opening(found: Found | None, timeline: int, at: Lsn) -> Opening:
     if found is None:
         return Opening((), timeline, at, b"")
     if timeline == found.timeline:
-        return Opening(found.spans, timeline, found.placed, found.tail_bytes())
+        return Opening(found.spans, timeline, found.placed, found.tail_bytes(), found.membership)
     if found.tail or at > found.placed:
         raise ValueError("a new timeline begins where the old one is on two stores")
-    return Opening(found.spans, timeline, at, b"")
+    return Opening(found.spans, timeline, at, b"", found.membership)
 
 
 def start(scope: Scope, epoch: int, begin: Opening) -> Procedure[LogObject]:
-    """Put slot 0 on two stores. Raises Fenced where a seal or somebody else's slot 0 stands."""
+    """Put slot 0 on two stores. Raises Fenced where a seal or somebody else's slot 0 stands.
+
+    A change of membership is put on both stores that stay, and nowhere else: on a third one it could be found by who
+    asks that one, though a seal on one that stays had already kept it from beginning.
+    """
+    check_step(scope.stores, scope.membership, begin.membership)
     header = Header(Kind.START, epoch, 0, scope.writer, begin.timeline, begin.start, begin.end)
-    ours = scope.codec.encode(header, encode_start(begin.history, begin.wal))
+    ours = scope.codec.encode(header, encode_start(begin.history, begin.wal, begin.membership))
     view = View(epoch, 0)
     again = False
     while len(view.copies) < QUORUM:

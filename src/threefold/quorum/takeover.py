@@ -10,6 +10,8 @@ The old leader may still be alive, appending, writing segments and trimming. Wha
 - Where slot 0 of an epoch stands, on however few stores, its history is binding: epochs below it are never judged
   again, because judging twice could give two answers.
 - A lower epoch whose slot 0 is sealed on two stores never started, and never will.
+- Which two stores decide was assumed. Where the newest slot 0 says another membership, nothing is concluded
+  (membership.py).
 
 It may be stopped at any point and done again by anyone: it only adds seals, and copies of what is there.
 """
@@ -26,7 +28,7 @@ from threefold.quorum.objects import SEAL_BYTES, Header, Kind
 from threefold.quorum.requests import Answers, Ask, List, Pause, Procedure, Read
 from threefold.quorum.segments import ASK_AGAIN_S, listed
 from threefold.quorum.view import GRACE_S, Scope, View, look, opened, put
-from threefold.quorum.walk import Found, SupersededError, walk
+from threefold.quorum.walk import Found, SupersededError, same_membership, walk
 from threefold.stores.store import Page, Unknown
 
 # How often an adopted entry is offered to the stores that lack it before its bytes travel in slot 0 instead.
@@ -37,10 +39,11 @@ def take_over(scope: Scope, epoch: int) -> Procedure[Found | None]:
     """Fence all epochs below ``epoch``, which the caller has claimed; None when the log never began.
 
     Waits (asking again) while fewer than two stores answer. Raises Fenced where a higher epoch is at work already,
-    Refused where the log contradicts itself.
+    MovedError where other stores are members by now, Refused where the log contradicts itself.
     """
     for lower in range(epoch - 1, 0, -1):
         (head,) = yield from look(scope, lower, [0])
+        same_membership(scope, head)
         yield from seal_or_adopt(scope, head)
         if head.entry is None:
             continue
@@ -72,6 +75,8 @@ def seal_or_adopt(scope: Scope, view: View) -> Procedure[None]:
         ahead = View(view.epoch, view.slot + 2 * WINDOW)
         barrier = scope.codec.encode(Header(Kind.SEAL, ahead.epoch, ahead.slot, scope.writer)).body
         yield from put(scope, ahead, barrier, scope.stores)
+    if view.slot == 0:
+        same_membership(scope, view)  # before it is copied: a change lies on the stores that stay alone
     if view.entry is not None:
         yield from _bring_to_two(scope, view, view.entry.body)
 

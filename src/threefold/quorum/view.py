@@ -14,6 +14,7 @@ from threefold.kernel.errors import Damaged, Refused
 from threefold.quorum import keys
 from threefold.quorum.keys import BUNDLE_SLOTS, SEGMENT_BYTES
 from threefold.quorum.majority import QUORUM
+from threefold.quorum.membership import FOUNDED, Membership
 from threefold.quorum.objects import Codec, Kind, LogObject
 from threefold.quorum.requests import Answer, Answers, Ask, Create, Procedure, Read
 from threefold.stores.store import ABSENT, Made
@@ -27,7 +28,8 @@ class Scope:
     """Who is asked, and who asks.
 
     ``stores`` are the voting members. ``decisive`` is how many definite answers decide: two, or one for somebody
-    who reads a single store on purpose and accepts what that proves.
+    who reads a single store on purpose and accepts what that proves. ``membership`` is the one that was assumed when
+    these stores were chosen: a newest epoch under another one raises MovedError.
     """
 
     stores: tuple[str, ...]
@@ -36,6 +38,7 @@ class Scope:
     decisive: int = QUORUM
     segment_bytes: int = SEGMENT_BYTES
     bundle_slots: int = BUNDLE_SLOTS
+    membership: Membership = FOUNDED
 
 
 @dataclass(slots=True)

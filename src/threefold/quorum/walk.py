@@ -17,7 +17,8 @@ from dataclasses import dataclass, field, replace
 from threefold.kernel.errors import Damaged, Refused
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.bundles import read_bundles, slots_of
-from threefold.quorum.history import History, Span, decode_start, wal_of
+from threefold.quorum.history import History, Span, decode_start, membership_of, wal_of
+from threefold.quorum.membership import FOUNDED, Membership, MovedError
 from threefold.quorum.objects import LogObject
 from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S, SegmentAt, newest_segment
@@ -46,6 +47,7 @@ class Found:
     ``recent``: the entries behind ``segment``, oldest first, slot 0s included.
     ``tail``: the last of them, those that are not known to be on two stores.
     ``damaged``: copies that were met and not used, (store, key) each.
+    ``membership``: of the newest epoch that started.
     """
 
     spans: History
@@ -55,6 +57,7 @@ class Found:
     recent: tuple[LogObject, ...]
     tail: tuple[LogObject, ...]
     damaged: tuple[tuple[str, str], ...] = ()
+    membership: Membership = FOUNDED
 
     @property
     def start(self) -> Lsn:
@@ -72,6 +75,14 @@ class Found:
 
 class SupersededError(Exception):
     """The log goes on in a higher epoch than the one that was taken for the newest."""
+
+
+def same_membership(scope: Scope, head: View) -> None:
+    """Raises MovedError where slot 0 of the newest epoch says that other stores' answers count than we go by."""
+    if head.entry is not None and scope.decisive > 1:
+        found = membership_of(head.entry)
+        if found != scope.membership:
+            raise MovedError(found)
 
 
 class _TrimmedError(Exception):
@@ -266,17 +277,17 @@ def _found(history: History, head: View, segment: SegmentAt | None, path: _Path,
     """Sum up: the newest epoch's span ends where its entries are on two stores without a gap."""
     if head.entry is None:
         raise ValueError("the head of a walk is a slot 0 that was found")
-    header = head.entry.header
+    header, membership = head.entry.header, membership_of(head.entry)
     recent, tail, damaged = tuple(path.recent), tuple(path.tail), tuple(path.damaged)
     unplaced = {entry.digest for entry in path.tail}
     begun = segment is not None and segment.next_epoch == header.epoch
     if len(head.copies) < decisive and not begun:
         # It is not known to have begun: what it brought along, and what may stand behind it, travels on as the tail.
-        return Found(history, header.timeline, header.start, segment, recent, tail, damaged)
+        return Found(history, header.timeline, header.start, segment, recent, tail, damaged, membership)
     span = Span(header.epoch, 0, header.timeline, header.start, header.end)
     if segment is not None and begun and segment.next_slot > 0:
         span = replace(span, last_slot=segment.next_slot - 1, end=segment.end)
     for entry in path.recent:
         if entry.header.epoch == header.epoch and entry.digest not in unplaced:
             span = replace(span, last_slot=entry.header.slot, end=entry.header.end)
-    return Found((*history, span), header.timeline, span.end, segment, recent, tail, damaged)
+    return Found((*history, span), header.timeline, span.end, segment, recent, tail, damaged, membership)
