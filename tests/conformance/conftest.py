@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
+from tests.conformance import seaweedfs as weed
 from tests.conformance import servers
 from tests.conformance.servers import Missing, Server
 
@@ -29,3 +30,14 @@ def rclone() -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def own() -> Iterator[Server]:
     yield from _session(servers.own)
+
+
+@pytest.fixture(scope="session")
+def seaweedfs() -> Iterator[Server]:
+    yield from _session(weed.seaweedfs)
+
+
+@pytest.fixture(scope="session")
+def real() -> Iterator[Server]:
+    """Whatever the environment names; only then do tests ask for it."""
+    yield from _session(servers.real)

