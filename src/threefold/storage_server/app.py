@@ -122,6 +122,8 @@ class App:
         if method == "DELETE" and not query.keys() - {"x-id"}:
             await self._engine.delete(bucket, key)
             return Reply(204)
+        if query.keys() - {"x-id"} == {"retention"}:
+            return await self._retention(request, signed, bucket, key)
         return await self._route_upload(request, signed, bucket, key, query)
 
     async def _route_bucket(self, request: Request, signed: str, bucket: str, query: dict[str, str]) -> Reply:
@@ -190,6 +192,19 @@ class App:
         blocks = self._engine.read_file(entry, start, end)
         first = await anext(blocks, b"")  # verified before the status goes out
         return Reply(status, tuple(headers), _joined(first, blocks), length=end - start)
+
+    async def _retention(self, request: Request, signed: str, bucket: str, key: str) -> Reply:
+        """GetObjectRetention, and PutObjectRetention, which nobody can shorten a lock with."""
+        if request.method == "GET":
+            entry = await self._engine.find(bucket, key)
+            if not entry.lock_mode:
+                raise s3.no_lock()
+            return Reply(200, (_XML,), s3.retention_xml(LOCK_MODES[entry.lock_mode], entry.locked_until_ms))
+        if request.method != "PUT":
+            raise _not_offered()
+        lock = s3.parse_retention(await self._document(request, signed), self._clock.now())
+        await self._engine.lengthen_lock(bucket, key, lock)
+        return Reply(200)
 
     async def _put(self, request: Request, signed: str, bucket: str, key: str) -> Reply:
         headers = request.headers

@@ -3,7 +3,8 @@
 Always the oldest, whatever lives in it (Rosenblum and Ousterhout, "The Design and Implementation of a
 Log-Structured File System", SOSP 1991; FIFO cleaning). It runs only while more than half of the journal is dead, so
 each byte is rewritten about once; and because everything older is gone, a delete record can be dropped with its
-file instead of being carried on for ever.
+file instead of being carried on for ever. So can a lock's: its object's own record is in the same file or was written
+again since, with the lock.
 
 What lives in a file is what the catalog places there; the file only says which names to look up. Where it does not
 say so any more (damaged since the start), every name is looked up: an object must not vanish with its record.

@@ -25,7 +25,7 @@ from threefold.storage_server.blobs import Blobs, BlobWriter
 from threefold.storage_server.catalog import Bucket, Catalog, Listing
 from threefold.storage_server.compaction import compact_oldest, is_due
 from threefold.storage_server.disk import DiskFull, FolderLock, NoNextFile, free_bytes, make_folder
-from threefold.storage_server.entries import INLINE, LOCK_MODES, Entry, Place, encode_delete, encode_put
+from threefold.storage_server.entries import INLINE, LOCK_MODES, Entry, Place, encode_delete, encode_lock, encode_put
 from threefold.storage_server.journal import Journal
 from threefold.storage_server.records import Kind
 from threefold.storage_server.replay import open_journal
@@ -208,6 +208,16 @@ class Engine:
         self._catalog.delete(bucket, key, place.batch)
         await self.journal.durable(place.batch)
         await self._discard(before)
+
+    async def lengthen_lock(self, bucket: str, key: str, lock: tuple[str, int]) -> None:
+        """Durable when it returns. Raises S3Error for one that would end sooner than the one that holds."""
+        entry = await self.find(bucket, key)
+        mode, until_ms = LOCK_MODES.index(lock[0]), lock[1]
+        if until_ms < entry.locked_until_ms and entry.locked_until_ms > self._clock.now().timestamp() * 1000:
+            raise locked()
+        place = self._append(Kind.LOCK, encode_lock(bucket, key, mode, until_ms))
+        entry.lengthen(mode, until_ms)
+        await self.journal.durable(place.batch)
 
     async def _commit(self, bucket: str, key: str, entry: Entry, kind: Kind, body: bytes, condition: Condition) -> None:
         await self.admit(bucket, key, condition, entry.size)

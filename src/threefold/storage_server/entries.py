@@ -7,7 +7,8 @@ Meta of PUT, PUT_FILE and PUT_DAMAGED, little-endian:
     u16 key length | u16 attributes length | u32 number of block checksums
     bucket, key (UTF-8), attributes (JSON: headers to give back), block checksums (u32 CRC-32C per MiB)
 
-Meta of BUCKET: the name. Of DELETE: u8 bucket length, bucket, key. Of FIRST: u64.
+Meta of BUCKET: the name. Of DELETE: u8 bucket length, bucket, key. Of FIRST: u64. Of LOCK: u64 locked until, ms,
+u8 lock mode, then as DELETE.
 
 The ETag is the SHA-256 in hexadecimal: it is computed for the signature anyway, and with 64 digits no client takes
 it for an MD5.
@@ -19,6 +20,7 @@ import struct
 from dataclasses import dataclass
 
 _PUT = struct.Struct("<QQQ32s16sBBHHI")
+_LOCK = struct.Struct("<QB")
 BLOCK_BYTES = 1 << 20
 INLINE = bytes(16)
 LOCK_MODES = ("", "GOVERNANCE", "COMPLIANCE")
@@ -39,7 +41,9 @@ class Place:
 
 @dataclass(slots=True)
 class Entry:
-    """One object. Never changed once it is in the catalog, but for ``place`` when compaction moves its record."""
+    """One object. Never changed once it is in the catalog, but for ``place`` when compaction moves its record, and its
+    lock, which only ever grows (`lengthen`).
+    """
 
     size: int
     modified_ms: int
@@ -51,6 +55,9 @@ class Entry:
     checksums: bytes
     place: Place
     damaged: bool = False
+
+    def lengthen(self, mode: int, until_ms: int) -> None:
+        self.lock_mode, self.locked_until_ms = max(self.lock_mode, mode), max(self.locked_until_ms, until_ms)
 
     @property
     def etag(self) -> str:
@@ -109,3 +116,13 @@ def encode_delete(bucket: str, key: str) -> bytes:
 def decode_delete(meta: bytes) -> tuple[str, str]:
     key_at = 1 + meta[0]
     return meta[1:key_at].decode(), meta[key_at:].decode()
+
+
+def encode_lock(bucket: str, key: str, mode: int, until_ms: int) -> bytes:
+    return _LOCK.pack(until_ms, mode) + encode_delete(bucket, key)
+
+
+def decode_lock(meta: bytes) -> tuple[str, str, int, int]:
+    """Bucket, key, mode, until when (ms)."""
+    until_ms, mode = _LOCK.unpack_from(meta)
+    return (*decode_delete(meta[_LOCK.size :]), mode, until_ms)

@@ -55,6 +55,7 @@ class Kind(IntEnum):
     FIRST = 6  # journal files below this number are done with
     END = 7  # the journal goes on in the next file
     CLOSED = 8  # the server stopped in good order: a batch of its own, so that those before it cannot be torn
+    LOCK = 9  # the retention lock of an object, longer than before
 
 
 @dataclass(frozen=True, slots=True)

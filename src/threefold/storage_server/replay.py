@@ -20,7 +20,7 @@ from pathlib import Path
 from threefold.kernel.errors import Damaged
 from threefold.storage_server.catalog import Catalog
 from threefold.storage_server.disk import sync_folder, write_all
-from threefold.storage_server.entries import Place, decode_delete, decode_put
+from threefold.storage_server.entries import Place, decode_delete, decode_lock, decode_put
 from threefold.storage_server.journal import JournalState
 from threefold.storage_server.journal_file import JournalFile, path_of
 from threefold.storage_server.records import (
@@ -156,6 +156,11 @@ def _apply(catalog: Catalog, number: int, record: Found, damaged: dict[tuple[str
         _expect_bucket(catalog, bucket)
         catalog.delete(bucket, key, 0)
         damaged.pop((bucket, key), None)
+    elif record.kind == Kind.LOCK:
+        bucket, key, mode, until_ms = decode_lock(record.meta)
+        entry_there = catalog.entry(bucket, key)
+        if entry_there is not None:
+            entry_there.lengthen(mode, until_ms)
 
 
 def _expect_bucket(catalog: Catalog, bucket: str) -> None:

@@ -158,6 +158,31 @@ def parse_lock(headers: Mapping[str, str], now: datetime) -> tuple[str, int]:
     return mode, int(moment.timestamp() * 1000) + 1
 
 
+def parse_retention(document: bytes, now: datetime) -> tuple[str, int]:
+    """PutObjectRetention's body, as `parse_lock`. Raises S3Error; a lock is never taken away."""
+    root = _parse(document)
+    said = {_local(part): (part.text or "").strip() for part in root}
+    lock = parse_lock(
+        {
+            "x-amz-object-lock-mode": said.get("Mode", ""),
+            "x-amz-object-lock-retain-until-date": said.get("RetainUntilDate", ""),
+        },
+        now,
+    )
+    if not lock[0]:
+        raise bad_request("a retention has a mode and a date", "MalformedXML")
+    return lock
+
+
+def retention_xml(mode: str, until_ms: int) -> bytes:
+    until = f"<Mode>{mode}</Mode><RetainUntilDate>{iso(until_ms)}</RetainUntilDate>"
+    return f'<?xml version="1.0" encoding="UTF-8"?><Retention xmlns="{_NAMESPACE}">{until}</Retention>'.encode()
+
+
+def no_lock() -> S3Error:
+    return S3Error(404, "NoSuchObjectLockConfiguration", "the object has no retention lock")
+
+
 def iso(moment_ms: int) -> str:
     moment = datetime.fromtimestamp(moment_ms / 1000, UTC)
     return f"{moment:%Y-%m-%dT%H:%M:%S}.{moment_ms % 1000:03d}Z"

@@ -192,6 +192,44 @@ def test_a_lock_holds_for_the_owner_too_and_over_a_restart(launch: Launch) -> No
     s3.put_object(Bucket=BUCKET, Key="small", Body=b"w")
 
 
+def test_a_lock_is_made_longer_and_never_shorter_over_a_restart(launch: Launch) -> None:
+    server = launch()
+    s3 = open_boto(server)
+    now = datetime.now(UTC)
+    for key, body in (("pack", b"v" * 300_000), ("small", b"v")):
+        place = {"Bucket": BUCKET, "Key": key}
+        s3.put_object(Body=body, **place)
+        with pytest.raises(ClientError) as error:
+            s3.get_object_retention(**place)
+        assert code(error) == ("NoSuchObjectLockConfiguration", 404)
+        for days in (1, 9):
+            until = now + timedelta(days=days)
+            s3.put_object_retention(Retention={"Mode": "COMPLIANCE", "RetainUntilDate": until}, **place)
+    server.kill()
+    server.start()
+    s3 = open_boto(server)
+    for key in ("pack", "small"):
+        place = {"Bucket": BUCKET, "Key": key}
+        for retention in (
+            {"Mode": "GOVERNANCE", "RetainUntilDate": now + timedelta(days=2)},
+            {"Mode": "COMPLIANCE", "RetainUntilDate": now + timedelta(days=8)},
+            {},
+        ):
+            with pytest.raises(ClientError):
+                s3.put_object_retention(Retention=retention, BypassGovernanceRetention=True, **place)
+        with pytest.raises(ClientError) as error:
+            s3.delete_object(**place)
+        assert code(error) == ("AccessDenied", 403)
+        found = s3.get_object_retention(**place)["Retention"]
+        assert found["Mode"] == "COMPLIANCE"
+        assert abs(found["RetainUntilDate"] - now - timedelta(days=9)) < timedelta(seconds=1)
+    with pytest.raises(ClientError) as error:
+        s3.put_object_retention(
+            Bucket=BUCKET, Key="none", Retention={"Mode": "COMPLIANCE", "RetainUntilDate": now + timedelta(days=1)}
+        )
+    assert code(error) == ("NoSuchKey", 404)
+
+
 async def test_of_twenty_racing_creates_one_wins(launch: Launch) -> None:
     store = open_obstore(launch())
 

@@ -570,3 +570,23 @@ def test_a_new_folder_is_durable_with_all_above_it(tmp_path: Path, monkeypatch: 
     assert folder.stat().st_mode & 0o777 == 0o700
     disk.make_folder(folder)
     assert len(synced) == 3
+
+
+async def test_a_lock_that_was_made_longer_outlives_the_files_that_said_so(tmp_path: Path) -> None:
+    engine = await opened(tmp_path)
+    for key in ("small", "large"):
+        await put(engine, key, b"x" * (10 if key == "small" else 1500))
+        await engine.lengthen_lock("b-b", key, ("COMPLIANCE", 2**42))
+    for number in range(400):  # several files of dead records
+        await put(engine, "beacon", bytes([number % 256]) * 200)
+    first = min(engine.journal.files)
+    while min(engine.journal.files) < first + 2:
+        await compact_oldest(engine.journal, engine._catalog)
+    await crash(engine)
+    engine = await opened(tmp_path)
+    for key in ("small", "large"):
+        with pytest.raises(S3Error) as error:
+            await engine.delete("b-b", key)
+        assert error.value.status == 403
+        assert (await engine.find("b-b", key)).locked_until_ms == 2**42
+    await engine.close()
