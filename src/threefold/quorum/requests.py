@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from threefold.stores.store import Gone, Made, Page, Unknown
+from threefold.stores.store import Gone, Locked, Made, Page, Unknown
 
 T = TypeVar("T")
 
@@ -49,14 +49,14 @@ class List:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Answered by None | Unknown."""
+    """Answered by None | Locked | Unknown."""
 
     store: str
     keys: tuple[str, ...]
 
 
 Request = Create | Read | List | Delete
-Answer = Made | Gone | bytes | Page | Unknown | None
+Answer = Made | Gone | bytes | Page | Locked | Unknown | None
 Answers = Mapping[int, Answer]  # by the request's place in Ask.requests; what is missing has not answered yet
 
 

@@ -41,9 +41,7 @@ class Place:
 
 @dataclass(slots=True)
 class Entry:
-    """One object. Never changed once it is in the catalog, but for ``place`` when compaction moves its record, and its
-    lock, which only ever grows (`lengthen`).
-    """
+    """One object. In the catalog only its place changes, as compaction moves its record, and its lock (`lengthen`)."""
 
     size: int
     modified_ms: int

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TypeVar
 
 from threefold.kernel.clock import Clock
 from threefold.stores.health import HealthBook, Operation
-from threefold.stores.store import Gone, Made, ObjectStore, Page, Unknown
+from threefold.stores.store import Gone, Locked, Made, ObjectStore, Page, Unknown
 
 T = TypeVar("T")
 
@@ -64,6 +65,15 @@ class ObservedStore:
     async def create(self, key: str, body: bytes) -> Made | Unknown:
         return await self._watch(Operation.CREATE, key, self._store.create(key, body), sent=len(body))
 
+    async def create_locked(self, key: str, body: bytes, until: datetime) -> Made | Unknown:
+        return await self._watch(Operation.CREATE, key, self._store.create_locked(key, body, until), sent=len(body))
+
+    async def lock(self, key: str, until: datetime) -> None | Unknown:
+        return await self._watch(Operation.WRITE, key, self._store.lock(key, until))
+
+    async def locked_until(self, key: str) -> datetime | None | Unknown:
+        return await self._watch(Operation.READ, key, self._store.locked_until(key))
+
     async def write(self, key: str, body: bytes) -> None | Unknown:
         return await self._watch(Operation.WRITE, key, self._store.write(key, body), sent=len(body))
 
@@ -73,8 +83,11 @@ class ObservedStore:
     async def list(self, prefix: str, *, after: str = "", limit: int = 1000) -> Page | Unknown:
         return await self._watch(Operation.LIST, prefix, self._store.list(prefix, after=after, limit=limit))
 
-    async def delete(self, keys: Sequence[str]) -> None | Unknown:
+    async def delete(self, keys: Sequence[str]) -> None | Locked | Unknown:
         return await self._watch(Operation.DELETE, keys[0] if keys else "", self._store.delete(keys))
+
+    async def erase(self, key: str) -> None | Locked | Unknown:
+        return await self._watch(Operation.DELETE, key, self._store.erase(key))
 
     async def close(self) -> None:
         await self._store.close()

@@ -33,6 +33,7 @@ from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import BadInput
 from threefold.stores.remote import RemoteStore
 from threefold.stores.s3_create import S3Creates
+from threefold.stores.s3_lock import S3Locks
 from threefold.stores.store import ObjectStore
 
 _URL_HINT = "a store's url reads like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
@@ -56,6 +57,7 @@ class StoreConfig:
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)  # sent with every request; may hold secrets
     allow_http: bool = False  # plain HTTP to other machines too; to this machine it is always allowed
     log_timeout: float = 5.0  # seconds for a small request: a store that takes longer is left behind, not waited for
+    lock_mode: str = "COMPLIANCE"  # or GOVERNANCE: of the retention locks that are made
     bulk_timeout: float = 60.0  # seconds for a pack or a segment (16 MiB at 2.3 Mbit/s)
 
 
@@ -104,18 +106,20 @@ def open_store(config: StoreConfig) -> ObjectStore:
             f"store {config.name} cannot be opened with these settings",
             hint="check access_key_id, secret_access_key, endpoint, and that ca_file holds PEM certificates",
         ) from None
+    direct = _direct(config, place)
     return RemoteStore(
         config.name,
         client,
         prefix=place.prefix,
         log_timeout=config.log_timeout,
         bulk_timeout=config.bulk_timeout,
-        creates=_creates(config, place),
+        creates=S3Creates(**direct, clock=SystemClock()) if direct else None,
+        locks=S3Locks(**direct, clock=SystemClock(), mode=config.lock_mode) if direct else None,
     )
 
 
-def _creates(config: StoreConfig, place: Place) -> S3Creates | None:
-    """The short way for small creates, where it can be gone: S3, fixed keys, nothing between us and the server."""
+def _direct(config: StoreConfig, place: Place) -> dict[str, Any] | None:
+    """For requests that are spoken here, where they can be: S3, fixed keys, nothing between us and the server."""
     if place.scheme != "s3" or not config.access_key_id or config.secret_access_key is None or config.headers:
         return None
     endpoint = _endpoint(config)
@@ -129,15 +133,14 @@ def _creates(config: StoreConfig, place: Place) -> S3Creates | None:
             tls.load_verify_locations(config.ca_file)
     elif not _may_speak_http(config):
         return None
-    return S3Creates(
-        endpoint,
-        place.bucket,
-        region=_region(config),
-        access_key_id=config.access_key_id,
-        secret_access_key=config.secret_access_key,
-        tls=tls,
-        clock=SystemClock(),
-    )
+    return {
+        "endpoint": endpoint,
+        "bucket": place.bucket,
+        "region": _region(config),
+        "access_key_id": config.access_key_id,
+        "secret_access_key": config.secret_access_key,
+        "tls": tls,
+    }
 
 
 def _s3(config: StoreConfig, place: Place) -> S3Store:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import obstore
@@ -27,8 +28,10 @@ from obstore.store import AzureStore, GCSStore, S3Store
 
 from threefold.stores.answers import Failure, understand
 from threefold.stores.s3_create import S3Creates
-from threefold.stores.store import ABSENT, Gone, Listed, Made, Page, Unknown, Unreadable
+from threefold.stores.s3_lock import S3Locks
+from threefold.stores.store import ABSENT, Gone, Listed, Locked, Made, NotLocked, Page, Unknown, Unreadable
 
+_REFUSES_THE_LOCK = frozenset({400, 403, 501})
 SMALL = 1 << 20  # bytes; what a connection of 2 Mbit/s moves within the default log_timeout
 T = TypeVar("T")
 
@@ -45,8 +48,10 @@ class RemoteStore:
         log_timeout: float,
         bulk_timeout: float,
         creates: S3Creates | None = None,
+        locks: S3Locks | None = None,
     ) -> None:
         self._creates = creates
+        self._locks = locks
         self._name = name
         self._client = client
         self._root = f"{prefix}/" if prefix else ""
@@ -67,6 +72,33 @@ class RemoteStore:
         if failure is None:
             return Made.CREATED
         return Made.EXISTS if failure.exists else self._unknown(failure)
+
+    async def create_locked(self, key: str, body: bytes, until: datetime) -> Made | Unknown:
+        if self._locks is None:
+            return self._cannot_lock()
+        failure = await self._locks.create(f"{self._root}{key}", body, until, self._allowance(len(body)))
+        if failure is None:
+            return Made.CREATED
+        return Made.EXISTS if failure.exists else self._unlocked(failure)
+
+    async def lock(self, key: str, until: datetime) -> None | Unknown:
+        if self._locks is None:
+            return self._cannot_lock()
+        failure = await self._locks.lock(f"{self._root}{key}", until, self._log_timeout)
+        return None if failure is None else self._unlocked(failure)
+
+    async def locked_until(self, key: str) -> datetime | None | Unknown:
+        if self._locks is None:
+            return None
+        answer = await self._locks.locked_until(f"{self._root}{key}", self._log_timeout)
+        return self._unlocked(answer) if isinstance(answer, Failure) else answer
+
+    def _cannot_lock(self) -> NotLocked:
+        return NotLocked(f"{self._name} is no store that objects can be locked on from here")
+
+    def _unlocked(self, failure: Failure) -> Unknown:
+        kind = NotLocked if failure.status in _REFUSES_THE_LOCK else Unknown
+        return kind(f"{self._name} {failure.reason}")
 
     async def write(self, key: str, body: bytes) -> None | Unknown:
         failure = await self._put(key, body, "overwrite")
@@ -91,20 +123,35 @@ class RemoteStore:
         page = await self._ask(self._bulk_timeout, self._list(prefix, after, limit))
         return self._unknown(page) if isinstance(page, Failure) else page
 
-    async def delete(self, keys: Sequence[str]) -> None | Unknown:
+    async def delete(self, keys: Sequence[str]) -> None | Locked | Unknown:
         if not keys:
             return None
         paths = [f"{self._root}{key}" for key in keys]
         failure = await self._ask(self._bulk_timeout, obstore.delete_async(self._client, paths))
         if not isinstance(failure, Failure):
             return None
-        if not failure.absent:
-            return self._unknown(failure)
-        # Azure and GCS call a missing key an error and leave open what became of the others.
-        if len(keys) > 1:
+        # Azure and GCS call a missing key an error and leave open what became of the others; a lock refuses for one.
+        if len(keys) > 1 and (failure.absent or self._locks is not None):
             answers = [await self.delete([key]) for key in keys]
             return next((answer for answer in answers if answer is not None), None)
-        return None
+        return None if failure.absent else await self._refused(keys[0], failure)
+
+    async def erase(self, key: str) -> None | Locked | Unknown:
+        if self._locks is None:
+            return await self.delete([key])
+        version = await self._locks.version(f"{self._root}{key}", self._log_timeout)
+        if isinstance(version, Failure):
+            return self._unknown(version)
+        failure = await self._locks.delete_version(f"{self._root}{key}", version, self._log_timeout)
+        return None if failure is None else await self._refused(key, failure, version)
+
+    async def _refused(self, key: str, failure: Failure, version: str = "") -> Locked | Unknown:
+        """A delete that failed: by a lock, which the store tells when it is asked, or nobody knows how."""
+        if self._locks is not None and (failure.status == 403 or "AccessDenied" in failure.reason):
+            until = await self.locked_until(key)
+            if isinstance(until, datetime) and until > self._locks.clock.now():
+                return Locked(key, until, version)
+        return self._unknown(failure)
 
     async def close(self) -> None:
         """obstore's connections close with the client, when nothing refers to it any more."""

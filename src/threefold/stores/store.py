@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
@@ -48,6 +49,24 @@ class Unreadable(Unknown):
 
 
 @dataclass(frozen=True, slots=True)
+class NotLocked(Unknown):
+    """The store refuses the lock, and only that: its bucket, its rights or its kind do not allow one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """The answer to a delete: refused, and ``key`` stays, under a retention lock ``until`` that time. Definite."""
+
+    key: str
+    until: datetime
+    version: str = ""  # of a bucket that keeps old ones, where this very one was to be deleted
+
+    @property
+    def reason(self) -> str:
+        return f"{self.key} is under retention lock until {self.until:%Y-%m-%d %H:%M:%S} UTC"
+
+
+@dataclass(frozen=True, slots=True)
 class Listed:
     """One object of a listing. A listing is a hint, never the truth (invariant 2)."""
 
@@ -75,6 +94,18 @@ class ObjectStore(Protocol):
         """Create if absent, atomically; durable when CREATED is returned. No retries."""
         ...
 
+    async def create_locked(self, key: str, body: bytes, until: datetime) -> Made | Unknown:
+        """The same, and under a retention lock from the first moment on. NotLocked: nothing was created."""
+        ...
+
+    async def lock(self, key: str, until: datetime) -> None | Unknown:
+        """Lock what stands there, or for longer. A lock is never made shorter: that is NotLocked."""
+        ...
+
+    async def locked_until(self, key: str) -> datetime | None | Unknown:
+        """When its lock ends, or ended; None: it has none, or is not there."""
+        ...
+
     async def write(self, key: str, body: bytes) -> None | Unknown:
         """Overwrite. Beacons only."""
         ...
@@ -87,8 +118,12 @@ class ObjectStore(Protocol):
         """Keys under ``prefix`` (whole path parts, no trailing slash needed) that sort after ``after``."""
         ...
 
-    async def delete(self, keys: Sequence[str]) -> None | Unknown:
-        """Delete; what is already gone is fine."""
+    async def delete(self, keys: Sequence[str]) -> None | Locked | Unknown:
+        """Delete; what is already gone is fine. Locked names the first one that stays; the others went."""
+        ...
+
+    async def erase(self, key: str) -> None | Locked | Unknown:
+        """Delete as a thief would: where the bucket keeps old versions, this very version, for good. For checks."""
         ...
 
     async def close(self) -> None: ...
