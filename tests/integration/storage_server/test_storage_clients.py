@@ -26,7 +26,6 @@ from obstore.exceptions import AlreadyExistsError, NotFoundError, PreconditionEr
 from storage_clients import open_boto, open_obstore
 from storage_process import BUCKET, Launch
 
-from conftest import open_boto, open_obstore
 from threefold.kernel.errors import Refused
 from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
 from threefold.storage_server.http import CONNECTIONS_MAX

@@ -19,8 +19,6 @@ from obstore.store import S3Store
 from storage_clients import open_boto, open_obstore
 from storage_process import BUCKET, Launch
 
-from conftest import open_boto, open_obstore
-
 
 async def load(store: S3Store, turn: int, ledger: dict[str, Any], until_killed: asyncio.Event) -> None:
     """Creates, overwrites and deletes; the ledger knows what was acknowledged, and what was only asked for."""
