@@ -94,9 +94,8 @@ async def _blow(home: Home, stack: Stack, parts: Parts, clock: Clock) -> dict[st
     client = asyncio.create_task(asyncio.to_thread(_commits, home, acked, stop))
     await clock.sleep(2)
     site, journal = home.settings.sites()[1].name, journal_of(parts)
-    stack.primary.server.kill()
     at, before = clock.monotonic(), len(acked)
-    await asyncio.to_thread(shutil.rmtree, home.primary)
+    burning = asyncio.create_task(asyncio.to_thread(_burn, stack.primary.server, home.primary))
     by_hand = None
     if home.settings.recovery.standby == "cold":
         by_hand = asyncio.create_task(stack.run("failover", "--here", "--yes", "--reason", "the primary was killed"))
@@ -112,16 +111,25 @@ async def _blow(home: Home, stack: Stack, parts: Parts, clock: Clock) -> dict[st
         for step in newest.steps[told:] if newest else ():
             told += 1
             found.setdefault({"ordered": "decided"}.get(step.kind.value, step.kind.value), clock.monotonic() - at)
+        if "decided" not in found:
+            before = len(acked)  # one more may have been on its way when the signal was
         if len(acked) > before:
             found.setdefault("first_write", clock.monotonic() - at)
         await clock.sleep(_POLL_S)
     found.setdefault("first_write", clock.monotonic() - at)
+    await burning
     stop.set()
     await client
     if by_hand is not None:
         await by_hand
     found["lost"] = await asyncio.to_thread(_lost, home, acked)
     return {name: round(value, 2) for name, value in found.items()}
+
+
+def _burn(server: Server, data: Path) -> None:
+    """The signals go at once; that every process is gone is waited for beside the clock."""
+    server.kill()
+    shutil.rmtree(data)
 
 
 def _both(home: Home) -> str:

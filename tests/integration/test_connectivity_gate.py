@@ -167,6 +167,30 @@ async def test_what_is_too_large_is_refused(ada: Client) -> None:
     assert ada.get("/t/me", headers={"DPoP": "x" * 3000}).code == "proof"
 
 
+async def test_a_read_whose_connection_breaks_is_made_once_more(crm: Crm, ada: Client) -> None:
+    """The server may have died in the midst of it; nobody has to see that who only wanted to look."""
+
+    async def kill(times: int) -> None:
+        for _ in range(times):
+            for _ in range(200):
+                killed = await crm.cluster.sql(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE query LIKE 'SELECT pg_sleep(0.5)%' AND state = 'active'"
+                )
+                if killed:
+                    break
+                await asyncio.sleep(0.01)
+            await asyncio.sleep(0.1)
+
+    killing = asyncio.create_task(kill(1))
+    assert (await asyncio.to_thread(ada.get, "/t/slow")).status == 200
+    await killing
+    killing = asyncio.create_task(kill(2))
+    answer = await asyncio.to_thread(ada.get, "/t/slow")
+    assert (answer.status, answer.headers["retry-after"] != "") == (503, True), "once, not for ever"
+    await killing
+
+
 async def test_a_body_that_does_not_say_its_size_is_bounded_too(crm: Crm, ada: Client) -> None:
     connection = http.client.HTTPConnection("localhost", crm.port, timeout=10)
     headers = {**ada.headers("POST", "/t/do"), "Content-Type": "application/json"}

@@ -20,13 +20,14 @@ from starlette.types import Scope
 from threefold.connectivity import begin_routes, intake, mode, people_routes, routes
 from threefold.connectivity.answers import answer
 from threefold.connectivity.edge import Edge, Rates
-from threefold.connectivity.gate import Gate
+from threefold.connectivity.gate import LOST, Gate
 from threefold.connectivity.headers import origin_of
 from threefold.connectivity.intake import Deferred, Intake
 from threefold.connectivity.loops import Loop, running
 from threefold.connectivity.problems import problem_of
 from threefold.connectivity.sessions import Lifetimes
 from threefold.connectivity.standing import About, ReadOnlyMode
+from threefold.crm.model.errors import Lost
 from threefold.crm.sql.database import Database
 from threefold.crm.sql.migrate import Migration, read_set
 from threefold.kernel.clock import Clock
@@ -147,6 +148,7 @@ def _answer_failures(app: FastAPI, edge: Edge) -> None:
 
     async def failed(request: Request, error: Exception) -> Response:
         problem = problem_of(error, edge.clock)
+        request.scope[LOST] = isinstance(error, Lost)
         return edge.page_of(request, problem) or problem.response()
 
     async def deferred(request: Request, kept: Exception) -> Response:

@@ -52,6 +52,7 @@ BEGIN: Final = frozenset(
 # Changes that are made though the CRM is read-only on purpose: somebody has to be able to take that back.
 ALWAYS: Final = frozenset({*BEGIN, "/connect/signout", "/api/v1/read-only", "/admin/read-only"}) - {"/connect/enrol"}
 ANY_NAME: Final = frozenset({"/healthz", "/readyz"})  # asked by address, by whatever watches
+LOST: Final = "threefold.lost"  # in the scope: what is answered comes of a connection that broke
 LINGER_SECONDS: Final = 5.0  # that a caller who sends too much may go on sending, to be told so
 _LAST_EVENT: Final = b"event: signed-out\ndata: {}\n\n"
 
@@ -92,6 +93,7 @@ class _Passage:
         self._started = False
         self._replaced = False
         self._event_stream = False
+        self._may_again = self._again = False
 
     async def go(self, receive: Receive) -> None:
         self._task, self._receive = asyncio.current_task(), receive
@@ -130,7 +132,26 @@ class _Passage:
             response = await self._enter(self._body)
             if response is not None:
                 return await self._answer(response)
-        return await self._app(self._scope, self._body.receive, self._sent)
+        return await self._run(self._body)
+
+    async def _run(self, body: Body) -> None:
+        """The CRM. A read that lost its server half-way is made once more: another may answer by now."""
+        self._may_again = self._scope["method"] not in headers.UNSAFE
+        scope: Scope = {**self._scope, "state": dict(self._scope.get("state", {}))}
+        await self._app(scope, body.receive, self._sent_by(scope))
+        if self._again:
+            self._may_again = self._again = False
+            await self._app(self._scope, body.receive, self._sent)
+
+    def _sent_by(self, scope: Scope) -> Send:
+        """Whatever an answer holds that comes of a lost connection, it goes nowhere."""
+
+        async def sent(message: Message) -> None:
+            self._again = self._again or (self._may_again and not self._started and bool(scope.get(LOST)))
+            if not self._again:
+                await self._sent(message)
+
+        return sent
 
     async def _enter(self, body: Body) -> Response | None:
         """Set the desk up; or say what is answered instead, which holds no data."""

@@ -96,6 +96,7 @@ class Scene:
     clock: Clock
     customers: Customers
     gone: set[str] = field(default_factory=set)
+    ashes: list[asyncio.Task[None]] = field(default_factory=list)  # what burnt, being deleted
     more: list[Child] = field(default_factory=list)
     outcome: Outcome = field(default_factory=Outcome)
 
@@ -146,7 +147,7 @@ async def _scene(folder: Path, narrator: Narrator, clock: Clock, *, keep: bool) 
         finally:
             drawing.cancel()
             customers.cancel()
-            await asyncio.gather(drawing, return_exceptions=True)
+            await asyncio.gather(drawing, *scene.ashes, return_exceptions=True)
             if not (keep and over):
                 await asyncio.gather(*(child.stop() for child in scene.more))
                 await stack.stop()
@@ -229,19 +230,23 @@ async def _the_site_burns(scene: Scene) -> float:
         f"At the same moment the PostgreSQL at {one} is killed (kill -9), its data folder removed, and the storage "
         "server S2 killed and its disk wiped. Nobody touches anything from here on.",
     )
-    blow = await asyncio.to_thread(_blow, scene)
+    blow = scene.clock.monotonic()  # from the signals on, not from when the last process is known to be gone
+    for burnt in await asyncio.to_thread(_blow, scene):
+        scene.ashes.append(asyncio.create_task(asyncio.to_thread(shutil.rmtree, burnt)))
     scene.narrator.say(f"{one} and S2 are gone")
     return blow
 
 
-def _blow(scene: Scene) -> float:
+def _blow(scene: Scene) -> list[Path]:
+    """What is left to be deleted: out of the way at once, because a gigabyte takes seconds to go."""
     scene.gone |= {PRIMARY, "S2"}
     scene.stack.children["S2"].send(signal.SIGKILL)
     scene.stack.primary.server.kill()
-    blow = scene.clock.monotonic()
+    burnt = []
     for folder in (scene.home.primary, scene.home.storage("S2")):
-        shutil.rmtree(folder)
-    return blow
+        burnt.append(folder.with_name(f"{folder.name}.burnt"))
+        folder.rename(burnt[-1])
+    return burnt
 
 
 async def _nobody_notices(scene: Scene, blow: float) -> None:
@@ -332,6 +337,8 @@ async def _after(scene: Scene, began: float, turn: Turn) -> None:
     turn.filed, turn.taken = since.count(FILED), since.count(TAKEN)
     turn.longest_wait = since.longest_wait()
     turn.unanswered = sum(each.told == 0 and each.asked < asked_by for each in told.questions)
+    for blind in (each for each in since.looks if not each.shown):
+        scene.narrator.say(f"+{blind.at - began:4.1f} s  a look at own cases showed nothing: {blind.why}")
     turn.looks, turn.blind = len(since.looks), sum(not each.shown for each in since.looks)
 
 

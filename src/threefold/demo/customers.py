@@ -49,6 +49,7 @@ class Look:
     at: float
     shown: bool
     age: str = ""
+    why: str = ""  # what came instead
 
 
 @dataclass(slots=True)
@@ -129,7 +130,9 @@ class Customers:
         at = self._clock.monotonic()
         answer = await self._send(partial(visitor.send, "GET", "/api/v1/queries?limit=5"))
         shown = answer is not None and answer.status == _SEEN
-        self.told.looks.append(Look(at, shown, answer.headers.get("threefold-age", "") if answer else ""))
+        age = answer.headers.get("threefold-age", "") if answer is not None else ""
+        why = "no answer" if answer is None else f"{answer.status}: {answer.body[:200]!r}"
+        self.told.looks.append(Look(at, shown, age, "" if shown else why))
 
     async def _send(self, ask: Any) -> Answer | None:
         try:

@@ -30,6 +30,7 @@ from threefold.postgres.wal import SEGMENT_BYTES_DEFAULT, check_segment_size
 _IN_PRODUCTION: Final = 6  # DBState, src/include/catalog/pg_control.h
 _STATE_AT: Final = 16
 _POLL_S: Final = 0.02
+_KILL_ATTEMPTS: Final = 500  # of _POLL_S each
 _STOP: Final = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _LOG_TAIL_BYTES: Final = 4096
 
@@ -231,7 +232,7 @@ class Server:
             for process in processes:
                 with contextlib.suppress(psutil.NoSuchProcess):
                     process.kill()
-            psutil.wait_procs(processes, timeout=10)
+            _wait_for_the_end(processes, _KILL_ATTEMPTS)
         if self._process is not None:
             self._process.wait(timeout=10)
 
@@ -301,6 +302,16 @@ class Server:
             if not found.st_mode & bit:
                 return f"{folder} is closed to others: chmod o+x it, or choose a data folder elsewhere"
         return ""
+
+
+def _wait_for_the_end(processes: list[psutil.Process], attempts: int) -> None:
+    """A zombie has ended: it holds no file and no memory, and waits for a parent or an init that may take its time."""
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while attempts > 0 and process.status() != psutil.STATUS_ZOMBIE:
+                attempts -= 1
+                with contextlib.suppress(psutil.TimeoutExpired):
+                    process.wait(_POLL_S)
 
 
 def give(tree: Path, owner: Account) -> None:

@@ -50,3 +50,7 @@ class NotSaved(Unavailable):
 
     Asking again with the same Idempotency-Key finds out.
     """
+
+
+class Lost(Unavailable):
+    """The connection broke before anything was written. 503; a read is made once more before anybody hears of it."""

@@ -12,7 +12,7 @@ from typing import Final
 import psycopg
 from psycopg import errors
 
-from threefold.crm.model.errors import Conflict, Invalid, NotSaved
+from threefold.crm.model.errors import Conflict, Invalid, Lost, NotSaved
 from threefold.kernel.errors import ThreefoldError, Unavailable
 
 TAKEN: Final[Mapping[str, tuple[str, str]]] = {
@@ -54,7 +54,7 @@ def refusal(error: psycopg.Error, *, committing: bool = False) -> ThreefoldError
     if isinstance(error, _TIMES):
         return Unavailable("it took too long and was given up", hint="ask for less, or wait a little and ask again")
     if isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError)):
-        return Unavailable("the connection to the database was lost; nothing was changed", hint="ask again")
+        return Lost("the connection to the database was lost; nothing was changed", hint="ask again")
     raise error
 
 
