@@ -20,15 +20,19 @@ from threefold.failover.steps import Kind
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import BadInput, NotThere, ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
+from threefold.kernel.progress import Progress
 from threefold.postgres.binaries import Binaries, find_binaries
 from threefold.postgres.conninfo import checked_conninfo
 from threefold.protect.where import AsksWhere, Primary, Where
 from threefold.settings import Settings
 from threefold.stores.health import HealthBook, Operation
+from threefold.stores.locking import LockingStore
 from threefold.stores.observed import ObservedStore
 from threefold.stores.open import StoreConfig, open_store, same_place
 from threefold.stores.reads import Reader
-from threefold.stores.store import Page, Unknown
+from threefold.stores.store import ObjectStore, Page, Unknown
+from threefold.upkeep.renew import AT_CREATION, Renewal
+from threefold.vault.retention import Policy
 
 _WRAPPED_KEYS = "keys"
 
@@ -80,12 +84,42 @@ async def open_stores(settings: Settings) -> AsyncIterator[tuple[Mapping[str, Ob
     configs = store_configs(settings)
     clock = SystemClock()
     health = HealthBook(config.name for config in configs)
-    stores = {config.name: ObservedStore(open_store(config), clock, health) for config in configs}
+    stores = {
+        config.name: ObservedStore(_locking(settings, open_store(config), clock), clock, health) for config in configs
+    }
     try:
         yield stores, health, clock
     finally:
         for store in stores.values():
             await store.close()
+
+
+def _locking(settings: Settings, store: ObjectStore, clock: Clock) -> ObjectStore:
+    if store.name not in settings.locked_stores:
+        return store
+    return LockingStore(store, clock, settings.locks.period, AT_CREATION)
+
+
+def policy_of(settings: Settings) -> Policy:
+    """What prune goes by."""
+    rules = settings.retention
+    return Policy(rules.pitr, rules.daily, rules.weekly, rules.monthly, rules.grace)
+
+
+def renewal_of(parts: Parts, progress: Progress | None = None) -> Renewal | None:
+    """Who keeps what is needed locked; None where nothing is."""
+    settings = parts.settings
+    if not settings.locked_stores:
+        return None
+    return Renewal(
+        parts.stores,
+        settings.locked_stores,
+        parts.keyring,
+        parts.clock,
+        policy_of(settings),
+        settings.locks.period,
+        progress=progress,
+    )
 
 
 def store_configs(settings: Settings) -> list[StoreConfig]:
@@ -102,6 +136,7 @@ def store_configs(settings: Settings) -> list[StoreConfig]:
             ca_file=settings.path(store.ca_file) if store.ca_file else None,
             provider=store.provider,
             allow_http=store.allow_http,
+            lock_mode=settings.locks.mode.upper(),
         )
         for store in settings.store
     ]

@@ -13,73 +13,30 @@ from __future__ import annotations
 
 import difflib
 import os
-import re
 import stat
 import tomllib
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
-from urllib.parse import urlsplit
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from threefold.kernel.errors import BadInput, Refused
+from threefold.settings_values import (
+    Duration,
+    Name,
+    Reference,
+    has_no_password,
+    is_address,
+    is_host_and_port,
+    is_place,
+)
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_SCHEMES = ("s3", "gs", "az")
-
-
-def duration(text: object) -> timedelta:
-    """``250ms``, ``1s``, ``5m``, ``24h``, ``7d``. A bare number is refused: nobody remembers the unit."""
-    if isinstance(text, timedelta):
-        return text
-    match = _DURATION.fullmatch(str(text).strip())
-    if match is None:
-        raise ValueError(f"not a duration: {text!r}; write a number and a unit, such as 250ms, 1s, 5m, 24h or 7d")
-    return timedelta(seconds=float(match[1]) * _UNITS[match[2]])
-
-
-def _is_reference(text: str) -> str:
-    kind, _, rest = text.partition(":")
-    if kind not in {"env", "file"} or not rest:
-        raise ValueError("secrets are given by reference: env:NAME or file:PATH")
-    return text
-
-
-def _is_address(text: str) -> str:
-    if urlsplit(text).scheme not in {"http", "https"} or not urlsplit(text).netloc:
-        raise ValueError("an endpoint reads like https://s1.example:9101")
-    return text
-
-
-def _is_host_and_port(text: str) -> str:
-    host, _, port = text.rpartition(":")
-    if not host or not port.isdecimal():
-        raise ValueError("an address to listen on reads like 127.0.0.1:8080")
-    return text
-
-
-def _is_place(text: str) -> str:
-    parts = urlsplit(text)
-    if parts.scheme not in _SCHEMES or not parts.netloc:
-        raise ValueError("a store's url reads like s3://bucket/prefix, gs://bucket/prefix or az://container/prefix")
-    return text
-
-
-def _has_no_password(dsn: str) -> str:
-    if re.search(r"\bpassword\s*=|://[^/@]*:[^/@]*@", dsn):
-        raise ValueError('the dsn holds a password; give it by reference instead: password = "env:NAME"')
-    return dsn
-
-
-Duration = Annotated[timedelta, BeforeValidator(duration)]
-Reference = Annotated[str, AfterValidator(_is_reference)]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+_LOCK_MOST = timedelta(days=3650)
 
 
 class Section(BaseModel):
@@ -92,7 +49,7 @@ class System(Section):
     name: Name = Field(
         description="Names the log in the stores: several CRMs may share three stores. Lower case, digits, hyphens."
     )
-    dsn: Annotated[str, AfterValidator(_has_no_password)] = Field(
+    dsn: Annotated[str, AfterValidator(has_no_password)] = Field(
         description="How to reach the primary: libpq keywords or a postgresql:// address, of a role with REPLICATION "
         "and pg_monitor. Without a password; see `password`."
     )
@@ -104,7 +61,7 @@ class System(Section):
         default=None,
         description="The primary's data folder, on its own host. Only failback needs it: there this site is rebuilt.",
     )
-    listen: Annotated[str, AfterValidator(_is_host_and_port)] | None = Field(
+    listen: Annotated[str, AfterValidator(is_host_and_port)] | None = Field(
         default=None,
         description="Where a PostgreSQL that is rebuilt here listens. Only failback needs it. Absent: as in `dsn`.",
     )
@@ -138,10 +95,10 @@ class Store(Section):
     """One of the three replication storage servers."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9-]{0,30}$", description="S1, S2, S3: the name in every message.")
-    url: Annotated[str, AfterValidator(_is_place)] = Field(
+    url: Annotated[str, AfterValidator(is_place)] = Field(
         description="s3://bucket/prefix, gs://bucket/prefix or az://container/prefix."
     )
-    endpoint: Annotated[str, AfterValidator(_is_address)] | None = Field(
+    endpoint: Annotated[str, AfterValidator(is_address)] | None = Field(
         default=None, description="Address of an S3-compatible server. Absent: the provider's own."
     )
     access_key_id: Reference | None = Field(
@@ -162,6 +119,10 @@ class Store(Section):
         default="", description="Who runs it. Three stores of one provider and one region share a failure domain."
     )
     region: str = Field(default="", description="Where it stands; for S3 also the region that requests are signed for.")
+    lock: bool = Field(
+        default=True,
+        description="Whether [locks] holds for this store. false: where it cannot lock single objects.",
+    )
 
     @model_validator(mode="after")
     def _whole_credentials(self) -> Store:
@@ -183,11 +144,11 @@ class Recovery(Section):
     data_dir: Path | None = Field(
         default=None, description="The recovered server's data folder, when --into is not given."
     )
-    listen: Annotated[str, AfterValidator(_is_host_and_port)] = Field(
+    listen: Annotated[str, AfterValidator(is_host_and_port)] = Field(
         default="127.0.0.1:5433",
         description="Where the PostgreSQL of this site listens, as standby and when it serves.",
     )
-    dsn: Annotated[str, AfterValidator(_has_no_password)] | None = Field(
+    dsn: Annotated[str, AfterValidator(has_no_password)] | None = Field(
         default=None,
         description="How others reach the PostgreSQL of this site. Absent: the primary's dsn with the address of "
         "`listen`. The roles and their passwords are the primary's.",
@@ -251,6 +212,27 @@ class Retention(Section):
     )
 
 
+class Locks(Section):
+    """Retention locks: nobody deletes what a recovery needs, not even with our own credentials."""
+
+    period: Duration = Field(
+        default=timedelta(0),
+        description="How long segments, packs, manifests, timelines and wrapped keys are locked at the stores; made "
+        "longer while they are needed. 0s: no locks. A duration of days, 3650d at the most.",
+    )
+    mode: Literal["compliance", "governance"] = Field(
+        default="compliance",
+        description="What S3 calls the lock. compliance: nobody ends it early. governance: who has a right of its own "
+        "can; never give that right to the keys of this file.",
+    )
+
+    @model_validator(mode="after")
+    def _of_a_sensible_length(self) -> Locks:
+        if self.period > _LOCK_MOST:
+            raise ValueError("a lock lasts 3650d at the most: nobody ends a longer one if it was a slip")
+        return self
+
+
 @dataclass(frozen=True, slots=True)
 class Site:
     """One of the two places where the PostgreSQL may serve."""
@@ -264,15 +246,15 @@ class Site:
 class Crm(Section):
     """Our own CRM, where it is used: `threefold crm serve`. Nothing else here depends on it."""
 
-    listen: Annotated[str, AfterValidator(_is_host_and_port)] = Field(
+    listen: Annotated[str, AfterValidator(is_host_and_port)] = Field(
         default="127.0.0.1:8080", description="Where the CRM listens. To other machines only behind a proxy with TLS."
     )
-    public_url: Annotated[str, AfterValidator(_is_address)] = Field(
+    public_url: Annotated[str, AfterValidator(is_address)] = Field(
         default="http://localhost:8080",
         description="The address that people type. Passkeys and devices are bound to its host name, so the recovery "
         "site has to answer under the same one.",
     )
-    dsn: Annotated[str, AfterValidator(_has_no_password)] = Field(
+    dsn: Annotated[str, AfterValidator(has_no_password)] = Field(
         description="The CRM's own database, as the role that owns it. Several hosts may stand there: the one that "
         "takes writes is used."
     )
@@ -367,6 +349,7 @@ class Settings(_File):
     recovery: Recovery = Recovery()
     failover: Failover = Failover()
     retention: Retention = Retention()
+    locks: Locks = Locks()
     crm: Crm | None = None
 
     @model_validator(mode="after")
@@ -374,6 +357,21 @@ class Settings(_File):
         if len({s.name for s in self.store}) < len(self.store):
             raise ValueError("two stores have the same name")
         return self
+
+    @model_validator(mode="after")
+    def _lockable(self) -> Settings:
+        for store in self.store if self.locks.period else ():
+            if store.lock and (not store.url.startswith("s3:") or store.access_key_id is None):
+                raise ValueError(
+                    f"objects on store {store.name} cannot be locked from here: that takes s3:// and keys written down "
+                    "here; say lock = false for it, and see docs/howto/lock-the-copies.md"
+                )
+        return self
+
+    @property
+    def locked_stores(self) -> tuple[str, ...]:
+        """Names of those whose copies are locked."""
+        return tuple(store.name for store in self.store if store.lock) if self.locks.period else ()
 
     def sites(self) -> tuple[Site, Site]:
         """The primary's and the recovery site. Raises BadInput where their names do not tell them apart."""
@@ -398,12 +396,17 @@ class Settings(_File):
 
     def warnings(self) -> list[str]:
         """What is allowed and yet unwise."""
+        found = []
+        if self.locks.period and len(self.locked_stores) < 2:
+            found.append(
+                "copies are locked on fewer than two stores: what a locked store lacks for a moment is locked nowhere"
+            )
         domains = {(s.provider, s.region) for s in self.store}
         if len(domains) > 1:
-            return []
+            return found
         provider, region = domains.pop()
         where = f"{provider or 'no provider given'}, {region or 'no region given'}"
-        return [f"all three stores are in one failure domain ({where}): one outage may take all of them"]
+        return [*found, f"all three stores are in one failure domain ({where}): one outage may take all of them"]
 
 
 _Kind = TypeVar("_Kind", Settings, CrmSettings)

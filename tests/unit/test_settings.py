@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from threefold.kernel.errors import BadInput, Refused
-from threefold.settings import Settings, duration, load
+from threefold.settings import Settings, load
+from threefold.settings_values import duration
 
 GOOD = """
 [system]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
+from typing import Final
 
 from rich.table import Table
 
@@ -10,19 +12,24 @@ from threefold.bootstrap import Parts, open_parts, primary_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
+from threefold.cli.words import span
 from threefold.kernel.errors import Refused, ThreefoldError
 from threefold.protect.check import Finding, Level, judge, look, try_replication
 from threefold.settings import Settings
+from threefold.stores.lock_proof import prove_lock
 from threefold.stores.probe import ProbeReport, probe
 
+_LOCK_OFF: Final = "lock = true for this store, where it can lock objects (docs/howto/lock-the-copies.md)"
+_SHORT_LOCK: Final = timedelta(days=3)
 _MARKS = {Level.FINE: "[green]✓[/]", Level.WARNING: "[yellow]![/]", Level.FAILED: "[bold red]✗[/]"}
 
 
 def check(config: Config = CONFIG, as_json: Json = False, quiet: Quiet = False) -> None:
     """Look at the primary, the three stores and the keys before anything rests on them.
 
-    Every store is tried with racing creates: one that lets two writers win is refused. Nothing on the primary is
-    changed; what has to be changed is printed, ready to be run. Exit code 3 if something is not as it has to be.
+    Every store is tried with racing creates: one that lets two writers win is refused. Where copies are locked, a
+    small locked object is put there, and has to withstand our own keys. Nothing on the primary is changed; what has to
+    be changed is printed, ready to be run. Exit code 3 if something is not as it has to be.
 
     [bold]Example:[/] threefold check --config threefold.toml
     """
@@ -35,12 +42,14 @@ async def _check(found: Settings, output: Output) -> None:
     async with open_parts(found) as parts:
         progress.step("check", "asking the primary and trying the three stores", unit="objects")
         try:
-            primary, stores = await asyncio.gather(
-                _primary(parts), asyncio.gather(*(probe(store, parts.clock) for store in parts.stores.values()))
+            primary, stores, locks = await asyncio.gather(
+                _primary(parts),
+                asyncio.gather(*(probe(store, parts.clock) for store in parts.stores.values())),
+                _locks(parts),
             )
         finally:
             output.finish(progress)
-        findings = [*primary, *(finding for report in stores for finding in _store(report)), *_keys(parts)]
+        findings = [*primary, *(finding for report in stores for finding in _store(report)), *locks, *_keys(parts)]
     failed = [finding for finding in findings if finding.level is Level.FAILED]
     facts = {
         "findings": [
@@ -84,6 +93,30 @@ def _store(report: ProbeReport) -> list[Finding]:
         for finding in report.findings
         if not finding.passed
     ]
+
+
+async def _locks(parts: Parts) -> list[Finding]:
+    """Whether what is locked withstands the very keys that `threefold protect` has."""
+    settings = parts.settings
+    names, period = settings.locked_stores, settings.locks.period
+    proofs = await asyncio.gather(*(prove_lock(parts.stores[name], parts.clock) for name in names))
+    findings = [
+        Finding(
+            f"lock on {proof.store}",
+            Level.FAILED if not proof.locked else Level.WARNING if proof.hides else Level.FINE,
+            proof.detail,
+            proof.hint,
+        )
+        for proof in proofs
+    ]
+    findings += [
+        Finding(f"lock on {name}", Level.WARNING, "not locked: these keys can delete everything there", _LOCK_OFF)
+        for name in (parts.stores.keys() - set(names) if names else ())
+    ]
+    if names and period < _SHORT_LOCK:
+        detail = f"locks last {span(period.total_seconds())}: a thief who stops this machine has to wait no longer"
+        findings.append(Finding("lock period", Level.WARNING, detail, 'period = "30d" in [locks]'))
+    return findings
 
 
 def _keys(parts: Parts) -> list[Finding]:

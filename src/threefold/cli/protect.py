@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from threefold import telemetry
-from threefold.bootstrap import agent_lock, open_parts, puts_of, where_of, wrapped_key_of
+from threefold.bootstrap import agent_lock, open_parts, puts_of, renewal_of, where_of, wrapped_key_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
@@ -24,6 +24,7 @@ from threefold.protect.run import protect as protect_until
 from threefold.protect.spooling import SpoolPlace
 from threefold.protect.stream import Durability
 from threefold.settings import Settings
+from threefold.upkeep.renew import keep_locked
 
 
 def protect(
@@ -97,7 +98,12 @@ async def _protect(
             puts=lambda: puts_of(parts),
             spool=spool_of(found),
         )
-        keeping = asyncio.create_task(keep_agent(agent, parts.clock, telemetry.report)) if agent else None
+        beside = []
+        if agent:
+            beside.append(asyncio.create_task(keep_agent(agent, parts.clock, telemetry.report)))
+        if renewal := renewal_of(parts):
+            locking = keep_locked(renewal, parts.clock, telemetry.report, found.locks.period)
+            beside.append(asyncio.create_task(locking))
         try:
             await protect_until(
                 deployment,
@@ -108,7 +114,7 @@ async def _protect(
                 stop=stop,
             )
         finally:
-            if keeping is not None:
-                keeping.cancel()
-                await asyncio.gather(keeping, return_exceptions=True)
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
     output.result({"stopped": True}, "stopped in good order")

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from threefold.bootstrap import open_parts
+from threefold.bootstrap import open_parts, policy_of
 from threefold.cli.common import execute, passphrase_from, settings
 from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
 from threefold.cli.output import Output
-from threefold.cli.words import count, facts_table, size, span
+from threefold.cli.words import count, facts_table, moment, size, span
 from threefold.settings import Settings
 from threefold.upkeep.prune import Prune, PruneReport
 from threefold.vault.retention import Policy
@@ -40,8 +40,7 @@ def prune(
 
 
 async def _prune(found: Settings, output: Output, passphrase: str | None, *, dry_run: bool) -> None:
-    rules = found.retention
-    policy = Policy(rules.pitr, rules.daily, rules.weekly, rules.monthly, rules.grace)
+    policy = policy_of(found)
     progress = output.progress()
     async with open_parts(found, passphrase=passphrase) as parts:
         try:
@@ -78,11 +77,16 @@ def _human(report: PruneReport, policy: Policy) -> list[Table | str]:
         lines.append(
             f"{count(len(report.spared), 'object')} marked earlier stay: they are needed again, or not there any more."
         )
-    for name, keys in sorted(report.held.items()):
+    if report.locked:
+        until = moment(max(report.locked.values()))
+        also = f", and {report.waits_for_locked} that they need" if report.waits_for_locked else ""
         lines.append(
-            f"[yellow]{name} does not let {count(len(keys), 'object')} go (a retention lock?):[/] {keys[0]} ..."
+            f"{count(len(report.locked), 'object')} due stay under their retention lock{also}; "
+            f"the first goes after {moment(min(report.locked.values()))}, the last after {until}."
         )
-    if not (report.marked or report.deleted or report.due or report.waiting):
+    for name, keys in sorted(report.held.items()):
+        lines.append(f"[yellow]{name} does not let {count(len(keys), 'object')} go:[/] {keys[0]} ...")
+    if not (report.marked or report.deleted or report.due or report.waiting or report.locked):
         lines.append("[green]Everything that is stored is needed.[/]")
     return lines
 

@@ -19,7 +19,8 @@ from threefold.cli.output import Output
 from threefold.failover.sentinel import keep_watch
 from threefold.failover.watch import Target, Vantage, Watch
 from threefold.kernel.errors import BadInput
-from threefold.settings import Settings, duration
+from threefold.settings import Settings
+from threefold.settings_values import duration
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from threefold.bootstrap import conninfo_of, open_parts, where_of
+from threefold.bootstrap import conninfo_of, open_parts, renewal_of, where_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
@@ -86,9 +86,14 @@ async def _snapshot(found: Settings, output: Output, source: Source) -> None:
                 clock=parts.clock,
                 progress=progress,
             )
+            renewal = renewal_of(parts)
+            locked = await renewal.snapshot(vault, taken.summary.id) if renewal else None
         finally:
             output.finish(progress)
-    output.result({**facts(taken), "from": via}, table(taken))
+    for name, why in locked.why.items() if locked else ():
+        output.warn(f"the snapshot is not locked on {name}: {why}")
+    until = {"locked_until": locked.until, "locked_on": sorted(locked.locked)} if locked else {}
+    output.result({**facts(taken), "from": via, **until}, table(taken))
 
 
 async def _standby(

@@ -1,4 +1,4 @@
-"""`threefold store`: the three stores looked after: scrub, repair, status."""
+"""`threefold store`: the three stores looked after: scrub, repair, lock, status."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Annotated, Any, Final
 import typer
 from rich.table import Table
 
-from threefold.bootstrap import open_parts
+from threefold.bootstrap import open_parts, renewal_of
 from threefold.cli.common import execute, passphrase_from, settings
 from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
 from threefold.cli.output import Output
-from threefold.cli.words import count, size, span, table
-from threefold.kernel.errors import BadInput, Damaged
+from threefold.cli.words import count, moment, size, span, table
+from threefold.kernel.errors import BadInput, Damaged, Unavailable
 from threefold.settings import Settings
 from threefold.upkeep.inventory import Inventory, take_inventory
 from threefold.upkeep.listing import Holding
+from threefold.upkeep.renew import Renewed
 from threefold.upkeep.score import FORMULA
 from threefold.upkeep.scrub import Scrub, ScrubReport
 
@@ -81,6 +82,20 @@ def repair(
     output = Output(as_json, quiet)
     found = settings(config, output)
     execute(_scrub(found, output, passphrase_from(passphrase_file), rate_of(rate), store, fresh=True), output)
+
+
+@app.command()
+def lock(
+    config: Config = CONFIG, passphrase_file: PassphraseFile = None, as_json: Json = False, quiet: Quiet = False
+) -> None:
+    """Make the retention locks of all that is needed longer, now; `threefold protect` does so by itself.
+
+    For what lay there before [locks] was set, and where no DRaaS server runs. Exit code 1 if something is not locked.
+
+    [bold]Example:[/] threefold store lock
+    """
+    output = Output(as_json, quiet)
+    execute(_lock(settings(config, output), output, passphrase_from(passphrase_file)), output)
 
 
 @app.command()
@@ -148,6 +163,30 @@ def _human(report: ScrubReport, only: str | None) -> list[Table | str]:
     if len(left) > _SHOWN:
         lines.append(f"  and {len(left) - _SHOWN} more: --json names them")
     return lines
+
+
+async def _lock(found: Settings, output: Output, passphrase: str | None) -> None:
+    if not found.locked_stores:
+        raise BadInput("nothing is to be locked", hint='[locks] period = "30d" in threefold.toml')
+    progress = output.progress()
+    async with open_parts(found, passphrase=passphrase) as parts:
+        renewal = renewal_of(parts, progress)
+        try:
+            done = await renewal.everything() if renewal else Renewed(parts.clock.now())
+        finally:
+            output.finish(progress)
+    rows = table("store", "locked", "made longer now", "not locked", "")
+    for name in found.locked_stores:
+        failed = done.failed.get(name, [])
+        numbers = (done.locked.get(name, 0), done.longer.get(name, 0), len(failed))
+        rows.add_row(name, *map(str, numbers), f"[red]{done.why[name]}[/]" if name in done.why else "")
+    output.result(asdict(done), *done.notes, rows, f"What was made longer holds until {moment(done.until)}.")
+    if done.failed:
+        name, keys = next(iter(done.failed.items()))
+        raise Unavailable(
+            f"{name} does not lock {count(len(keys), 'object')}, {keys[0]} first: {done.why[name]}",
+            hint="`threefold check` tries a lock and says what is wrong",
+        )
 
 
 async def _status(found: Settings, output: Output, passphrase: str | None) -> None:

@@ -22,7 +22,7 @@ from threefold.quorum import keys
 from threefold.quorum.check import check_log_object
 from threefold.quorum.objects import Codec
 from threefold.stores.confirm import Stored, Taken, create_confirmed
-from threefold.stores.store import ABSENT, Gone, ObjectStore, Unknown, Unreadable
+from threefold.stores.store import ABSENT, Gone, Locked, ObjectStore, Unknown, Unreadable
 from threefold.upkeep.decide import SWITCHES, Copy, Decision, LogFacts, State, decide, prefix_of
 from threefold.upkeep.listing import Seen
 from threefold.upkeep.pace import Pace
@@ -247,6 +247,10 @@ class Mender:
         if again == bodies[0] or opens:
             return "it reads whole now: something on the way had spoilt it"
         answer = await self._stores[name].delete([key])
+        if isinstance(answer, Locked):
+            return (
+                f"it cannot go before its retention lock ends, at {answer.until:%Y-%m-%d %H:%M} UTC: scrub again then"
+            )
         if isinstance(answer, Unknown):
             return f"the store does not let it go ({answer.reason}): a retention lock?"
         if await self._stores[name].read(key, length=1) is not ABSENT:

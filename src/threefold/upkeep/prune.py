@@ -4,12 +4,16 @@ A run does what marks of earlier runs ask for, as far as it is still true, and m
 deleted a sentence stands on two stores, and what the stores hold is looked at once more (vault/marks.py: the argument);
 what is reachable by then is spared. reach.py says what is reachable.
 
+What is under retention lock stays until the lock ends, and with it what it needs; it is asked for before a sentence is
+written, and its mark waits.
+
 A store that did not list everything keeps everything, until it does; two have to. On each store manifests go first, and
 packs and segments only when no manifest of theirs is listed there any more: no store ever names what it has lost.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -25,9 +29,9 @@ from threefold.quorum.keys import WAL
 from threefold.quorum.objects import NOWHERE
 from threefold.quorum.reader import Extent, read_extent
 from threefold.stores.confirm import Stored, create_confirmed
-from threefold.stores.store import ObjectStore, Unknown
+from threefold.stores.store import Locked, ObjectStore
 from threefold.upkeep.listing import union
-from threefold.upkeep.reach import FORK_BYTES, Sizes, Survey, Verdict, decide_prune
+from threefold.upkeep.reach import FORK_BYTES, Sizes, Survey, Verdict, decide_prune, released
 from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, Summary, snapshot_key
@@ -37,6 +41,7 @@ from threefold.vault.retention import Policy
 _PREFIXES: Final = ("snapshots", "packs", WAL)  # in the order in which they are deleted on a store
 _QUORUM: Final = 2
 _BATCH: Final = 500
+_ASKED_AT_ONCE: Final = 16
 
 
 @dataclass(slots=True)
@@ -53,13 +58,17 @@ class PruneReport:
     deleted: dict[str, int] = field(default_factory=dict)  # store → objects
     freed_bytes: int = 0
     spared: list[str] = field(default_factory=list)  # marked, and needed again
+    locked: dict[str, datetime] = field(default_factory=dict)  # due, and under a retention lock until then
+    waits_for_locked: int = 0  # due, and needed by what is locked
     held: dict[str, list[str]] = field(default_factory=dict)  # store → keys that it does not let go
     away: dict[str, str] = field(default_factory=dict)  # stores of which nothing was deleted
     notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
-class _Seen:
+class Looked:
+    """What the stores hold, and what of it nothing needs; ``away``: stores that did not list everything."""
+
     survey: Survey
     verdict: Verdict
     away: Mapping[str, str]
@@ -91,7 +100,7 @@ class Prune:
     async def run(self, *, dry_run: bool = False) -> PruneReport:
         """Raises Unavailable where fewer than two stores list everything, Refused where a list contradicts a mark."""
         marks = await read_marks(self._stores, self._keyring)
-        seen = await self._look()
+        seen = await self.look()
         now = self._clock.now()
         report = PruneReport(dry_run, seen.verdict.kept, seen.verdict.wal_from, away=dict(seen.away))
         await self._contradicted(marks.marks, seen)
@@ -100,7 +109,7 @@ class Prune:
         self._say(report, seen)
         for mark in due:
             if dry_run:
-                report.due += sorted(mark.keys & seen.verdict.keys)
+                report.due += sorted(await self._released(mark.keys & seen.verdict.keys, seen.survey, report))
             else:
                 sentences = [each.key for each in marks.sentences if each.id == mark.id]
                 await self._carry_out(mark, sentences, seen, report)
@@ -114,7 +123,8 @@ class Prune:
 
     # --- looking ---
 
-    async def _look(self) -> _Seen:
+    async def look(self) -> Looked:
+        """Raises Unavailable where fewer than two stores list everything."""
         self._progress.step("prune-survey", "looking what the stores hold", unit="objects")
         # The lists of snapshots come first: what is published from here on is met by the next look (vault/marks.py).
         silent: dict[str, str] = {}
@@ -143,7 +153,7 @@ class Prune:
         )
         return await self._judged(survey, silent)
 
-    async def _judged(self, survey: Survey, silent: Mapping[str, str]) -> _Seen:
+    async def _judged(self, survey: Survey, silent: Mapping[str, str]) -> Looked:
         """A snapshot that makes others superfluous is asked for by key: a listing alone is not believed."""
         while True:
             verdict = decide_prune(survey, self._policy, self._clock.now(), fork_bytes=self._fork_bytes)
@@ -160,7 +170,7 @@ class Prune:
             }
             self._sure |= places.keys() - lost.keys()
             if not lost:
-                return _Seen(survey, verdict, silent)
+                return Looked(survey, verdict, silent)
             survey = replace(survey, unusable={**survey.unusable, **lost})
 
     async def _list(self, prefix: str, silent: dict[str, str]) -> Sizes:
@@ -184,7 +194,7 @@ class Prune:
             unreadable,
         )
 
-    async def _contradicted(self, marks: Sequence[Mark], seen: _Seen) -> None:
+    async def _contradicted(self, marks: Sequence[Mark], seen: Looked) -> None:
         """A snapshot that was kept by an earlier run and is listed nowhere: deleted since, or a list lies."""
         for name in {name for mark in marks for name in mark.kept}:
             key = snapshot_key(name)
@@ -199,24 +209,45 @@ class Prune:
 
     # --- deleting ---
 
-    async def _carry_out(self, mark: Mark, sentences: Sequence[str], before: _Seen, report: PruneReport) -> None:
-        wanted = mark.keys & before.verdict.keys
+    async def _carry_out(self, mark: Mark, sentences: Sequence[str], before: Looked, report: PruneReport) -> None:
+        due = mark.keys & before.verdict.keys
+        wanted = frozenset(await self._released(due, before.survey, report))
         doomed: set[str] = set()
         if wanted:
             self._progress.step("prune-delete", "deleting what was marked", total=len(wanted), unit="objects")
             sentence = Mark(mark.id, self._clock.now(), wanted, mark.kept, self._clock.new_id()[:8])
             await self._put(sentence)
             sentences = [*sentences, sentence.key]
-            seen = await self._look()
+            seen = await self.look()
             doomed = set(wanted & seen.verdict.keys)
             report.away |= seen.away
             for name, store in self._stores.items():
                 if name not in seen.away:
                     await self._delete(name, store, doomed, seen.survey, report)
-        report.spared += sorted(mark.keys - doomed - self._gone(mark, before.survey))
+        waiting = due - wanted
+        report.spared += sorted(mark.keys - doomed - waiting - self._gone(mark, before.survey))
+        if waiting or not report.locked.keys().isdisjoint(mark.keys):
+            return
         if not report.away and not any(set(keys) & mark.keys for keys in report.held.values()):
             for store in self._stores.values():
                 await store.delete([mark.key, *sentences])
+
+    async def _released(self, due: frozenset[str] | set[str], survey: Survey, report: PruneReport) -> set[str]:
+        """Of what is due, that which may go now."""
+        now, room = self._clock.now(), asyncio.Semaphore(_ASKED_AT_ONCE)
+
+        async def ask(key: str, name: str) -> None:
+            async with room:
+                until = await self._stores[name].locked_until(key)
+            # Who does not answer says nothing: the delete will.
+            if isinstance(until, datetime) and until > now:
+                report.locked[key] = max(until, report.locked.get(key, until))
+
+        sizes = {key: survey.listed[key.partition("/")[0]].get(key, {}) for key in due}
+        await asyncio.gather(*(ask(key, name) for key in sorted(due) for name in sizes[key]))
+        free = released(survey, due, report.locked.keys() & due)
+        report.waits_for_locked += len(due - free - report.locked.keys())
+        return free
 
     def _gone(self, mark: Mark, survey: Survey) -> set[str]:
         return {key for key in mark.keys if not any(key in keys for keys in survey.listed.values())}
@@ -230,9 +261,14 @@ class Prune:
             held = set()
             for at in range(0, len(there), _BATCH):
                 batch = there[at : at + _BATCH]
-                if isinstance(await store.delete(batch), Unknown):
-                    # One that is locked refuses for all: one by one, the others go.
-                    held |= {key for key in batch if isinstance(await store.delete([key]), Unknown)}
+                if await store.delete(batch) is not None:
+                    # One that is locked may refuse for all: one by one, the others go.
+                    for key in batch:
+                        answer = await store.delete([key])
+                        if isinstance(answer, Locked):
+                            report.locked[key] = answer.until
+                        if answer is not None:
+                            held.add(key)
                 self._progress.advance(len(batch))
             if there:
                 silent: dict[str, str] = {}
@@ -248,7 +284,8 @@ class Prune:
                 report.deleted[name] = report.deleted.get(name, 0) + len(gone)
             report.freed_bytes += sum(sizes[key][name] for key in gone)
             if held:
-                report.held.setdefault(name, []).extend(sorted(held))
+                if held - report.locked.keys():
+                    report.held.setdefault(name, []).extend(sorted(held - report.locked.keys()))
                 if prefix == "snapshots":
                     return  # it still names them: what they need stays on this store
 
@@ -266,7 +303,7 @@ class Prune:
     def _new_id(self, now: datetime) -> str:
         return f"{now:%Y%m%dT%H%M%SZ}-{self._clock.new_id()[:8]}"
 
-    def _say(self, report: PruneReport, seen: _Seen) -> None:
+    def _say(self, report: PruneReport, seen: Looked) -> None:
         if seen.verdict.blocked:
             report.notes.append(f"packs and segments stay: {seen.verdict.blocked}")
         if seen.verdict.held_by_epoch:

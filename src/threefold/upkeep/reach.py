@@ -96,6 +96,24 @@ def decide_prune(survey: Survey, policy: Policy, now: datetime, *, fork_bytes: i
     return found
 
 
+def released(survey: Survey, due: Collection[str], locked: Collection[str]) -> set[str]:
+    """Of what is due, that which may go while ``locked`` stays: not what a manifest under lock still names.
+
+    No store ever names what it has lost, so a manifest that cannot go yet keeps its packs and its log.
+    """
+    staying = [name for name in survey.summaries if snapshot_key(name) in locked]
+    needed = {key for name in staying for key in survey.packs_of[name]}
+    begin = min((wal_begin(survey.summaries[name]) for name in staying), default=None)
+
+    def is_needed(key: str) -> bool:
+        if begin is None or not key.startswith(f"{WAL}/"):
+            return key in needed
+        end = _segment_end(key, survey.segment_bytes)
+        return end is None or end > begin
+
+    return {key for key in due if key not in locked and not is_needed(key)}
+
+
 def _segment_end(key: str, segment_bytes: int) -> int | None:
     parts = key.split("/")
     try:
