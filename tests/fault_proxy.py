@@ -8,13 +8,16 @@ bytes of any protocol (PostgreSQL's), where CUT, BLACK_HOLE and DELAY are possib
         proxy.do(Fault.LOSE_REPLY, times=1)   # the next request is applied, its reply never comes
         proxy.do(Fault.ANSWER, status=503)    # all requests, until told otherwise; nothing is forwarded
         proxy.heal()
+
+``proxy.weather`` decides each request by itself, by its head, where nothing was told by `do`: for campaigns.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Collection, Coroutine
+from collections.abc import Callable, Collection, Coroutine
+from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -31,6 +34,31 @@ class Fault(Enum):
     LOSE_REPLY = "lose reply"  # forwarded and applied; the connection closes instead of the reply
     HALF_BODY = "half body"  # forwarded; the reply breaks off in the middle of its body
     STALL = "stall"  # forwarded; a reply of some size comes to a halt in the middle, the connection staying open
+    SLOW_FIRST = "slow first byte"  # forwarded and applied at once; the reply begins after ``seconds``
+    WRONG_BYTES = "wrong bytes"  # forwarded; one byte in the middle of the reply's body is another
+    STALE_LIST = "stale list"  # a listing is answered as it was when it was first asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What becomes of one request."""
+
+    fault: Fault
+    seconds: float = 0.0
+    status: int = 503
+    code: str = ""
+    body: bytes = b""
+    least: int = 64 * 1024  # bytes of a reply that STALL holds up
+
+    def answer(self) -> bytes:
+        """``body``, or without one the error that S3, GCS and Azure would send with ``code``."""
+        error = f"<?xml version='1.0'?><Error><Code>{self.code}</Code><Message>fault</Message></Error>".encode()
+        body = self.body or error
+        head = f"HTTP/1.1 {self.status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
+        return head.encode() + body
+
+
+FINE = Act(Fault.NONE)
 
 
 class FaultProxy:
@@ -39,8 +67,9 @@ class FaultProxy:
     def __init__(self, target: int = 0, *, host: str = "127.0.0.1", raw: bool = False) -> None:
         self._target = (host, target)
         self._raw = raw
-        self._fault, self._times = Fault.NONE, 0
-        self._seconds, self._answer = 0.0, b""
+        self._act, self._times = FINE, 0
+        self.weather: Callable[[str], Act] | None = None
+        self._listings: dict[bytes, bytes] = {}  # by request line: the first reply
         self._links: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
@@ -59,18 +88,13 @@ class FaultProxy:
         code: str = "",
         body: bytes = b"",
     ) -> None:
-        """From now on, for the next ``times`` requests (or, raw, connections); -1: until told otherwise.
-
-        ANSWER sends ``body``, or without one the error that S3, GCS and Azure would send with ``code``.
-        """
-        body = body or f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>fault</Message></Error>".encode()
-        head = f"HTTP/1.1 {status} Fault\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n\r\n"
-        self._fault, self._times, self._seconds, self._answer = fault, times, seconds, head.encode() + body
+        """From now on, for the next ``times`` requests (or, raw, connections); -1: until told otherwise."""
+        self._act, self._times = Act(fault, seconds, status, code, body), times
         if fault is Fault.CUT:
             self._call(self._cut())
 
     def heal(self) -> None:
-        self.do(Fault.NONE)
+        self._act, self._times = FINE, 0
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -99,11 +123,13 @@ class FaultProxy:
             link.cancel()
         await asyncio.gather(*self._links, return_exceptions=True)
 
-    def _next(self) -> Fault:
+    def _next(self, head: str = "") -> Act:
         if self._times == 0:
-            self._fault = Fault.NONE
+            self._act = FINE
         self._times -= 1
-        return self._fault
+        if self._act is FINE and self.weather is not None:
+            return self.weather(head)
+        return self._act
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         link = asyncio.current_task()
@@ -126,32 +152,43 @@ class FaultProxy:
         while True:
             request = await _message(reader)
             self.requests += 1
-            self.heads.append(request.split(b"\r\n\r\n", 1)[0].decode())
-            fault = self._next()
+            head = request.split(b"\r\n\r\n", 1)[0].decode()
+            self.heads.append(head)
+            act = self._next(head)
+            fault = act.fault
             if fault is Fault.CUT:
                 return
             if fault is Fault.BLACK_HOLE:
                 await asyncio.sleep(3600)
             if fault is Fault.ANSWER:
-                writer.write(self._answer)
+                writer.write(act.answer())
                 continue
             if fault is Fault.DELAY:
-                await asyncio.sleep(self._seconds)
+                await asyncio.sleep(act.seconds)
             if upstream is None:  # not before: ANSWER needs no server at all
                 back, upstream = await asyncio.open_connection(*self._target)
                 ends.append(upstream)
             upstream.write(request)
             reply = await _message(back, reply_to=request)
+            line = request.split(b"\r\n", 1)[0]
+            if (b"list-type=2" in line or b"comp=list" in line) and reply[9:12] == b"200":
+                first = self._listings.setdefault(line, reply)
+                reply = first if fault is Fault.STALE_LIST else reply
+            body = reply.index(b"\r\n\r\n") + 4
+            middle = body + (len(reply) - body) // 2
             if fault is Fault.LOSE_REPLY:
                 return
+            if fault is Fault.SLOW_FIRST:
+                await asyncio.sleep(act.seconds)
+            if fault is Fault.WRONG_BYTES and middle < len(reply):
+                reply = reply[:middle] + bytes([reply[middle] ^ 0x11]) + reply[middle + 1 :]
             if fault is Fault.HALF_BODY:
-                head = reply.index(b"\r\n\r\n") + 4
-                writer.write(reply[: head + (len(reply) - head) // 2])
+                writer.write(reply[:middle])
                 await writer.drain()
                 return
-            if fault is Fault.STALL and len(reply) > 64 * 1024:
+            if fault is Fault.STALL and len(reply) > act.least:
                 self.stalled += 1
-                writer.write(reply[: len(reply) // 2])
+                writer.write(reply[:middle])
                 await writer.drain()
                 await asyncio.sleep(3600)
             writer.write(reply)
@@ -161,17 +198,17 @@ class FaultProxy:
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ends: list[asyncio.StreamWriter]
     ) -> None:
         self.requests += 1
-        if self._next() is Fault.CUT:
+        if self._next().fault is Fault.CUT:
             return
         back, upstream = await asyncio.open_connection(*self._target)
         ends.append(upstream)
 
         async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
             while data := await source.read(65536):
-                if self._fault is Fault.BLACK_HOLE:
+                if self._act.fault is Fault.BLACK_HOLE:
                     await asyncio.sleep(3600)
-                if self._fault is Fault.DELAY:
-                    await asyncio.sleep(self._seconds)
+                if self._act.fault is Fault.DELAY:
+                    await asyncio.sleep(self._act.seconds)
                 sink.write(data)
                 await sink.drain()
 

@@ -197,7 +197,11 @@ class Site:
     def __init__(self, home: Path, primary: Cluster) -> None:
         self.home = home
         self.primary = primary
-        self.stores = {name: Storage(name, home / name, home / f"{name}.log") for name in NAMES}
+        self.stores: dict[str, Storage] = {name: Storage(name, home / name, home / f"{name}.log") for name in NAMES}
+        self.places: dict[str, str] = {}  # lines of a store's section, where it is none of ours
+        self.secrets = {f"{name}_SECRET": f"only loopback sees {name}" for name in NAMES} | {
+            f"{name}_KEY": name for name in NAMES
+        }
         self.ports = {name: store.port for name, store in self.stores.items()}  # where the clients go: maybe a proxy
         self.config = home / "threefold.toml"
         self.master = MASTER
@@ -224,7 +228,9 @@ master = "file:master.key"
         if (self.home / "wrapped.key").exists():
             text += 'wrapped = "file:wrapped.key"\n'
         for name, port in self.ports.items():
-            url = (stores or {}).get(name) or f'url = "s3://crm-dr/threefold"\nendpoint = "http://127.0.0.1:{port}"'
+            url = (self.places | dict(stores or {})).get(
+                name
+            ) or f'url = "s3://crm-dr/threefold"\nendpoint = "http://127.0.0.1:{port}"'
             text += f"""
 [[store]]
 name = "{name}"
@@ -237,8 +243,7 @@ provider = "own-{name}"
         return self.config
 
     def environment(self) -> dict[str, str]:
-        secrets = {f"{name}_SECRET": f"only loopback sees {name}" for name in NAMES}
-        return {"PRIMARY_PASSWORD": PASSWORD, **{f"{name}_KEY": name for name in NAMES}, **secrets}
+        return {"PRIMARY_PASSWORD": PASSWORD, **self.secrets}
 
     @asynccontextmanager
     async def parts(self) -> AsyncIterator[Parts]:

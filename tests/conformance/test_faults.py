@@ -114,6 +114,41 @@ async def test_half_a_body_is_not_an_object(store: ObjectStore, proxy: FaultProx
     assert await store.read("log/1") == b"x" * 9000
 
 
+async def test_a_slow_first_byte_is_only_slow_or_unknown(store: ObjectStore, proxy: FaultProxy) -> None:
+    proxy.do(Fault.SLOW_FIRST, times=1, seconds=0.2)
+    assert await store.create("log/1", b"x") is Made.CREATED
+    proxy.do(Fault.SLOW_FIRST, times=1, seconds=0.8)
+    assert isinstance(await store.create("log/2", b"ours"), Unknown)
+    assert await create_confirmed(store, "log/2", b"ours") == Stored()
+
+
+async def test_a_stalled_body_is_unknown_within_the_time_out(store: ObjectStore, proxy: FaultProxy) -> None:
+    assert await store.create("log/1", b"x" * 200_000) is Made.CREATED
+    proxy.do(Fault.STALL, times=1)
+    began = time.monotonic()
+    assert isinstance(await store.read("log/1"), Unknown)
+    assert 0.4 < time.monotonic() - began < 1.5
+    assert await store.read("log/1") == b"x" * 200_000
+
+
+async def test_wrong_bytes_in_an_error_are_no_answer(store: ObjectStore, proxy: FaultProxy) -> None:
+    """Its code is what would have said "absent"."""
+    proxy.do(Fault.ANSWER, times=1, status=404, code="NoSuchKex")
+    assert isinstance(await store.read("log/1"), Unknown)
+
+
+async def test_a_stale_list_is_what_it_was(store: ObjectStore, proxy: FaultProxy) -> None:
+    """A hint, no more; a read says what is true."""
+    assert await store.list("log") == Page((), last=True)
+    assert await store.create("log/1", b"x") is Made.CREATED
+    proxy.do(Fault.STALE_LIST, times=1)
+    assert await store.list("log") == Page((), last=True)
+    page = await store.list("log")
+    assert isinstance(page, Page)
+    assert [each.key for each in page.objects] == ["log/1"]
+    assert await store.read("log/1") == b"x"
+
+
 async def test_a_cut_line_and_then_a_whole_one(store: ObjectStore, proxy: FaultProxy) -> None:
     assert await store.create("log/1", b"x") is Made.CREATED
     proxy.do(Fault.CUT)
@@ -142,8 +177,10 @@ async def _everything(store: ObjectStore) -> list[object]:
     ]
 
 
-async def test_connections_that_are_not_kept_are_closed(store: ObjectStore, proxy: FaultProxy) -> None:
+async def test_connections_that_are_not_kept_are_closed(server: Server, proxy: FaultProxy) -> None:
     """A burst of creates opens many; left open, they would fill the server's until it throws out those in use."""
+    config = server.through(proxy.port)
+    store = open_store(replace(config, url=f"{config.url}/{uuid.uuid4().hex}"))
     for burst in range(3):
         made = await asyncio.gather(*(store.create(f"log/{burst}-{n}", b"x") for n in range(30)))
         assert made == [Made.CREATED] * 30
