@@ -14,7 +14,7 @@ from typing import Any, Final
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import NONCE_BYTES, Keyring
-from threefold.protect.beacon import answers_soon
+from threefold.stores.soon import answers_soon
 from threefold.stores.store import ObjectStore
 
 PREFIX: Final = "beacons/agent-"
@@ -76,12 +76,12 @@ def decode(body: bytes, site: str, keyring: Keyring) -> AgentStatus:
 async def write_agent(stores: Mapping[str, ObjectStore], status: AgentStatus, keyring: Keyring, clock: Clock) -> None:
     """To every store; one that does not take it soon is no matter."""
     body = encode(status, keyring, bytes.fromhex(clock.new_id())[:NONCE_BYTES])
-    await answers_soon({name: store.write(key_of(status.site), body) for name, store in stores.items()})
+    await answers_soon(stores, lambda store: store.write(key_of(status.site), body))
 
 
 async def read_agent(stores: Mapping[str, ObjectStore], site: str, keyring: Keyring) -> AgentStatus | None:
     """The newest that any store gives, by its own wall time; None where none does."""
-    answers = await answers_soon({name: store.read(key_of(site)) for name, store in stores.items()})
+    answers = await answers_soon(stores, lambda store: store.read(key_of(site)))
     found: list[AgentStatus] = []
     for answer in answers.values():
         if isinstance(answer, bytes):

@@ -19,6 +19,7 @@ from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
 from threefold.protect import beacon
 from threefold.protect.beacon import LeaderStatus
+from threefold.stores.soon import answers_soon
 from threefold.stores.store import ABSENT, ObjectStore, Page
 
 ROUND_S: Final = 1.0
@@ -35,10 +36,10 @@ async def read_reports(stores: Mapping[str, ObjectStore], keyring: Keyring) -> d
     Of several the one with the highest beat; runs cannot be ordered, so this is for people and not for a detector.
     """
     found: dict[str, Report] = {}
-    pages = await beacon.answers_soon({name: store.list("beacons") for name, store in stores.items()})
+    pages = await answers_soon(stores, lambda store: store.list("beacons"))
     for name, page in pages.items():
         keys = _sentinels(page) if isinstance(page, Page) else []
-        bodies = await beacon.answers_soon({key: stores[name].read(key) for key in keys})
+        bodies = dict(zip(keys, await asyncio.gather(*(stores[name].read(key) for key in keys)), strict=True))
         for key, body in bodies.items():
             report = _opened(body, key, keyring) if isinstance(body, bytes) else None
             if report is not None and report.beat >= (found[key].beat if key in found else 0):

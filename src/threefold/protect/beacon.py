@@ -6,9 +6,8 @@ leader may still write is decided by seals alone. It is sealed like everything e
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
@@ -16,6 +15,7 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.kernel.lsn import Lsn
+from threefold.stores.soon import answers_soon
 from threefold.stores.store import ObjectStore
 
 LEADER = "beacons/leader"
@@ -24,7 +24,6 @@ PERIOD_S = 2.0
 SILENCE_S = 10.0
 # By who does nothing but wait for it (``protect --wait``): two beats and a half.
 SILENCE_WAITING_S = 5.0
-_SOON_S = 1.0
 
 T = TypeVar("T")
 
@@ -89,7 +88,7 @@ def decode(body: bytes, keyring: Keyring) -> LeaderStatus:
 async def write_leader(stores: Mapping[str, ObjectStore], status: LeaderStatus, keyring: Keyring, clock: Clock) -> None:
     """To every store; one that does not take it soon is no matter."""
     body = encode(status, keyring, bytes.fromhex(clock.new_id())[:NONCE_BYTES])
-    await answers_soon({name: store.write(LEADER, body) for name, store in stores.items()})
+    await answers_soon(stores, lambda store: store.write(LEADER, body))
 
 
 async def read_leader(stores: Mapping[str, ObjectStore], keyring: Keyring) -> LeaderStatus | None:
@@ -100,7 +99,7 @@ async def read_leader(stores: Mapping[str, ObjectStore], keyring: Keyring) -> Le
 async def read_leaders(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[LeaderStatus]:
     """Each store's beacon, of those that give one soon."""
     found: list[LeaderStatus] = []
-    answers = await answers_soon({name: store.read(LEADER) for name, store in stores.items()})
+    answers = await answers_soon(stores, lambda store: store.read(LEADER))
     for answer in answers.values():
         if not isinstance(answer, bytes):
             continue
@@ -109,13 +108,3 @@ async def read_leaders(stores: Mapping[str, ObjectStore], keyring: Keyring) -> l
         except Damaged:
             continue
     return found
-
-
-async def answers_soon(requests: Mapping[str, Coroutine[Any, Any, T]]) -> dict[str, T]:
-    """The answers that come within `_SOON_S`, by store; one that hangs must not silence the leader."""
-    tasks = {name: asyncio.create_task(request) for name, request in requests.items()}
-    done, late = await asyncio.wait(tasks.values(), timeout=_SOON_S)
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    return {name: task.result() for name, task in tasks.items() if task in done}

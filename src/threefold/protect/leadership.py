@@ -34,7 +34,6 @@ from threefold.postgres.messages import WalData
 from threefold.postgres.replication import ReplicationLink, StreamEnd
 from threefold.postgres.timeline import History, fork_point, parse_history
 from threefold.postgres.wal import first_whole_record_after, segment_no, segment_start
-from threefold.protect.beacon import answers_soon
 from threefold.protect.continuity import Continuation, WholeRecordFrom, continuation, same_bytes, same_system
 from threefold.protect.founding import Log
 from threefold.protect.spool import Spool
@@ -54,6 +53,7 @@ from threefold.quorum.timelines import open_history, seal_history
 from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
 from threefold.stores.confirm import Stored, Taken, create_confirmed
+from threefold.stores.soon import answers_soon
 from threefold.stores.store import ObjectStore
 
 # Two histories that part anywhere before differ in their last bytes: every record names the one before it, its
@@ -156,7 +156,9 @@ class Candidate:
 
     async def _nobody_forgot(self) -> None:
         """What a store said while we took over counts only if it had its memory then: so it has it now."""
-        answers = await answers_soon({name: self._stores[name].read(keys.FORMAT) for name in self._log.members})
+        answers = await answers_soon(
+            {name: self._stores[name] for name in self._log.members}, lambda store: store.read(keys.FORMAT)
+        )
         now = roll(answers)
         for name, known in self._log.incarnations.items():
             member = now.members.get(name)

@@ -25,12 +25,12 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
-from threefold.protect.beacon import answers_soon
 from threefold.protect.spool import Spool
 from threefold.quorum import degraded
 from threefold.quorum.appender import Appender
 from threefold.quorum.degraded import Declaration
 from threefold.quorum.driver import LogWriter
+from threefold.stores.soon import answers_soon
 from threefold.stores.store import Made, ObjectStore
 
 # Nothing settled for that long, though something waits: fewer than two stores answer.
@@ -236,7 +236,9 @@ class Spooling:
         if not on:
             return set()
         body = degraded.encode(declaration, self._keyring, bytes.fromhex(self._clock.new_id())[:NONCE_BYTES])
-        answers = await answers_soon({name: self._stores[name].create(declaration.key, body) for name in sorted(on)})
+        answers = await answers_soon(
+            {n: self._stores[n] for n in sorted(on)}, lambda store: store.create(declaration.key, body)
+        )
         return {name for name, answer in answers.items() if isinstance(answer, Made)}
 
 

@@ -16,6 +16,7 @@ from threefold.protect.leader import Deployment
 from threefold.protect.turn import Patience, Seen, Turn
 from threefold.protect.where import Primary, Where
 from threefold.quorum import keys
+from threefold.stores.soon import answers_soon
 from threefold.stores.store import Page
 
 _LOOK_S = 0.5
@@ -58,7 +59,7 @@ async def wait_for_turn(with_: Deployment, here: Where, primary: Primary, patien
 async def _claimed(with_: Deployment, leader: LeaderStatus | None) -> int:
     """The highest epoch above the leader's that a store lists: somebody else may be on its way."""
     after = keys.epoch_key(leader.epoch) if leader else ""
-    pages = await beacon.answers_soon({n: s.list(keys.EPOCHS, after=after) for n, s in with_.stores.items()})
+    pages = await answers_soon(with_.stores, lambda store: store.list(keys.EPOCHS, after=after))
     listed = (keys.last_number(each.key) for page in pages.values() if isinstance(page, Page) for each in page.objects)
     return max((number for number in listed if number is not None), default=0)
 

@@ -16,7 +16,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.quorum.appender import Appender, Encode, Send
 from threefold.quorum.objects import Codec, LogObject
 from threefold.quorum.requests import Answer, Ask, Create, Delete, List, Pause, Procedure, Read, Request, T
-from threefold.stores.store import ObjectStore, Unknown
+from threefold.stores.store import ObjectStore, Unknown, hangs
 
 # How many reads of one store may go on unheard: few enough for the descriptors of one process.
 _READS_LEFT_ALONE = 128
@@ -94,7 +94,7 @@ class Driver:
                 # A store that hangs is given its moment once, not with each of a dozen steps that follow.
                 late = {request.store for place, request in enumerate(ask.requests) if place not in answers}
                 grace = ask.grace if ask.enough(answers) else None
-                if grace is not None and (grace == 0.0 or late <= self._hangs):
+                if grace is not None and (grace == 0.0 or all(self._known_to_hang(store) for store in late)):
                     break
                 try:
                     async with asyncio.timeout(grace):
@@ -117,6 +117,9 @@ class Driver:
                 if not task.done():
                     self._leave_alone(task, ask.requests[place])
         return answers
+
+    def _known_to_hang(self, store: str) -> bool:
+        return store in self._hangs or hangs(self._stores[store])
 
     def _leave_alone(self, task: asyncio.Task[Answer], request: Request) -> None:
         """Keep it until it is done. Reads behind a store that hangs would pile up, a connection each: the oldest go."""

@@ -29,6 +29,7 @@ from threefold.quorum.timelines import open_history
 from threefold.quorum.view import Scope
 from threefold.quorum.walk import Found
 from threefold.stores.reads import Reader
+from threefold.stores.soon import answers_soon
 from threefold.stores.store import ObjectStore, Page
 
 PATIENCE_S = 60.0
@@ -123,12 +124,7 @@ async def read_extent(
 
 async def _degraded(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[str]:
     """What was declared to be on one disk alone (degraded.py), and is not known to have come back."""
-    tasks = {asyncio.create_task(store.list(degraded.DEGRADED)): name for name, store in stores.items()}
-    done, late = await asyncio.wait(tasks, timeout=_DEGRADED_PATIENCE_S)  # one that hangs is not waited for
-    for task in late:
-        task.cancel()
-    await asyncio.gather(*late, return_exceptions=True)
-    pages = {tasks[task]: task.result() for task in done}
+    pages = await answers_soon(stores, lambda store: store.list(degraded.DEGRADED), _DEGRADED_PATIENCE_S)
     listed = {each.key: name for name, page in pages.items() if isinstance(page, Page) for each in page.objects}
     sentences = []
     for key in degraded.standing(listed):

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from threefold.kernel.clock import Clock
 from threefold.stores.health import HealthBook, Operation
 from threefold.stores.store import Gone, Locked, Made, ObjectStore, Page, Unknown
 
 T = TypeVar("T")
+HANGS_S: Final = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,10 +49,17 @@ class ObservedStore:
         self._clock = clock
         self._health = health
         self._counts: dict[tuple[Operation, str], _Count] = {}
+        self._unanswered_since: float | None = None
 
     @property
     def name(self) -> str:
         return self._store.name
+
+    @property
+    def hangs(self) -> bool:
+        """Whether it was asked, and has answered nothing since, for `HANGS_S`: who has two others need not wait."""
+        since = self._unanswered_since
+        return since is not None and self._clock.monotonic() - since >= HANGS_S
 
     def traffic(self) -> tuple[Traffic, ...]:
         """Since the start, by operation and purpose."""
@@ -100,6 +108,8 @@ class ObservedStore:
         count.requests += 1
         count.bytes_out += sent
         began = self._clock.monotonic()
+        if self._unanswered_since is None:
+            self._unanswered_since = began
         try:
             answer = await request
         except asyncio.CancelledError:
@@ -108,6 +118,8 @@ class ObservedStore:
             raise
         now = self._clock.monotonic()
         error = answer.reason if isinstance(answer, Unknown) else None
+        if error is None or now - began < HANGS_S:  # a refusal that comes at once is an answer, a time-out is none
+            self._unanswered_since = None
         received = len(answer) if isinstance(answer, bytes) else 0
         self._health.record(self.name, operation, now - began, sent + received, error, now)
         count.unknown += error is not None

@@ -127,3 +127,8 @@ class ObjectStore(Protocol):
         ...
 
     async def close(self) -> None: ...
+
+
+def hangs(store: ObjectStore) -> bool:
+    """Whether it answers nothing for a while already. A store that is observed (observed.py) tells; else: not known."""
+    return bool(getattr(store, "hangs", False))
