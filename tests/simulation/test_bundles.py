@@ -168,3 +168,16 @@ def test_a_segment_in_the_midst_of_a_bundle_is_gone_on_from() -> None:
         store.keep(keys.segment_key(1, 0), segment.body, 0.0)
     found, _ = _read(world, scope)
     assert [entry.header.slot for entry in found.recent] == list(range(4, LAST + 1))
+
+
+def test_bundles_that_were_opened_once_are_not_opened_again_and_other_bytes_are() -> None:
+    scope = replace(_scope(), bundles_opened={})
+    log = _log(scope)
+    made = _bundles(scope, log)
+    whole = made[1].body
+    first = bundles._entries(scope, 1, 1, whole)
+    assert [entry.position for entry in first] == [(1, slot) for slot in range(8, 16)]
+    assert bundles._entries(scope, 1, 1, whole) is first
+    assert bundles._entries(scope, 1, 1, whole[:-1] + bytes([whole[-1] ^ 1])) == []
+    assert bundles._entries(scope, 1, 0, whole) == []  # the right bytes in another's place
+    assert bundles._entries(scope, 2, 1, whole) == []

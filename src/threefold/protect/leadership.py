@@ -23,7 +23,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import BadInput, Damaged, Refused, Unavailable
@@ -107,8 +107,14 @@ class Candidate:
         self._spooling = spooling
         self._spool_fits = False
         self._driver = Driver(stores, clock)
+        self._bundles: dict[bytes, list[LogObject]] = {}
         self._scope = Scope(
-            log.members, Codec(keyring, log.format.log), clock.new_id(), QUORUM, log.format.segment_bytes
+            log.members,
+            Codec(keyring, log.format.log),
+            clock.new_id(),
+            QUORUM,
+            log.format.segment_bytes,
+            bundles_opened=self._bundles,
         )
 
     @property
@@ -122,6 +128,10 @@ class Candidate:
         found = await self._driver.run(read_log(self._scope), patience=PATIENCE_S)
         if found is not None:
             await self._continuation(found)
+
+    def forget(self) -> None:
+        """Somebody else leads, perhaps for long: what was read of the log is not to be held meanwhile."""
+        self._bundles.clear()
 
     async def lead(self, new_log_at: Lsn) -> Leadership:
         """Claim, take over, check again, begin. Raises ElsewhereError, Fenced, Refused, Unavailable.
@@ -144,8 +154,10 @@ class Candidate:
         begin = opening(found, going_on.timeline, going_on.at)
         first = await self._driver.run(start(self._scope, epoch, begin), patience=PATIENCE_S)
         resumed = await self._driver.run(resume(self._scope, found, first))
+        scope = replace(self._scope, bundles_opened=None)
+        self.forget()
         self._report("leading", epoch=epoch, timeline=begin.timeline, at=str(begin.end), writer=self.writer[:8])
-        return Leadership(self._scope, epoch, first, begin.history, resumed, self._spool_fits)
+        return Leadership(scope, epoch, first, begin.history, resumed, self._spool_fits)
 
     async def _may_still_lead(self, epoch: int) -> None:
         """A switch that fenced below us stands in the journal by now; one that is ordered later will fence us."""

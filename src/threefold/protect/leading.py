@@ -84,6 +84,7 @@ class Leading:
                 await candidate.look()
                 if not our_turn:
                     our_turn = True
+                    candidate.forget()
                     if await wait_for_turn(self._with, self._here, self._primary, patience, fenced=fenced):
                         continue  # stores may have lost their memory since: see again who votes
                 new_log_at = await self._slot(link, log.format.wal_segment_bytes)

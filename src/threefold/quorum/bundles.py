@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from hashlib import sha256
 from typing import Final
 
 from threefold.kernel.errors import Damaged
@@ -83,6 +84,16 @@ def read_bundles(scope: Scope, epoch: int, numbers: Sequence[int]) -> Procedure[
 
 def _entries(scope: Scope, epoch: int, number: int, answer: Answer) -> list[LogObject]:
     """Of one copy; none where it is not that bundle, whole."""
+    known = scope.bundles_opened
+    if known is None or not isinstance(answer, bytes):
+        return _checked(scope, epoch, number, answer)
+    name = sha256(b"%d %d " % (epoch, number) + answer).digest()
+    if name not in known:
+        known[name] = _checked(scope, epoch, number, answer)
+    return known[name]
+
+
+def _checked(scope: Scope, epoch: int, number: int, answer: Answer) -> list[LogObject]:
     bundle = opened(scope.codec, answer)
     if bundle is None or bundle.header.kind is not Kind.BUNDLE or bundle.position != (epoch, number):
         return []

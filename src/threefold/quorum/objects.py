@@ -99,6 +99,7 @@ class Codec:
         self._tag_key = keyring.subkey("log header")
         self._payload_key = keyring.subkey("log payload")
         self._compressor = zstandard.ZstdCompressor(level=1, write_content_size=True)
+        self._decompressor = zstandard.ZstdDecompressor()  # to make one takes longer than to open a small entry
         self._keyring = keyring
 
     def fork(self) -> Codec:
@@ -123,7 +124,7 @@ class Codec:
         head = body[: _HEADER.size]
         packed = self._sealer(head).open(body[HEADER_BYTES:], nonce=_NONCE, header=head)
         try:
-            payload = zstandard.ZstdDecompressor().decompress(packed, max_output_size=_PAYLOAD_BYTES_MAX)
+            payload = self._decompressor.decompress(packed, max_output_size=_PAYLOAD_BYTES_MAX)
         except zstandard.ZstdError as error:
             raise Damaged("an object of the log does not unpack") from error
         return LogObject(header, payload, body, sha256(body).digest())

@@ -149,12 +149,11 @@ def _hints(scope: Scope, timeline: int) -> Procedure[list[int]]:
         answers: Answers = yield Ask(asked, partial(listed, scope.decisive), GRACE_S)
         for place, store in enumerate(stores):
             page = answers.get(place)
-            if not isinstance(page, Page) or not page.objects:
-                del after[store]
-                continue
-            number = keys.last_number(page.objects[-1].key)
-            after[store] = page.objects[-1].key
-            if page.last:
-                del after[store]
-                hints.update([] if number is None else [number])
+            if isinstance(page, Page) and page.objects:
+                after[store] = page.objects[-1].key
+                if not page.last:
+                    continue
+            # The end, or as far as it was listed: an empty page may follow a full one.
+            number = keys.last_number(after.pop(store))
+            hints.update([] if number is None else [number])
     return sorted(hints, reverse=True)

@@ -29,7 +29,8 @@ class Scope:
 
     ``stores`` are the voting members. ``decisive`` is how many definite answers decide: two, or one for somebody
     who reads a single store on purpose and accepts what that proves. ``membership`` is the one that was assumed when
-    these stores were chosen: a newest epoch under another one raises MovedError.
+    these stores were chosen: a newest epoch under another one raises MovedError. ``bundles_opened``: for who
+    reads the same log twice in a row (look, then take over), what bundles of these very bytes hold; None: not kept.
     """
 
     stores: tuple[str, ...]
@@ -39,6 +40,7 @@ class Scope:
     segment_bytes: int = SEGMENT_BYTES
     bundle_slots: int = BUNDLE_SLOTS
     membership: Membership = FOUNDED
+    bundles_opened: dict[bytes, list[LogObject]] | None = None
 
 
 @dataclass(slots=True)

@@ -30,7 +30,9 @@ from threefold.quorum.view import Scope, View, look
 _STRIDE = 32
 _STRIDE_MAX = 128
 _STRIDE_BYTES = 8 * 2**20
+# The same of bundles: a quiet day's entries are hundreds of them, each a round trip.
 _BUNDLES_AT_ONCE = 4
+_BUNDLES_AT_ONCE_MAX = 32
 
 # Sees the first slots of the newest epoch that are not known to be on two stores; returns when each is decided:
 # an entry it could bring to two stores, one it could not, or no entry.
@@ -196,11 +198,12 @@ def _promised(scope: Scope, history: History, head: View, segment: SegmentAt | N
 
 def _bundled(scope: Scope, epoch: int, slot: int, last: int | None, path: _Path) -> Procedure[int]:
     """Take what bundles hold from ``slot`` on, to ``last`` at the most; the slot after it. All of it is settled."""
+    at_once = _BUNDLES_AT_ONCE
     while True:
         first = slot // scope.bundle_slots
         numbers = [
             number
-            for number in range(first, first + _BUNDLES_AT_ONCE)
+            for number in range(first, first + at_once)
             if last is None or slots_of(number, scope.bundle_slots)[-1] <= last
         ]
         found = (yield from read_bundles(scope, epoch, numbers)) if numbers else {}
@@ -213,6 +216,8 @@ def _bundled(scope: Scope, epoch: int, slot: int, last: int | None, path: _Path)
             slot = _bundle_end(scope, slot)
         if not numbers:
             return slot
+        came = len(scope.stores) * sum(len(entry.body) for entries in found.values() for entry in entries)
+        at_once = min(2 * at_once, _BUNDLES_AT_ONCE_MAX) if 2 * came <= _STRIDE_BYTES else _BUNDLES_AT_ONCE
 
 
 def _bundle_end(scope: Scope, slot: int) -> int:

@@ -33,6 +33,8 @@ from threefold.stores.store import ABSENT, Gone, Listed, Locked, Made, NotLocked
 
 _REFUSES_THE_LOCK = frozenset({400, 403, 501})
 SMALL = 1 << 20  # bytes; what a connection of 2 Mbit/s moves within the default log_timeout
+_PAGE = 1000  # objects that S3 and GCS list in one answer
+_PAGE_AZURE = 5000
 T = TypeVar("T")
 
 
@@ -57,6 +59,7 @@ class RemoteStore:
         self._root = f"{prefix}/" if prefix else ""
         self._log_timeout = log_timeout
         self._bulk_timeout = bulk_timeout
+        self._page = _PAGE_AZURE if isinstance(client, AzureStore) else _PAGE
 
     @property
     def name(self) -> str:
@@ -164,26 +167,32 @@ class RemoteStore:
         return answer if isinstance(answer, Failure) else None
 
     async def _list(self, prefix: str, after: str, limit: int) -> Page:
-        """Filtered and sorted here: one server ignores ``offset``, S3 directory buckets do not sort."""
+        """Filtered and sorted here: one server ignores ``offset``, S3 directory buckets do not sort.
+
+        A page that is full is enough: to see whether anything follows would cost as many requests again.
+        """
         under = f"{self._root}{prefix}".rstrip("/")
         stream = obstore.list(self._client, under, offset=f"{self._root}{after}" if after else None)
         found: list[Listed] = []
-        in_order = True
+        in_order, came, ended = True, 0, False
         while True:
             # Each answer is small: a store that hangs is found out as soon as by any other request.
             async with asyncio.timeout(self._log_timeout):
                 batch = await anext(stream, None)
             if batch is None:
+                ended = True
                 break
+            came += len(batch)
             for meta in batch:
                 key = meta["path"][len(self._root) :]
                 if key > after:
                     in_order = in_order and (not found or found[-1].key < key)
                     found.append(Listed(key, meta["size"]))
-            if in_order and len(found) > limit:
+            if in_order and len(found) >= limit:
                 break
         found.sort(key=lambda listed: listed.key)
-        return Page(tuple(found[:limit]), last=len(found) <= limit)
+        requests = max(-(-came // self._page), 1)
+        return Page(tuple(found[:limit]), last=ended and len(found) <= limit, requests=requests)
 
     async def _ask(self, seconds: float, request: Awaitable[T]) -> T | Failure:
         try:

@@ -76,10 +76,14 @@ class Listed:
 
 @dataclass(frozen=True, slots=True)
 class Page:
-    """Part of a listing, sorted by key; ``last`` says that nothing follows."""
+    """Part of a listing, sorted by key; ``last`` says that nothing follows, its absence not that something does.
+
+    ``requests``: how many it took, as a provider bills them.
+    """
 
     objects: tuple[Listed, ...]
     last: bool
+    requests: int = 1
 
 
 class ObjectStore(Protocol):
