@@ -16,6 +16,7 @@ from itertools import combinations
 from pathlib import Path
 
 from threefold.failover.journal import Journal
+from threefold.failover.overdue import Overdue
 from threefold.failover.steps import Kind
 from threefold.kernel.clock import Clock, SystemClock
 from threefold.kernel.errors import BadInput, NotThere, ThreefoldError, Unavailable
@@ -225,14 +226,19 @@ def journal_of(parts: Parts, *, by: str = "") -> Journal:
     return Journal(parts.stores, parts.keyring, parts.clock, primary_site=primary.name, by=by)
 
 
-def where_of(parts: Parts) -> AsksWhere:
-    """Which site is active, by the journal, and how its PostgreSQL is reached."""
+def where_of(parts: Parts, overdue: Overdue | None = None) -> AsksWhere:
+    """Which site is active, by the journal, and how its PostgreSQL is reached.
+
+    ``overdue`` looks after a switch that nobody carries out any more.
+    """
     settings = parts.settings
     sites = {site.name: site.dsn for site in settings.sites()}
     journal = journal_of(parts)
 
     async def where() -> Where:
         switches = await journal.read()
+        if overdue is not None and await overdue.look(switches.newest):
+            switches = await journal.read()
         won = next((each for each in reversed(switches.all) if each.took_over), None)
         newest = switches.newest
         site = won.target if won else next(iter(sites))

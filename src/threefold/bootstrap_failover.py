@@ -16,19 +16,23 @@ from threefold.failover.agent import Agent, Means, Place
 from threefold.failover.journal import Journal
 from threefold.failover.judgement import Patience
 from threefold.failover.keeper import Keeper
+from threefold.failover.overdue import Overdue, agent_named
 from threefold.failover.steps import Active, Switch
 from threefold.failover.switch import SYNCHRONOUS, Hands
 from threefold.failover.watch import Target, Vantage, Watch
-from threefold.kernel.errors import BadInput, NotThere, Refused, Unavailable
+from threefold.kernel.errors import BadInput, NotThere, Refused, ThreefoldError, Unavailable
 from threefold.kernel.machine import this_machine
 from threefold.kernel.progress import Progress
 from threefold.kernel.report import Report
 from threefold.postgres.replication import ReplicationLink
+from threefold.postgres.sql import reading
 from threefold.protect.settled import until_settled
 from threefold.protect.snapshot import take_snapshot
 from threefold.recover.standby import Standby
 from threefold.settings import Settings, Site
 from threefold.vault.chunk_store import Vault
+
+_SERVES_S = 2.0
 
 
 def site_of(settings: Settings, name: str | None) -> Site:
@@ -138,7 +142,7 @@ def hands_of(
 async def agent_of(parts: Parts, site: Site, progress: Progress, report: Report, *, rebuild: bool) -> Agent:
     """The agent of that site."""
     settings = parts.settings
-    journal = journal_of(parts, by=f"agent of {site.name}")
+    journal = journal_of(parts, by=agent_named(site.name))
     keeper = keeper_of(parts, site, progress, report, rebuild=rebuild)
     dsns = {each.name: each.dsn for each in settings.sites()}
     try:
@@ -176,6 +180,33 @@ async def agent_of(parts: Parts, site: Site, progress: Progress, report: Report,
             others=tuple(name for name in dsns if name != site.name),
             follow=follow,
         )
+    )
+
+
+def overdue_of(parts: Parts, report: Report) -> Overdue:
+    """Abandons what an agent ordered and does not carry out, once the site that was to be left serves again."""
+    settings = parts.settings
+    known = {site.name: site.dsn for site in settings.sites()}
+
+    async def serves(switch: Switch) -> bool:
+        dsn = known.get(switch.source)
+        if dsn is None:
+            return False
+        try:
+            async with reading(conninfo_of(settings, dsn), timeout_s=_SERVES_S) as link:
+                (row,) = await link.rows("SELECT NOT pg_is_in_recovery() AS production")
+        except ThreefoldError:
+            return False
+        return bool(row["production"])
+
+    return Overdue(
+        journal_of(parts, by=f"DRaaS server at {socket.gethostname()}"),
+        parts.stores,
+        parts.keyring,
+        parts.clock,
+        report,
+        patience=settings.failover.overdue.total_seconds(),
+        serves=serves,
     )
 
 

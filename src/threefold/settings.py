@@ -179,6 +179,11 @@ class Failover(Section):
         default=timedelta(seconds=8),
         description="A site that nobody sees any more is given up after that long. A duration.",
     )
+    overdue: Duration = Field(
+        default=timedelta(seconds=60),
+        description="A switch that the recovery site's agent ordered by itself is abandoned when that agent has been "
+        "silent for so long and the primary serves again. A duration.",
+    )
     strict: bool = Field(
         default=True,
         description="After a switch, writes wait until they are on two of three stores again. false: they are taken at "

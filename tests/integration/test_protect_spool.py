@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from pathlib import Path
 
 import pytest
+from tests.pg import small_disk
 from tests.protect_process import Site, site, team, until
 
 from threefold.quorum import degraded
@@ -91,6 +93,42 @@ async def test_more_than_fits_into_memory_goes_on_and_a_full_spool_makes_commits
         await asyncio.wait_for(second, 60)
         await protecting.says("the spool is drained", within=60)
         await here.same_as_primary()
+
+
+async def test_a_disk_that_is_full_makes_commits_wait_and_loses_nothing() -> None:
+    with small_disk(8) as small:
+        await _on_a_full_disk(small)
+
+
+async def _on_a_full_disk(small: Path) -> None:
+    async with site() as here:
+        here.configure(more=f'\n[failover]\nwithout_quorum = "spool"\nspool_dir = "{small}"\n')
+        protecting = await here.protect()
+        async with team(here) as people:
+            await people.progress(20)
+            await here.done("snapshot")
+            await _two_stores_stop(here)
+            await protecting.says("RPO > 0", within=30)
+            await people.progress(20)
+            filling = asyncio.create_task(
+                here.primary.sql(
+                    "CREATE TABLE much AS SELECT n, (SELECT string_agg(md5((n * k)::text), '')"
+                    " FROM generate_series(1, 32) k) AS filler FROM generate_series(1, 20000) n"
+                )
+            )
+            await protecting.says("the spool takes no more: commits wait", within=30)
+            assert not filling.done()
+            assert protecting.code is None
+            await _they_return(here)
+            await asyncio.wait_for(filling, 60)
+            await people.progress(20)
+            await protecting.says("the spool is drained", within=60)
+            people.pause()
+            await here.same_as_primary()
+            here.destroy_primary()
+            protecting.kill()
+            await here.recover()
+            await people.judge()
 
 
 async def test_a_server_that_is_killed_in_the_middle_drains_what_it_left() -> None:

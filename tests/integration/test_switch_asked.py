@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
-from tests.protect_process import Process, Team
+from tests.protect_process import SYNC, Process, Team
 from tests.two_sites import AWAY, DIES, HOME, steps_of, two_sites
 
 pytestmark = pytest.mark.long
@@ -54,6 +56,24 @@ async def test_a_planned_switch_that_is_abandoned_gives_the_service_back() -> No
         await here.writes(HOME)
         (switch,) = await here.switches()
         assert steps_of(switch) == ["ordered", "stopped", "abandoned"]
+
+
+@pytest.mark.parametrize("strict", [True, False])
+async def test_what_is_not_strict_takes_writes_before_it_is_protected_and_waits_from_then_on(strict: bool) -> None:
+    """No DRaaS server is there when the new site begins to serve."""
+    async with two_sites(strict=strict) as here:
+        await here.agent()
+        here.here.primary.server.kill()
+        here.here.processes[0].kill()
+        await here.here.done("failover", "--yes", "--until", "serving")
+        cluster = here.cluster(AWAY)
+        writing = asyncio.create_task(cluster.sql("CREATE TABLE taken ()"))
+        done, _ = await asyncio.wait({writing}, timeout=4)
+        assert bool(done) is not strict
+        await here.here.protect("--take-over")
+        await asyncio.wait_for(writing, 30)
+        await here.step("protected")
+        assert await cluster.sql("SHOW synchronous_standby_names") == [(SYNC,)]
 
 
 async def test_a_former_primarys_folder_is_refused_until_somebody_gives_it_up() -> None:

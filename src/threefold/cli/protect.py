@@ -13,6 +13,7 @@ import typer
 
 from threefold import telemetry
 from threefold.bootstrap import agent_lock, open_parts, puts_of, renewal_of, where_of, wrapped_key_of
+from threefold.bootstrap_failover import overdue_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
@@ -107,7 +108,7 @@ async def _protect(
         try:
             await protect_until(
                 deployment,
-                where_of(parts),
+                where_of(parts, overdue_of(parts, telemetry.report)),
                 wrapped_key=wrapped_key_of(found),
                 take_over=take_over,
                 waits=waits,
