@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from tests.protect_process import SYNC, Process, Team
+from tests.protect_process import SYNC, Process, Team, until
 from tests.two_sites import AWAY, DIES, HOME, steps_of, two_sites
 
 pytestmark = pytest.mark.long
@@ -33,6 +33,30 @@ async def test_a_person_is_told_and_refused_before_anything_is_done() -> None:
         assert "an agent already keeps" in refused["error"]
         assert await here.switches() == ()
         assert here.cluster(HOME).server.pid is not None
+
+
+async def test_a_person_is_asked_shown_what_it_rests_on_and_confirms() -> None:
+    async with two_sites(policy="confirm", more='process_gone = "1s"') as here:
+        await here.agent()
+        here.here.primary.server.kill()
+
+        async def asked() -> bool:
+            status = await here.status()
+            return status is not None and status.action == "ask"
+
+        await until(asked, "a question", 30, here.said)
+        seen = (await here.here.done("status"))["agents"][AWAY]
+        assert seen["give_up"]
+        assert any("refuses" in fact or "refused" in fact for fact in seen["evidence"]), seen["evidence"]
+        shown = here.here.run("status")
+        await shown.ended()
+        said = " ".join(shown.said.split())
+        assert f"{AWAY} asks for a decision:" in said
+        assert "confirm with: threefold failover" in said
+        assert f"What {AWAY} goes by:" in said
+        assert await here.switches() == (), "nothing is done before"
+        await here.here.done("failover", "--until", "serving")
+        await here.writes()
 
 
 async def test_a_planned_switch_that_is_abandoned_gives_the_service_back() -> None:

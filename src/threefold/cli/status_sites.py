@@ -123,8 +123,12 @@ def human(found: Sites) -> list[Table | str]:
         lines += [f"[bold]{found.active.site}[/] is the active site.", *_switch_lines(found), _agents(found)]
     lines += _deficient(found)
     for name, agent in found.agents.items():
-        if found.ages[name] < SILENCE_S and agent.action == "ask":
+        if found.ages[name] >= SILENCE_S:
+            continue
+        if agent.action == "ask":
             lines.append(f"[red]{name} asks for a decision:[/] {agent.advice}")
+        if agent.verdict not in {"", "healthy"} and agent.evidence:
+            lines.append("\n".join([f"What {name} goes by:", *(f"  - {fact}" for fact in agent.evidence)]))
     if found.former is not None:
         site, folder = found.former
         lines.append(

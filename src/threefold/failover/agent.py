@@ -418,6 +418,7 @@ class Agent:
             position=seen,
             verdict=verdict.kind.value if verdict else "",
             sentence=verdict.sentence if verdict else "",
+            evidence=list(verdict.evidence) if verdict else [],
             verdict_s=round(verdict.lasted_s, 1) if verdict else 0.0,
             give_up=verdict.give_up if verdict else False,
             advice=sight.advice.sentence,

@@ -7,7 +7,7 @@ Liveness only (invariant 2). `threefold status`, the CRM's banner and the other 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
@@ -46,6 +46,7 @@ class AgentStatus:
     position: Mapping[str, Any] = field(default_factory=dict)  # received, replayed, timeline, streaming, replay_age_s
     verdict: str = ""  # its kind
     sentence: str = ""
+    evidence: Sequence[str] = ()  # what the verdict rests on
     verdict_s: float = 0.0
     give_up: bool = False
     advice: str = ""
