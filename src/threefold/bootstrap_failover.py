@@ -13,11 +13,15 @@ import psycopg
 
 from threefold.bootstrap import Parts, agent_lock, conninfo_of, journal_of
 from threefold.failover.agent import Agent, Means, Place
+from threefold.failover.agent_beacon import wait_for_pulse
 from threefold.failover.journal import Journal
 from threefold.failover.judgement import Patience
 from threefold.failover.keeper import Keeper
 from threefold.failover.overdue import Overdue, agent_named
+from threefold.failover.preflight import Prepared
+from threefold.failover.reports import PERIOD_S
 from threefold.failover.steps import Active, Switch
+from threefold.failover.store_watch import read_reports
 from threefold.failover.switch import SYNCHRONOUS, Hands
 from threefold.failover.watch import Target, Vantage, Watch
 from threefold.kernel.errors import BadInput, NotThere, Refused, ThreefoldError, Unavailable
@@ -207,6 +211,32 @@ def overdue_of(parts: Parts, report: Report) -> Overdue:
         report,
         patience=settings.failover.overdue.total_seconds(),
         serves=serves,
+    )
+
+
+async def prepared_of(parts: Parts) -> Prepared:
+    """What is set for the day of the disaster, and who is seen alive: two looks at the beacons."""
+    settings, limits = parts.settings, parts.settings.failover
+    primary, recovery = settings.sites()
+    first = await read_reports(parts.stores, parts.keyring)
+    agent = await wait_for_pulse(parts.stores, recovery.name, parts.keyring, parts.clock)
+    await parts.clock.sleep(PERIOD_S * 1.5)
+    second = await read_reports(parts.stores, parts.keyring)
+    living = [name for name, report in second.items() if name not in first or report.beat != first[name].beat]
+    return Prepared(
+        policy=limits.policy,
+        standby=settings.recovery.standby,
+        recovery=recovery.name,
+        primary_host=primary.listen.rpartition(":")[0],
+        recovery_host=recovery.listen.rpartition(":")[0],
+        data_dir_set=recovery.data_dir is not None,
+        process_gone_s=limits.process_gone.total_seconds(),
+        site_gone_s=limits.site_gone.total_seconds(),
+        agent_lives=agent is not None,
+        copy="" if agent is None or agent.copy_ready else agent.copy_why or "it is being prepared",
+        sentinels=tuple(sorted(name for name in living if not name.startswith("agent-"))),
+        strict=limits.strict,
+        without_quorum=limits.without_quorum,
     )
 
 

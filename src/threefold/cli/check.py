@@ -9,10 +9,12 @@ from typing import Final
 from rich.table import Table
 
 from threefold.bootstrap import Parts, open_parts, primary_of
+from threefold.bootstrap_failover import prepared_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import span
+from threefold.failover.preflight import judge as judge_disaster
 from threefold.kernel.errors import Refused, ThreefoldError
 from threefold.protect.check import Finding, Level, judge, look, try_replication
 from threefold.settings import Settings
@@ -42,14 +44,16 @@ async def _check(found: Settings, output: Output) -> None:
     async with open_parts(found) as parts:
         progress.step("check", "asking the primary and trying the three stores", unit="objects")
         try:
-            primary, stores, locks = await asyncio.gather(
+            primary, stores, locks, disaster = await asyncio.gather(
                 _primary(parts),
                 asyncio.gather(*(probe(store, parts.clock) for store in parts.stores.values())),
                 _locks(parts),
+                prepared_of(parts),
             )
         finally:
             output.finish(progress)
-        findings = [*primary, *(finding for report in stores for finding in _store(report)), *locks, *_keys(parts)]
+        tried = [finding for report in stores for finding in _store(report)]
+        findings = [*primary, *tried, *locks, *_keys(parts), *judge_disaster(disaster)]
     failed = [finding for finding in findings if finding.level is Level.FAILED]
     facts = {
         "findings": [

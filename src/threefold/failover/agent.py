@@ -30,7 +30,7 @@ from threefold.failover.verdicts import Kind as VerdictKind
 from threefold.failover.verdicts import Verdict
 from threefold.failover.watch import Judge, Watch
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Refused, ThreefoldError, Unavailable
+from threefold.kernel.errors import NotThere, Refused, ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
