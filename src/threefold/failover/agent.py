@@ -227,7 +227,8 @@ class Agent:
                 if isinstance(error, Refused) and not self._acted:
                     raise  # a person has to decide first: a database lies there that nobody gave up
                 self._with.keeper.failed(error)
-                self._once("act", error.message, error.hint)
+                waits = isinstance(error, NotThere) and not self._acted
+                self._once("act", f"waiting: {error.message}" if waits else error.message, error.hint, waits=waits)
                 pause = _ACT_AGAIN_S
             else:
                 self._acted = self._acted or self.sight.active is not None
@@ -434,7 +435,8 @@ class Agent:
             away = (self._with.clock.now() - datetime.fromisoformat(before.at)).total_seconds()
             self.sight.deficiency = Deficiency.from_record(before.deficiency, away_s=away)
 
-    def _once(self, about: str, sentence: str, hint: str = "") -> None:
+    def _once(self, about: str, sentence: str, hint: str = "", *, waits: bool = False) -> None:
+        """``waits``: for what is to come, as a first snapshot is."""
         if self._told.get(about) != sentence:
             self._told[about] = sentence
-            self._with.report(sentence, level="warning", **({"hint": hint} if hint else {}))
+            self._with.report(sentence, level="info" if waits else "warning", **({"hint": hint} if hint else {}))
