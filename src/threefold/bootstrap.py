@@ -6,6 +6,7 @@ the primary. Whoever gets these parts knows neither the settings nor where the p
 
 from __future__ import annotations
 
+import asyncio
 import binascii
 import os
 from base64 import b64decode
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 
+from threefold.cost.keeping import Keeper
 from threefold.failover.journal import Journal
 from threefold.failover.overdue import Overdue
 from threefold.failover.steps import Kind
@@ -47,6 +49,7 @@ class Parts:
     stores: Mapping[str, ObservedStore]
     health: HealthBook
     keyring: Keyring
+    keeper: Keeper
 
     def binaries(self, major: int | None) -> Binaries:
         """PostgreSQL's programs of that major version."""
@@ -55,14 +58,24 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, *, passphrase: str | None = None) -> AsyncIterator[Parts]:
+async def open_parts(settings: Settings, *, passphrase: str | None = None, verb: str = "") -> AsyncIterator[Parts]:
     """Stores opened (nothing is asked of them yet), the key read; closed afterwards.
+
+    ``verb``: for whom what is asked of the stores is counted and kept (cost/keeping.py); without one it is not kept.
 
     ``passphrase`` opens the wrapped master key that lies in the stores, for a site that does not have the key file;
     where that is missing, the environment's THREEFOLD_PASSPHRASE does.
     """
     async with open_stores(settings) as (stores, health, clock):
-        yield Parts(settings, clock, stores, health, await _keyring(settings, stores, clock, passphrase))
+        keyring = await _keyring(settings, stores, clock, passphrase)
+        keeper = Keeper(verb, stores, health, keyring, clock)
+        keeping = asyncio.create_task(keeper.run())
+        try:
+            yield Parts(settings, clock, stores, health, keyring, keeper)
+        finally:
+            keeping.cancel()
+            await asyncio.gather(keeping, return_exceptions=True)
+            await keeper.flush()
 
 
 async def _keyring(

@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from threefold.kernel.errors import BadInput, Refused
+from threefold.settings_cost import Cost
 from threefold.settings_values import (
     Duration,
     Name,
     Reference,
+    Section,
     has_no_password,
     is_address,
     is_host_and_port,
@@ -37,10 +39,6 @@ from threefold.settings_values import (
 )
 
 _LOCK_MOST = timedelta(days=3650)
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class System(Section):
@@ -355,6 +353,7 @@ class Settings(_File):
     failover: Failover = Failover()
     retention: Retention = Retention()
     locks: Locks = Locks()
+    cost: Cost = Cost()
     crm: Crm | None = None
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -60,3 +60,9 @@ def has_no_password(dsn: str) -> str:
 Duration = Annotated[timedelta, BeforeValidator(duration)]
 Reference = Annotated[str, AfterValidator(is_reference)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+
+
+class Section(BaseModel):
+    """One table of the file; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")

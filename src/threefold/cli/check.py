@@ -41,7 +41,7 @@ def check(config: Config = CONFIG, as_json: Json = False, quiet: Quiet = False) 
 
 async def _check(found: Settings, output: Output) -> None:
     progress = output.progress()
-    async with open_parts(found) as parts:
+    async with open_parts(found, verb="check") as parts:
         progress.step("check", "asking the primary and trying the three stores", unit="objects")
         try:
             primary, stores, locks, disaster = await asyncio.gather(

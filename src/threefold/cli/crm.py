@@ -101,7 +101,7 @@ def _protection(config: Path, clock: Clock, output: Output) -> tuple[dict[str, s
 
 @asynccontextmanager
 async def _stores(settings: Settings) -> AsyncIterator[tuple[Mapping[str, ObjectStore], Keyring]]:
-    async with bootstrap.open_parts(settings) as parts:
+    async with bootstrap.open_parts(settings, verb="crm") as parts:
         yield parts.stores, parts.keyring
 
 

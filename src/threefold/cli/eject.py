@@ -41,7 +41,7 @@ def eject(
 
 async def _eject(found: Settings, output: Output, passphrase: str | None, name: str, to: Path) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="eject") as parts:
         if name not in parts.stores:
             raise BadInput(f"there is no store {name}", hint=f"there are {', '.join(parts.stores)}")
         try:

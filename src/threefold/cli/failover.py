@@ -101,7 +101,7 @@ class Wanted:
 
 
 async def switch_over(found: Settings, output: Output, wanted: Wanted, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="failover") as parts:
         journal = journal_of(parts, by="a person at the command line")
         asked, site = await _asked(parts, journal, wanted)
         if wanted.dry_run:
@@ -219,7 +219,7 @@ def _show(output: Output, facts: dict[str, Any]) -> None:
 
 
 async def _abandon(found: Settings, output: Output) -> None:
-    async with open_parts(found) as parts:
+    async with open_parts(found, verb="failover") as parts:
         journal = journal_of(parts, by="a person at the command line")
         active = await journal.active()
         if not active.under_way or active.switch is None:

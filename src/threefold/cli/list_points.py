@@ -32,7 +32,7 @@ def list_points(
 
 
 async def _list(found: Settings, passphrase: str | None, output: Output) -> None:
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="list") as parts:
         extent, catalogue = await recovery_points(parts, output)
     if extent is None and not catalogue.summaries:
         raise NotThere("nothing was protected yet", hint="start `threefold protect`, or `threefold up`")

@@ -33,6 +33,7 @@ _VERBS = {
     "prune": ("prune", "prune", _EVERY_DAY),
     "snapshot": ("snapshot", "snapshot", _EVERY_DAY),
     "status": ("status", "status", _EVERY_DAY),
+    "cost": ("cost", "cost", _EVERY_DAY),
     "crm": ("crm", "app", _EVERY_DAY),
     "sentinel": ("sentinel", "sentinel", _EVERY_DAY),
     "list": ("list_points", "list_points", _DISASTER),

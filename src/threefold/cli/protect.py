@@ -86,7 +86,7 @@ async def _protect(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lag = found.system.max_lag.total_seconds() if found.system.durability == "async" else None
-    async with open_parts(found) as parts:
+    async with open_parts(found, verb="protect") as parts:
         deployment = Deployment(
             stores=parts.stores,
             health=parts.health,

@@ -42,7 +42,7 @@ def prune(
 async def _prune(found: Settings, output: Output, passphrase: str | None, *, dry_run: bool) -> None:
     policy = policy_of(found)
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="prune") as parts:
         try:
             report = await Prune(parts.stores, parts.keyring, parts.clock, progress, policy).run(dry_run=dry_run)
         finally:

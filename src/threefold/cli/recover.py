@@ -108,7 +108,7 @@ async def _recover(
     passphrase: str | None,
 ) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="recover") as parts:
         try:
             done = await recover_now(
                 stores=parts.stores,
@@ -122,6 +122,8 @@ async def _recover(
                 tablespaces=tablespaces,
                 start=Serving(parts.binaries, port, settings=settings_over) if port is not None else None,
             )
+            if done.promoted:
+                parts.keeper.recovered(sum(done.seconds.values()), done.bytes_fetched)
         finally:
             output.finish(progress)
     output.result(facts(done), table(done), sentence(done, port))

@@ -77,7 +77,7 @@ async def _sentinel(found: Settings, output: Output, name: str, site: str, perio
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_parts(found) as parts:
+    async with open_parts(found, verb="sentinel") as parts:
         targets = [
             Target(each.name, conninfo_of(found, each.dsn), each.data_dir if _is_here(each.data_dir) else None)
             for each in found.sites()

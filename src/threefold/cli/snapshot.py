@@ -58,7 +58,7 @@ def snapshot(
 
 async def _snapshot(found: Settings, output: Output, source: Source) -> None:
     progress = output.progress()
-    async with open_parts(found) as parts, AsyncExitStack() as links:
+    async with open_parts(found, verb="snapshot") as parts, AsyncExitStack() as links:
         leader = await read_leader(parts.stores, parts.keyring)
         if leader is None:
             raise Unavailable(

@@ -52,7 +52,7 @@ async def _standby(found: Settings, output: Output, site: Site, *, rebuild: bool
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    async with open_parts(found) as parts:
+    async with open_parts(found, verb="standby") as parts:
         with one_agent(data_dir_of(found, site)):
             agent = await agent_of(parts, site, Silent(), telemetry.report, rebuild=rebuild)
             work = asyncio.create_task(agent.run())

@@ -45,7 +45,7 @@ def status(
 
 
 async def _status(found: Settings, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="status") as parts:
         leader = await read_leader(parts.stores, parts.keyring)
         age = (parts.clock.now() - datetime.fromisoformat(leader.at)).total_seconds() if leader else 0.0
         extent: Extent | None = None

@@ -114,7 +114,7 @@ async def _scrub(
     found: Settings, output: Output, passphrase: str | None, rate: float | None, only: str | None, *, fresh: bool
 ) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
         work = Scrub(parts.stores, parts.keyring, parts.clock, parts.health, progress, bytes_per_second=rate)
         try:
             report = await (work.everything(fresh=fresh) if only is None else work.repair(only))
@@ -169,7 +169,7 @@ async def _lock(found: Settings, output: Output, passphrase: str | None) -> None
     if not found.locked_stores:
         raise BadInput("nothing is to be locked", hint='[locks] period = "30d" in threefold.toml')
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
         renewal = renewal_of(parts, progress)
         try:
             done = await renewal.everything() if renewal else Renewed(parts.clock.now())
@@ -190,7 +190,7 @@ async def _lock(found: Settings, output: Output, passphrase: str | None) -> None
 
 
 async def _status(found: Settings, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="look") as parts:
         inventory = await take_inventory(parts.stores, parts.keyring, parts.clock, parts.health)
     scrub = inventory.scrub
     facts = {

@@ -39,7 +39,7 @@ def verify(
 
 async def _verify(found: Settings, output: Output, passphrase: str | None, *, deep: bool) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="verify") as parts:
         vault = Vault(parts.stores, parts.keyring, parts.clock, note=progress.note)
         log: OpenLog | ThreefoldError
         try:

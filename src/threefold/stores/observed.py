@@ -1,7 +1,8 @@
 """A store that is watched: every request timed into the health book and counted by what it was for.
 
 The purpose is the first part of the key (``log``, ``wal``, ``packs``, ``beacons``, ...). What the provider bills
-is counted as it bills: a request that failed may have been carried out, and counts.
+is counted as it bills: a request that failed may have been carried out, and counts; a listing counts as many as it
+took. Bytes are those of bodies. A read that nobody waited for counts as a request, and its bytes are not known.
 """
 
 from __future__ import annotations
@@ -13,24 +14,12 @@ from datetime import datetime
 from typing import Final, TypeVar
 
 from threefold.kernel.clock import Clock
-from threefold.stores.health import HealthBook, Operation
+from threefold.stores.health import SMALL, HealthBook, Operation
 from threefold.stores.store import Gone, Locked, Made, ObjectStore, Page, Unknown
+from threefold.stores.traffic import Traffic
 
 T = TypeVar("T")
 HANGS_S: Final = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Traffic:
-    """What one store was asked for one purpose by one operation."""
-
-    store: str
-    operation: Operation
-    purpose: str
-    requests: int
-    unknown: int
-    bytes_out: int  # to the store
-    bytes_in: int
 
 
 @dataclass(slots=True)
@@ -39,6 +28,8 @@ class _Count:
     unknown: int = 0
     bytes_out: int = 0
     bytes_in: int = 0
+    large_bytes: int = 0
+    large_seconds: float = 0.0
 
 
 class ObservedStore:
@@ -64,7 +55,17 @@ class ObservedStore:
     def traffic(self) -> tuple[Traffic, ...]:
         """Since the start, by operation and purpose."""
         return tuple(
-            Traffic(self.name, operation, purpose, count.requests, count.unknown, count.bytes_out, count.bytes_in)
+            Traffic(
+                self.name,
+                operation,
+                purpose,
+                count.requests,
+                count.unknown,
+                count.bytes_out,
+                count.bytes_in,
+                count.large_bytes,
+                count.large_seconds,
+            )
             for (operation, purpose), count in sorted(
                 self._counts.items(), key=lambda item: (item[0][0].value, item[0][1])
             )
@@ -124,4 +125,9 @@ class ObservedStore:
         self._health.record(self.name, operation, now - began, sent + received, error, now)
         count.unknown += error is not None
         count.bytes_in += received
+        if isinstance(answer, Page):
+            count.requests += answer.requests - 1
+        if error is None and sent + received > SMALL:
+            count.large_bytes += sent + received
+            count.large_seconds += now - began
         return answer

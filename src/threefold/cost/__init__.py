@@ -1,0 +1,1 @@
+"""What protection costs a year: counted, priced, compared."""
