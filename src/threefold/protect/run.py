@@ -15,6 +15,8 @@ from threefold.protect.leader import Deployment
 from threefold.protect.leading import RECONNECT_S, Leading, cancelled
 from threefold.protect.turn import Patience
 from threefold.protect.where import AsksWhere, ElsewhereError, Primary, Where
+from threefold.quorum.driver import Driver
+from threefold.quorum.members import read_roll
 
 # How often it is asked which site is active: while a switch is under way; while the primary is away; while all is well.
 _SWITCHING_S = 0.15
@@ -111,9 +113,21 @@ class _Server:
                 if error.message != told:
                     told = error.message
                     self._with.report(
-                        "which site is active is not known yet", level="warning", reason=error.message, hint=error.hint
+                        "which site is active is not known yet",
+                        level="warning",
+                        reason=error.message,
+                        hint=await self._hint(error),
                     )
             await self._with.clock.sleep(RECONNECT_S)
+
+    async def _hint(self, error: Unavailable) -> str:
+        """Two stores tell which site is active; that there is no log yet, and so no switch, takes all three."""
+        driver = Driver(self._with.stores, self._with.clock)
+        seen = await driver.run(read_roll(tuple(self._with.stores)))
+        if seen.members or not seen.silent:
+            return error.hint
+        silent = ", ".join(seen.silent)
+        return f"no log is there yet, and a new one needs all three stores; what {silent} lacks: threefold check"
 
     async def _by_a_switch(self, here: Where) -> bool:
         now = await self._ask()
