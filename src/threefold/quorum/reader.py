@@ -104,7 +104,7 @@ async def read_extent(
     for sentence in notes:
         note(sentence)
     codec = Codec(keyring, found_format.log)
-    scope = Scope(members, codec, clock.new_id(), decisive, found_format.segment_bytes)
+    scope = Scope(members, codec, clock.new_id(), decisive, found_format.segment_bytes, thorough=True)
     found = await driver.run(read_log(scope), patience=patience)
     if found is None:
         raise NotThere("the log has not begun: nothing was protected yet", hint="start `threefold protect`")
@@ -153,7 +153,8 @@ def agreed_format(roll: Roll, keyring: Keyring, decisive: int) -> Format:
         silent = "; ".join(f"{name}: {why}" for name, why in roll.silent.items())
         if roll.silent:
             known = f"only {', '.join(roll.members)} answers with the log" if roll.members else "no store answers"
-            alone = f"; or recover from {next(iter(roll.members))} alone, which says what that proves: --from"
+            first_member = next(iter(roll.members), "")
+            alone = f"; or recover from {first_member} alone, which says what that proves: --from"
             raise Unavailable(
                 f"{known}, {decisive} of {len(roll.members) + len(roll.silent) + len(roll.strangers)} must ({silent})",
                 hint=f"wait until the stores answer{alone if roll.members else ''}",

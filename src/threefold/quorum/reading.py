@@ -6,17 +6,21 @@ settled may be found as well; who needs a definite end takes over. Never seals.
 
 from __future__ import annotations
 
+from threefold.kernel.errors import Damaged
 from threefold.quorum.claim import highest_claim
 from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S
-from threefold.quorum.view import Scope, View, look, look_at
-from threefold.quorum.walk import Found, SupersededError, same_membership, walk
+from threefold.quorum.view import Scope, View, look, look_at, look_well
+from threefold.quorum.walk import ELSEWHERE, Found, SupersededError, same_membership, walk
 
 _STARTS = 8
+_DOUBTS = 3  # bytes may have been spoilt on their way once
 
 
-def read_log(scope: Scope) -> Procedure[Found | None]:
+def read_log(scope: Scope, *, up_to_damage: bool = False) -> Procedure[Found | None]:
     """The log as it stands; None when it never began. Waits (asking again) while too few stores answer.
+
+    Raises Damaged where what must be there is whole on no store; ``up_to_damage``: in its place, the log before that.
 
     Raises MovedError where other stores are members by now; asked at the end again, for what was acknowledged before
     the reading began can have been trimmed behind segments that only the new members have.
@@ -29,7 +33,7 @@ def read_log(scope: Scope) -> Procedure[Found | None]:
         superseded, found = False, None
         if head is not None:
             try:
-                found = yield from walk(scope, head, believe)
+                found = yield from walk(scope, head, believe, up_to_damage=up_to_damage)
             except SupersededError:
                 superseded = True
                 yield Pause(ASK_AGAIN_S)
@@ -40,11 +44,18 @@ def read_log(scope: Scope) -> Procedure[Found | None]:
 
 
 def believe(scope: Scope, view: View) -> Procedure[None]:
-    """Decide one slot without touching it: an entry that any store holds, or vacant on as many as decide."""
-    while view.entry is None and view.vacant() < scope.decisive:
+    """Decide one slot without touching it: an entry that any store holds, or vacant on as many as decide.
+
+    One that is damaged on the stores that had it stays undecided: `View.hopeless`.
+    """
+    doubts = 0
+    while view.entry is None and view.vacant() < scope.decisive and doubts < _DOUBTS:
         yield Pause(ASK_AGAIN_S)
         (again,) = yield from look(scope, view.epoch, [view.slot])
-        view.entry, view.copies, view.seals, view.absent = again.entry, again.copies, again.seals, again.absent
+        view.become(again)
+        doubts += view.hopeless(scope)
+    if view.entry is None:
+        view.become((yield from look_well(scope, view)))
 
 
 def _newest_start(scope: Scope) -> Procedure[tuple[int, View | None]]:
@@ -58,4 +69,6 @@ def _newest_start(scope: Scope) -> Procedure[tuple[int, View | None]]:
             if view.entry is not None:
                 same_membership(scope, view)
                 return highest, view
+            if view.hopeless(scope):
+                raise Damaged(view.damage, hint=ELSEWHERE)
     return highest, None

@@ -90,6 +90,13 @@ def _segment(scope: Scope, timeline: int, number: int) -> Procedure[SegmentAt | 
             if found is not None:
                 return SegmentAt(timeline, number, found.start, found.end, found.epoch, found.slot)
         if absent(answers) >= scope.decisive:
+            if not scope.thorough or len(answers) == len(requests):
+                return None
+            answers = yield Ask(requests, enough, GRACE_S)
+            for answer in answers.values():
+                found = header(answer)
+                if found is not None:
+                    return SegmentAt(timeline, number, found.start, found.end, found.epoch, found.slot)
             return None
         yield Pause(ASK_AGAIN_S)
 

@@ -31,6 +31,9 @@ class Scope:
     who reads a single store on purpose and accepts what that proves. ``membership`` is the one that was assumed when
     these stores were chosen: a newest epoch under another one raises MovedError. ``bundles_opened``: for who
     reads the same log twice in a row (look, then take over), what bundles of these very bytes hold; None: not kept.
+
+    ``thorough``: where as many stores as decide call something absent, the others are heard as well, if they answer
+    soon: after damage on two stores the third one is the one that has it.
     """
 
     stores: tuple[str, ...]
@@ -41,6 +44,7 @@ class Scope:
     bundle_slots: int = BUNDLE_SLOTS
     membership: Membership = FOUNDED
     bundles_opened: dict[bytes, list[LogObject]] | None = None
+    thorough: bool = False
 
 
 @dataclass(slots=True)
@@ -62,6 +66,21 @@ class View:
     def vacant(self) -> int:
         """Stores that say there is no entry."""
         return len(self.seals) + len(self.absent)
+
+    def become(self, again: View) -> None:
+        """What was seen at a later look."""
+        self.entry, self.copies, self.seals = again.entry, again.copies, again.seals
+        self.absent, self.damaged = again.absent, again.damaged
+
+    def hopeless(self, scope: Scope) -> bool:
+        """Every store has answered, none has it whole, and too few say that there is nothing."""
+        answered = len(self.damaged) + self.vacant() == len(scope.stores)
+        return self.entry is None and answered and self.vacant() < scope.decisive
+
+    @property
+    def damage(self) -> str:
+        """In words, where it is `hopeless`."""
+        return f"{self.key} is damaged on {', '.join(sorted(self.damaged))}, and nobody has it whole"
 
     def learn(self, codec: Codec, store: str, answer: Answer) -> None:
         """Take in what a read of this slot answered. Raises Refused where two writers wrote one slot."""
@@ -96,8 +115,11 @@ def look(scope: Scope, epoch: int, slots: Sequence[int]) -> Procedure[list[View]
     return (yield from look_at(scope, [(epoch, slot) for slot in slots]))
 
 
-def look_at(scope: Scope, positions: Sequence[tuple[int, int]]) -> Procedure[list[View]]:
-    """Read slots, (epoch, slot) each, side by side, waiting only for as many stores as decide."""
+def look_at(scope: Scope, positions: Sequence[tuple[int, int]], *, grace: float = 0.0) -> Procedure[list[View]]:
+    """Read slots, (epoch, slot) each, side by side, waiting only for as many stores as decide.
+
+    ``grace``: seconds for the others.
+    """
     requests = tuple(Read(store, keys.slot_key(*position)) for position in positions for store in scope.stores)
     width = len(scope.stores)
 
@@ -114,11 +136,20 @@ def look_at(scope: Scope, positions: Sequence[tuple[int, int]]) -> Procedure[lis
                 undecided -= decided[place // width] == scope.decisive
         return undecided == 0
 
-    answers: Answers = yield Ask(requests, enough)
+    answers: Answers = yield Ask(requests, enough, grace)
     views = [View(epoch, slot) for epoch, slot in positions]
     for place, answer in answers.items():
         views[place // width].learn(scope.codec, requests[place].store, answer)
     return views
+
+
+def look_well(scope: Scope, view: View) -> Procedure[View]:
+    """Once more at a slot that as many stores as decide call vacant, before that is believed (``thorough``)."""
+    known = len(view.copies) + view.vacant() + len(view.damaged)
+    if not scope.thorough or known == len(scope.stores):
+        return view
+    (again,) = yield from look_at(scope, [(view.epoch, view.slot)], grace=GRACE_S)
+    return again
 
 
 def opened(codec: Codec, answer: Answer) -> LogObject | None:

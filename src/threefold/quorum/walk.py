@@ -11,7 +11,7 @@ believed: the slot may have been settled, put into a segment and trimmed before 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from threefold.kernel.errors import Damaged, Refused
@@ -22,7 +22,7 @@ from threefold.quorum.membership import FOUNDED, Membership, MovedError
 from threefold.quorum.objects import LogObject
 from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S, SegmentAt, newest_segment
-from threefold.quorum.view import Scope, View, look
+from threefold.quorum.view import Scope, View, look, look_well
 
 # Slots read side by side while walking over what is certainly there: the first time, and at the most. Twice as many
 # each time while what comes is small, so that thousands of tiny slots do not cost a round trip for every few of them;
@@ -33,6 +33,8 @@ _STRIDE_BYTES = 8 * 2**20
 # The same of bundles: a quiet day's entries are hundreds of them, each a round trip.
 _BUNDLES_AT_ONCE = 4
 _BUNDLES_AT_ONCE_MAX = 32
+_IN_VAIN = 5  # looks at the segments for one that explains a slot that is gone
+ELSEWHERE = "bring the third store back; or recover to an earlier point (--to)"
 
 # Sees the first slots of the newest epoch that are not known to be on two stores; returns when each is decided:
 # an entry it could bring to two stores, one it could not, or no entry.
@@ -50,6 +52,7 @@ class Found:
     ``tail``: the last of them, those that are not known to be on two stores.
     ``damaged``: copies that were met and not used, (store, key) each.
     ``membership``: of the newest epoch that started.
+    ``hole``: why it ends here, where that is not its end.
     """
 
     spans: History
@@ -60,6 +63,7 @@ class Found:
     tail: tuple[LogObject, ...]
     damaged: tuple[tuple[str, str], ...] = ()
     membership: Membership = FOUNDED
+    hole: str = ""
 
     @property
     def start(self) -> Lsn:
@@ -90,12 +94,12 @@ def same_membership(scope: Scope, head: View) -> None:
 class _TrimmedError(Exception):
     """A slot that must have been there is not: it was trimmed while we walked.
 
-    ``damage`` says what was found instead, for the case that no newer segment explains it.
+    ``damage`` says what was found instead, ``missing`` what was not, for the case that no newer segment explains it.
     """
 
-    def __init__(self, damage: str = "") -> None:
+    def __init__(self, damage: str = "", *, missing: str = "") -> None:
         super().__init__()
-        self.damage = damage
+        self.damage, self.missing = damage, missing
 
 
 @dataclass(slots=True)
@@ -127,8 +131,10 @@ class _Path:
             self.tail.append(entry)
 
 
-def walk(scope: Scope, head: View, judge: Judge) -> Procedure[Found]:
+def walk(scope: Scope, head: View, judge: Judge, *, up_to_damage: bool = False) -> Procedure[Found]:
     """The whole log, given slot 0 of its newest epoch. Waits while too few stores answer.
+
+    ``up_to_damage``: in place of Damaged, what lies before the first slot that is whole on no store.
 
     Raises SupersededError where a segment tells of a still newer epoch, Refused where the log contradicts itself,
     Damaged where what must be there is whole on no store.
@@ -138,6 +144,7 @@ def walk(scope: Scope, head: View, judge: Judge) -> Procedure[Found]:
         raise ValueError("the head of a walk is a slot 0 that was found")
     history, _ = decode_start(start.payload)
     segment = yield from _newest(scope, history, start, None, start.header.start)
+    in_vain = 0
     while True:
         if segment is not None and segment.next_epoch > start.header.epoch:
             raise SupersededError
@@ -145,18 +152,23 @@ def walk(scope: Scope, head: View, judge: Judge) -> Procedure[Found]:
         try:
             yield from _promised(scope, history, head, segment, path)
             yield from _newest_epoch(scope, start, segment, path, judge)
-            whole, damage = True, ""
+            whole, damage, missing = True, "", ""
         except _TrimmedError as trimmed:
-            whole, damage = False, trimmed.damage
+            whole, damage, missing = False, trimmed.damage, trimmed.missing
         # Look again: what seems to be the end may have been settled, put into a segment and trimmed before we came.
         end = path.recent[-1].header.end if path.recent else start.header.start
         again = yield from _newest(scope, history, start, segment, end)
         reached = path.reached()
         if whole and (again is None or (reached is not None and again.position <= reached)):
             return _found(history, head, segment, path, scope.decisive)
+        in_vain = in_vain + 1 if again == segment else 0
+        if missing and scope.thorough and in_vain >= _IN_VAIN:
+            damage = f"{missing} must be there, and is on no store that answers"
         if again == segment:
+            if damage and up_to_damage:
+                return _cut(history, start, segment, path, damage)
             if damage:
-                raise Damaged(damage, hint="bring the third store back; or recover to an earlier point (--to)")
+                raise Damaged(damage, hint=ELSEWHERE)
             yield Pause(ASK_AGAIN_S)
         segment = again
 
@@ -231,11 +243,15 @@ def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Proce
         for view in (yield from look(scope, span.epoch, waiting)):
             views[view.slot] = view
             if view.entry is None and view.vacant() >= scope.decisive:
-                raise _TrimmedError
-            if view.entry is None and view.damaged and len(view.damaged) + view.vacant() == len(scope.stores):
-                raise _TrimmedError(
-                    f"{view.key} is damaged on {', '.join(sorted(view.damaged))}, and nobody has it whole"
-                )
+                view.become((yield from look_well(scope, view)))
+        for slot in waiting:
+            view = views[slot]
+            if view.hopeless(scope):
+                _take_before(slot, slots, views, path)
+                raise _TrimmedError(view.damage)
+            if view.entry is None and view.vacant() >= scope.decisive:
+                _take_before(slot, slots, views, path)
+                raise _TrimmedError(missing=view.key)
         waiting = [slot for slot in waiting if views[slot].entry is None]
         if waiting:
             yield Pause(ASK_AGAIN_S)
@@ -244,6 +260,15 @@ def _take_promised(scope: Scope, span: Span, slots: range, path: _Path) -> Proce
         if entry is not None:
             path.take(views[slot], entry, placed=True)
     return list(views.values())
+
+
+def _take_before(slot: int, slots: range, views: Mapping[int, View], path: _Path) -> None:
+    """What of a stride lies before the slot that nobody has, as far as it is known."""
+    for each in range(slots.start, slot):
+        entry = views[each].entry
+        if entry is None:
+            return
+        path.take(views[each], entry, placed=True)
 
 
 def _next_stride(stride: int, views: Sequence[View]) -> int:
@@ -270,9 +295,11 @@ def _newest_epoch(
             for view in views:
                 if len(view.copies) < scope.decisive:
                     yield from judge(scope, view)
+                if view.entry is None and view.hopeless(scope):
+                    raise _TrimmedError(view.damage)
                 if view.entry is None:
                     if view.slot <= settled:
-                        raise _TrimmedError
+                        raise _TrimmedError(missing=view.key)
                     return
                 path.take(view, view.entry, placed=len(view.copies) >= scope.decisive)
             slot, stride = slots.stop, _next_stride(stride, views)
@@ -296,3 +323,18 @@ def _found(history: History, head: View, segment: SegmentAt | None, path: _Path,
         if entry.header.epoch == header.epoch and entry.digest not in unplaced:
             span = replace(span, last_slot=entry.header.slot, end=entry.header.end)
     return Found((*history, span), header.timeline, span.end, segment, recent, tail, damaged, membership)
+
+
+def _cut(history: History, head: LogObject, segment: SegmentAt | None, path: _Path, hole: str) -> Found:
+    """What lies before ``hole``. Raises Damaged where nothing does."""
+    last = path.recent[-1].header if path.recent else None
+    if last is None and segment is None:
+        raise Damaged(hole, hint=ELSEWHERE)
+    (epoch, slot) = (last.epoch, last.slot) if last is not None else segment.position if segment else (0, 0)
+    end = last.end if last is not None else segment.end if segment else head.header.start
+    spans = [span for span in history if span.epoch <= epoch]
+    if head.header.epoch <= epoch:
+        spans.append(Span(head.header.epoch, slot, head.header.timeline, head.header.start, end))
+    spans[-1] = replace(spans[-1], last_slot=slot, end=end)
+    recent, damaged = tuple(path.recent), tuple(path.damaged)
+    return Found(tuple(spans), spans[-1].timeline, end, segment, recent, (), damaged, membership_of(head), hole)

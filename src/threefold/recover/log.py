@@ -9,7 +9,9 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.reader import read_extent, read_wal
+from threefold.recover.remains import read_remains
 from threefold.stores.store import ObjectStore
+from threefold.vault.manifest import Summary
 
 
 class LogExtent(Protocol):
@@ -71,6 +73,24 @@ async def open_quorum_log(
 ) -> OpenLog:
     """The real one (quorum/reader.py)."""
     extent = await read_extent(stores, keyring, clock, note)
+
+    def read(start: Lsn, end: Lsn) -> AsyncIterator[tuple[int, Lsn, bytes]]:
+        return read_wal(stores, keyring, clock, extent, start=start, end=end, note=note)
+
+    return _QuorumLog(extent, read)
+
+
+async def open_remains(
+    stores: Mapping[str, ObjectStore],
+    keyring: Keyring,
+    clock: Clock,
+    snapshots: Sequence[Summary],
+    note: Callable[[str], None],
+) -> OpenLog | None:
+    """What is left of a log that does not read to its end (remains.py)."""
+    extent = await read_remains(stores, keyring, clock, snapshots, note)
+    if extent is None:
+        return None
 
     def read(start: Lsn, end: Lsn) -> AsyncIterator[tuple[int, Lsn, bytes]]:
         return read_wal(stores, keyring, clock, extent, start=start, end=end, note=note)

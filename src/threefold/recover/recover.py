@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import BadInput
+from threefold.kernel.errors import BadInput, Damaged, NotThere, ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
@@ -23,14 +23,16 @@ from threefold.postgres.server import Server
 from threefold.recover import overrides
 from threefold.recover.configure import configure
 from threefold.recover.destination import Destination, disk_errors, write_durably
-from threefold.recover.log import OpensLog, open_quorum_log
+from threefold.recover.log import OpenLog, OpensLog, open_quorum_log, open_remains
 from threefold.recover.plan import Plan, choose
+from threefold.recover.reachable import newest_reachable, told
 from threefold.recover.restore import restore
 from threefold.recover.start import Promoted, start_and_promote
-from threefold.recover.targets import RestorePoint, Target
+from threefold.recover.targets import Immediate, Position, RestorePoint, Target, Time
 from threefold.recover.wal_files import place_wal
 from threefold.stores.store import ObjectStore
 from threefold.vault.chunk_store import Vault
+from threefold.vault.manifest import Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,39 +89,12 @@ async def recover(
     """
     stores = _only(stores, only)
     heard = _Heard(progress, clock)
-    vault = Vault(stores, keyring, clock, note=heard.note)
-
-    with heard.phase("plan"):
-        heard.step("plan", "finding the recovery points", unit="objects")
-        catalogue, log = await asyncio.gather(vault.catalogue(), open_log(stores, keyring, clock, heard.note))
-        for note in catalogue.notes:
-            heard.note(note)
-        plan = choose(catalogue.summaries, log.extent, target, snapshot=snapshot)
-        if only is not None:
-            heard.note(_what_one_proves(only, log.extent.end))
-        if isinstance(target, RestorePoint) and snapshot is None and len(catalogue.summaries) > 1:
-            heard.note(
-                f"only replay finds {target}: beginning at the oldest snapshot that serves, {plan.snapshot.id}; "
-                "a later one, named with --snapshot, is quicker if the restore point came after it"
-            )
-        binaries = start.find_binaries(plan.snapshot.major) if start else None
-        destination = Destination.of(into, plan.snapshot.tablespaces, tablespaces or {})
-        record = _record(plan)
-        resumed = destination.claim(record)
-        if resumed:
-            heard.note(f"{into} holds an unfinished recovery: going on with it")
-        manifest = await vault.manifest(plan.snapshot.id)
-
-    with heard.phase("restore"):
-        fetched = await restore(
-            vault, manifest, destination, heard, resumed=resumed, wal_bytes=plan.wal_bytes + plan.snapshot.segment_size
-        )
-    with heard.phase("wal"), disk_errors(into):
-        await place_wal(log, plan.snapshot, destination.into, heard, end=plan.end)
-        settings = {**overrides.SEVERED, **plan.settings()}
-        configure(
-            destination.into, lambda before: overrides.appended(before, settings), heard, signal="recovery.signal"
-        )
+    work = _Work(Vault(stores, keyring, clock, note=heard.note), heard, open_log, into, target)
+    try:
+        plan, destination, binaries = await work.plan(only, snapshot, start, tablespaces or {})
+        fetched = await work.place(plan, destination)
+    except (Damaged, NotThere) as error:
+        raise await work.with_what_can_be_had(error, plan_of=work.chosen) from error
 
     server, promoted = None, None
     if start and binaries:
@@ -130,7 +105,7 @@ async def recover(
             auto_conf = destination.into / "postgresql.auto.conf"
             settled = overrides.without_temporary(auto_conf.read_text(errors="surrogateescape"))
             await asyncio.to_thread(write_durably, auto_conf, settled)
-    destination.mark({**record, "finished": True, "finished_at": clock.now().isoformat()})
+    destination.mark({**_record(plan), "finished": True, "finished_at": clock.now().isoformat()})
     return Recovery(
         snapshot=plan.snapshot.id,
         target=str(target),
@@ -143,11 +118,110 @@ async def recover(
         promoted=promoted,
         bytes_needed=plan.snapshot.size,
         bytes_fetched=fetched,
-        bytes_from=dict(vault.reader.bytes_from),
+        bytes_from=dict(work.vault.reader.bytes_from),
         seconds=heard.seconds,
         notes=tuple(heard.notes),
         server=server,
     )
+
+
+@dataclass
+class _Work:
+    """What is placed before a server is started, and what to say where that cannot be done."""
+
+    vault: Vault
+    heard: _Heard
+    open_log: OpensLog
+    into: Path
+    target: Target
+    log: OpenLog | None = None
+    snapshots: Sequence[Summary] = ()
+    chosen: Plan | None = None
+    resumed: bool = False
+
+    async def plan(
+        self, only: str | None, snapshot: str | None, start: Serving | None, tablespaces: Mapping[int, Path]
+    ) -> tuple[Plan, Destination, Binaries | None]:
+        with self.heard.phase("plan"):
+            self.heard.step("plan", "finding the recovery points", unit="objects")
+            catalogue, opened = await asyncio.gather(self.vault.catalogue(), self._open())
+            self.snapshots = catalogue.summaries
+            for note in catalogue.notes:
+                self.heard.note(note)
+            self.log = log = opened if not isinstance(opened, ThreefoldError) else await self._remains(opened)
+            plan = self.chosen = choose(catalogue.summaries, log.extent, self.target, snapshot=snapshot)
+            if only is not None:
+                self.heard.note(_what_one_proves(only, log.extent.end))
+            if isinstance(self.target, RestorePoint) and snapshot is None and len(catalogue.summaries) > 1:
+                self.heard.note(
+                    f"only replay finds {self.target}: beginning at the oldest snapshot that serves, "
+                    f"{plan.snapshot.id}; a later one, named with --snapshot, is quicker if the restore point came "
+                    "after it"
+                )
+            binaries = start.find_binaries(plan.snapshot.major) if start else None
+            destination = Destination.of(self.into, plan.snapshot.tablespaces, tablespaces)
+            self.resumed = destination.claim(_record(plan))
+            if self.resumed:
+                self.heard.note(f"{self.into} holds an unfinished recovery: going on with it")
+        return plan, destination, binaries
+
+    async def place(self, plan: Plan, destination: Destination) -> int:
+        """Everything under the folder, ready to be started; the bytes fetched of the snapshot."""
+        if self.log is None:
+            raise ValueError("a log is planned with before it is placed")
+        with self.heard.phase("restore"):
+            wal_bytes = plan.wal_bytes + plan.snapshot.segment_size
+            manifest = await self.vault.manifest(plan.snapshot.id)
+            fetched = await restore(
+                self.vault, manifest, destination, self.heard, resumed=self.resumed, wal_bytes=wal_bytes
+            )
+        with self.heard.phase("wal"), disk_errors(self.into):
+            await place_wal(self.log, plan.snapshot, destination.into, self.heard, end=plan.end)
+            settings = {**overrides.SEVERED, **plan.settings()}
+            configure(
+                destination.into,
+                lambda before: overrides.appended(before, settings),
+                self.heard,
+                signal="recovery.signal",
+            )
+        return fetched
+
+    async def _open(self) -> OpenLog | ThreefoldError:
+        vault = self.vault
+        try:
+            return await self.open_log(vault.stores, vault.keyring, vault.clock, self.heard.note)
+        except (Damaged, NotThere, Unavailable) as error:
+            return error
+
+    async def _remains(self, why: ThreefoldError) -> OpenLog:
+        """What is left, for a point that was named and lies within it. Raises ``why`` for any other."""
+        vault, target = self.vault, self.target
+        log = self.log = await open_remains(vault.stores, vault.keyring, vault.clock, self.snapshots, self.heard.note)
+        if log is None:
+            raise why
+        named = isinstance(target, Time | Immediate) or (isinstance(target, Position) and target.lsn <= log.extent.end)
+        if not named:
+            raise Damaged(why.message, hint=why.hint)
+        self.heard.note(
+            f"the log does not read to its end ({why.message}): what is left of it ends at {log.extent.end}"
+        )
+        return log
+
+    async def with_what_can_be_had(self, error: ThreefoldError, *, plan_of: Plan | None) -> ThreefoldError:
+        """The newest point that can be had, and how, beside what cannot."""
+        if self.log is None or not self.snapshots:
+            return error
+        self.heard.note(f"{error.message}; looking for what can be had")
+        try:
+            point = await newest_reachable(self.vault, self.log, self.snapshots, self.heard)
+        except ThreefoldError:
+            return error
+        same = (
+            point is not None
+            and plan_of is not None
+            and (point.snapshot, point.lsn) == (plan_of.snapshot.id, plan_of.end)
+        )
+        return error if same else told(error, point, str(self.into))
 
 
 def _server(start: Serving, binaries: Binaries, destination: Destination, clock: Clock) -> Server:
