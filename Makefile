@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made-from-lock
 # Two workers: tests start real PostgreSQL servers, and the smallest machine we promise has two cores.
 JOBS ?= 2
 
-.PHONY: help venv demo test test-long scenarios lint format soak chaos bench lock clean
+.PHONY: help venv demo test test-long scenarios lint format soak chaos weather bench lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -60,6 +60,9 @@ soak: $(STAMP)  ## the quorum log's simulation until stopped; prints the first f
 WORLD ?= sites
 chaos: $(STAMP)  ## sites, stores and links fail at random, many rounds; the ledger judges. SEED=, ROUNDS=, WORLD=machine
 	@$(BIN)/python -m tests.$(if $(filter machine,$(WORLD)),acceptance,scenarios).chaos $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
+
+weather: $(STAMP)  ## faults of every kind between the DRaaS server and its stores, many rounds; the ledger judges. SEED=, ROUNDS=
+	@$(BIN)/python -m tests.acceptance.weather $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
 
 bench: $(STAMP)  ## measure against stock PostgreSQL tools, side by side on this machine
 	@$(BIN)/python -m bench $(ARGS)
