@@ -202,7 +202,7 @@ async def run(seed: int, plan: list[str], *, say: Callable[[str], None] = lambda
             await here.done("snapshot")
             campaign = Campaign(here, people, protecting, weather, seed, say)
             weather.bad = {"S1"}
-            await people.progress(60, within=120)
+            await people.progress(40, within=120)
             turning: asyncio.Task[None] | None = None
             for act in plan:
                 await campaign.round(act)
@@ -215,7 +215,7 @@ async def run(seed: int, plan: list[str], *, say: Callable[[str], None] = lambda
             await people.progress(40, within=30)  # no wedge
             await here.whole(90)
             weather.bad, weather.storm = set(BEHIND), True
-            await people.progress(80, within=90)
+            await people.progress(60, within=90)
             here.stores[NAMES[2]].kill()
             here.destroy_primary()
             people.pause()

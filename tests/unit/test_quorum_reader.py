@@ -16,6 +16,7 @@ from threefold.quorum.members import Format
 from threefold.quorum.objects import Codec, Header, Kind
 from threefold.quorum.reader import read_extent, read_wal
 from threefold.stores.memory import MemoryStore
+from threefold.stores.store import Gone, Unknown
 
 KEYRING = Keyring(bytes(range(32)))
 WRITER = "0123456789abcdef" * 2
@@ -97,3 +98,36 @@ async def test_what_nobody_has_whole_is_never_skipped_over(key: str) -> None:
         _damage(store, key)
     with pytest.raises((Damaged, Unavailable)):
         await _read(stores)
+
+
+class _Once(MemoryStore):
+    """Its first answer is an error."""
+
+    asked = False
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        if not self.asked:
+            self.asked = True
+            return Unknown("503")
+        return await super().read(key, start=start, length=length)
+
+
+class _Dead(MemoryStore):
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        return Unknown("cannot be reached")
+
+
+async def test_beside_a_dead_store_one_error_of_another_does_not_end_it() -> None:
+    stores = _stores()
+    flaky = _Once("S2")
+    flaky.objects = dict(stores["S2"].objects)
+    stores |= {"S1": _Dead("S1"), "S2": flaky}
+    extent = await read_extent(stores, KEYRING, SystemClock(), patience=5)
+    assert extent.end == len(WAL)
+
+
+async def test_two_dead_stores_are_told_after_a_moment() -> None:
+    stores = _stores()
+    stores |= {"S1": _Dead("S1"), "S2": _Dead("S2")}
+    with pytest.raises(Unavailable, match="only S3 answers with the log"):
+        await read_extent(stores, KEYRING, SystemClock(), patience=5)

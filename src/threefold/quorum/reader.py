@@ -34,6 +34,8 @@ from threefold.stores.store import ObjectStore, Page
 
 PATIENCE_S = 60.0
 _DEGRADED_PATIENCE_S = 2.0
+_ROLL_PATIENCE_S = 2.0  # a store that refuses connections still refuses them a moment later
+_ROLL_PAUSE_S = 0.1
 _SEGMENTS_AHEAD = 4
 
 
@@ -95,8 +97,8 @@ async def read_extent(
     answers, Refused where the stores hold different logs.
     """
     driver = Driver(stores, clock)
-    roll = await driver.run(read_roll(tuple(stores)))
     decisive = min(QUORUM, len(stores))
+    roll = await _roll(driver, tuple(stores), clock, decisive, min(patience, _ROLL_PATIENCE_S))
     found_format = agreed_format(roll, keyring, decisive)
     members = tuple(roll.members)
     notes = [f"{name} does not answer ({why}): the other stores are read" for name, why in roll.silent.items()]
@@ -120,6 +122,17 @@ async def read_extent(
     for timeline in sorted(timelines - {1}):
         histories[timeline] = await _history(reader, keyring, timeline)
     return Extent(found_format, members, found, histories, tuple(notes))
+
+
+async def _roll(driver: Driver, stores: tuple[str, ...], clock: Clock, decisive: int, patience: float) -> Roll:
+    """Asked again for a moment: beside a store that is dead, one error of another must not end a recovery."""
+    until, pause = clock.monotonic() + patience, _ROLL_PAUSE_S
+    while True:
+        roll = await driver.run(read_roll(stores))
+        if len(roll.members) >= decisive or not roll.silent or clock.monotonic() + pause > until:
+            return roll
+        await clock.sleep(pause * (0.5 + clock.random()))
+        pause *= 2
 
 
 async def _degraded(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[str]:
