@@ -13,6 +13,7 @@ from tests.protect_process import NAMES, Site, site, team
 from threefold.cost.keeping import read_record
 from threefold.cost.traffic import TrafficRecord
 from threefold.stores.health import Operation
+from threefold.stores.store import Made, Page
 
 
 def on_the_wire(proxy: FaultProxy) -> Counter[str]:
@@ -110,3 +111,31 @@ async def test_a_look_at_a_minute_of_protection() -> None:
         assert "last recovery" in after["rto"]["cold"]["why"]
         error = await here.refused("cost", "--prices", str(here.home / "none.toml"))
         assert "cannot read the price table" in error["error"]
+
+
+async def test_a_listing_counts_as_many_requests_as_it_took() -> None:
+    async with site() as here:
+        with FaultProxy(here.stores["S1"].port) as proxy:
+            here.ports["S1"] = proxy.port
+            here.configure()
+            async with here.parts() as parts:
+                store = parts.stores["S1"]
+                for begin in range(0, 2010, 30):
+                    keys = [f"many/{number:04}" for number in range(begin, begin + 30)]
+                    assert set(await asyncio.gather(*(store.create(key, b"") for key in keys))) == {Made.CREATED}
+                proxy.heads.clear()
+                found, after = 0, ""
+                while True:
+                    page = await store.list("many", after=after)
+                    assert isinstance(page, Page)
+                    found += len(page.objects)
+                    if page.last:
+                        break
+                    after = page.objects[-1].key
+                assert found == 2010
+                (lists,) = [each for each in store.traffic() if each.operation is Operation.LIST]
+                assert lists.requests == on_the_wire(proxy)["list"] == 3  # of 1000, 1000 and 10
+                small = await store.list("many", limit=1)
+                assert isinstance(small, Page)
+                assert len(small.objects) == 1
+                assert not small.last

@@ -32,9 +32,9 @@ MONTHS: Final = 12
 YEAR_DAYS: Final = YEAR_S / DAY_S
 _INTERVAL_DAYS_MIN: Final = 1 / 24  # more often, and there would be too many to go through
 _MILLION: Final = 1e6
-# What the agent of an idle warm standby was counted to ask each store, a second.
+# What the agent of an idle warm standby was counted to ask each store, a second (`threefold up`, its first minute).
 AGENT_PUTS_S: Final = 1.0
-AGENT_GETS_S: Final = 3.0
+AGENT_GETS_S: Final = 8.5
 AGENT_LISTS_S: Final = 0.5
 
 

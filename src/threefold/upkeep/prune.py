@@ -41,6 +41,7 @@ from threefold.vault.retention import Policy
 _PREFIXES: Final = ("snapshots", "packs", WAL)  # in the order in which they are deleted on a store
 _QUORUM: Final = 2
 _BATCH: Final = 500
+_MANIFESTS_AT_ONCE: Final = 8  # one by one, a hundred of them are as many round trips
 _ASKED_AT_ONCE: Final = 16
 
 
@@ -179,14 +180,18 @@ class Prune:
     async def _read_manifests(self, listed: Sizes) -> tuple[dict[str, Summary], dict[str, frozenset[str]], list[str]]:
         unreadable = []
         names = [key.rpartition("/")[2] for key in listed]
-        for name in names:
-            if name not in self._manifests:
+        room = asyncio.Semaphore(_MANIFESTS_AT_ONCE)
+
+        async def read(name: str) -> None:
+            async with room:
                 try:
                     self._manifests[name] = await self._vault.manifest(name)
                 except NotThere:
-                    continue  # deleted since it was listed
+                    pass  # deleted since it was listed
                 except (Damaged, Unavailable):
                     unreadable.append(name)
+
+        await asyncio.gather(*(read(name) for name in names if name not in self._manifests))
         found = {name: self._manifests[name] for name in names if name in self._manifests}
         return (
             {name: manifest.summary for name, manifest in found.items()},
