@@ -12,7 +12,7 @@ import os
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
@@ -27,6 +27,9 @@ from threefold.kernel.progress import Progress
 from threefold.postgres.binaries import Binaries, find_binaries
 from threefold.postgres.conninfo import checked_conninfo
 from threefold.protect.where import AsksWhere, Primary, Where
+from threefold.quorum.driver import Driver
+from threefold.quorum.membership import FOUNDED, Membership, Named, ReplacedError
+from threefold.quorum.notices import newest_notice
 from threefold.settings import Settings
 from threefold.stores.health import HealthBook, Operation
 from threefold.stores.locking import LockingStore
@@ -38,6 +41,8 @@ from threefold.upkeep.renew import AT_CREATION, Renewal
 from threefold.vault.retention import Policy
 
 _WRAPPED_KEYS = "keys"
+_NOTICE_PATIENCE_S = 2.0
+_MEMBERS_PATIENCE_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +51,12 @@ class Parts:
 
     settings: Settings
     clock: Clock
-    stores: Mapping[str, ObservedStore]
+    stores: Mapping[str, ObservedStore]  # those whose answers count
     health: HealthBook
     keyring: Keyring
     keeper: Keeper
+    membership: Membership = FOUNDED  # by which they were chosen
+    all_stores: Mapping[str, ObservedStore] = field(default_factory=dict)  # all that the settings name
 
     def binaries(self, major: int | None) -> Binaries:
         """PostgreSQL's programs of that major version."""
@@ -66,16 +73,40 @@ async def open_parts(settings: Settings, *, passphrase: str | None = None, verb:
     ``passphrase`` opens the wrapped master key that lies in the stores, for a site that does not have the key file;
     where that is missing, the environment's THREEFOLD_PASSPHRASE does.
     """
-    async with open_stores(settings) as (stores, health, clock):
+    async with open_stores(settings) as (every, health, clock):
+        membership = await _in_force(every, clock)
+        stores = {name: every[name] for name in named_of(settings).voters(membership)}
         keyring = await _keyring(settings, stores, clock, passphrase)
         keeper = Keeper(verb, stores, health, keyring, clock)
         keeping = asyncio.create_task(keeper.run())
         try:
-            yield Parts(settings, clock, stores, health, keyring, keeper)
+            yield Parts(settings, clock, stores, health, keyring, keeper, membership, every)
         finally:
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
             await keeper.flush()
+
+
+async def _in_force(stores: Mapping[str, ObservedStore], clock: Clock) -> Membership:
+    """As far as the stores tell soon. Whoever decides anything with two of them finds out if it was too little."""
+    try:
+        return await Driver(stores, clock).run(newest_notice(tuple(stores)), patience=_NOTICE_PATIENCE_S)
+    except Unavailable:
+        return FOUNDED
+
+
+async def still_members(parts: Parts) -> None:
+    """For what two stores were to keep: whether they still count. Raises ReplacedError, Unavailable."""
+    now = await Driver(parts.stores, parts.clock).run(newest_notice(tuple(parts.stores)), patience=_MEMBERS_PATIENCE_S)
+    if now.generation > parts.membership.generation:
+        raise ReplacedError(now)
+
+
+def named_of(settings: Settings) -> Named:
+    """The stores that the settings name, and which of them is to replace which."""
+    joining = next((store for store in settings.store if store.replaces), None)
+    names = tuple(store.name for store in settings.store)
+    return Named(names, joining.replaces or "", joining.name) if joining else Named(names)
 
 
 async def _keyring(
@@ -94,7 +125,7 @@ async def _keyring(
 
 @asynccontextmanager
 async def open_stores(settings: Settings) -> AsyncIterator[tuple[Mapping[str, ObservedStore], HealthBook, Clock]]:
-    """The three stores alone: for what needs no key."""
+    """All stores that the settings name."""
     configs = store_configs(settings)
     clock = SystemClock()
     health = HealthBook(config.name for config in configs)
@@ -236,7 +267,8 @@ def agent_lock(data_dir: Path) -> Path:
 def journal_of(parts: Parts, *, by: str = "") -> Journal:
     """The switches of this system; before the first, the primary's site is active."""
     primary, _ = parts.settings.sites()
-    return Journal(parts.stores, parts.keyring, parts.clock, primary_site=primary.name, by=by)
+    generation = parts.membership.generation
+    return Journal(parts.stores, parts.keyring, parts.clock, primary_site=primary.name, by=by, generation=generation)
 
 
 def where_of(parts: Parts, overdue: Overdue | None = None) -> AsksWhere:
@@ -274,5 +306,5 @@ def puts_of(parts: Parts) -> dict[str, int]:
     writing = {Operation.CREATE, Operation.WRITE}
     return {
         name: sum(traffic.requests for traffic in store.traffic() if traffic.operation in writing)
-        for name, store in parts.stores.items()
+        for name, store in (parts.all_stores or parts.stores).items()
     }

@@ -21,11 +21,13 @@ from threefold.kernel.errors import ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.protect.beacon import read_leader
 from threefold.quorum.intake import StoreIntake
+from threefold.quorum.membership import ReplacedError
 from threefold.settings import Settings
 from threefold.stores.store import ObjectStore
 
 _EVERY_S: Final = 2.0
-Opened = AbstractAsyncContextManager[tuple[Mapping[str, ObjectStore], Keyring]]
+# The stores that are members, the key, and the generation of the membership by which they were chosen.
+Opened = AbstractAsyncContextManager[tuple[Mapping[str, ObjectStore], Keyring, int]]
 
 log = structlog.get_logger(__name__)
 
@@ -40,7 +42,7 @@ class Protection:
         self._sites = sites
         self._stack = AsyncExitStack()
         self._intake: StoreIntake | None = None
-        self._stores: tuple[Mapping[str, ObjectStore], Keyring] | None = None
+        self._stores: tuple[Mapping[str, ObjectStore], Keyring, int] | None = None
         self._epoch: int | None = None
         self._lacking = ""
 
@@ -51,7 +53,8 @@ class Protection:
         except ThreefoldError as error:
             log.warning("nothing can be deferred", reason=error.message, hint=error.hint)
             return
-        self._intake = StoreIntake(*self._stores, self._clock)
+        stores, keyring, generation = self._stores
+        self._intake = StoreIntake(stores, keyring, self._clock, generation=generation)
 
     async def close(self) -> None:
         self._intake = None
@@ -60,10 +63,26 @@ class Protection:
     # --- what is deferred ---
 
     async def put(self, name: str, body: bytes, same: Callable[[bytes], bool]) -> bytes:
-        return await self._opened().put(name, body, same)
+        try:
+            return await self._opened().put(name, body, same)
+        except ReplacedError as moved:
+            await self._anew(moved)
+            raise Unavailable(moved.message, hint="ask again with the same Idempotency-Key") from None
 
     async def names(self) -> set[str]:
-        return await self._opened().names()
+        try:
+            return await self._opened().names()
+        except ReplacedError as moved:
+            await self._anew(moved)
+            raise Unavailable(moved.message, hint="ask again") from None
+
+    async def _anew(self, moved: ReplacedError) -> None:
+        """Other stores are members by now; who is at work with the old ones gets an error, and asks again."""
+        log.warning("a store was replaced: opening the stores anew", reason=moved.message)
+        self._intake, self._stores = None, None
+        await self._stack.aclose()
+        self._stack = AsyncExitStack()
+        await self.open()
 
     async def read(self, name: str) -> list[bytes]:
         return await self._opened().read(name)
@@ -88,7 +107,7 @@ class Protection:
         """A loop: liveness only, for people."""
         while True:
             if self._stores is not None:
-                stores, keyring = self._stores
+                stores, keyring, _ = self._stores
                 leader = await read_leader(stores, keyring)
                 self._epoch = leader.epoch if leader is not None else self._epoch
                 agents = await asyncio.gather(*(read_agent(stores, site, keyring) for site in self._sites))

@@ -113,6 +113,11 @@ class Store(Section):
     allow_http: bool = Field(
         default=False, description="Speak plain HTTP to another machine. To this machine it is always allowed."
     )
+    replaces: str | None = Field(
+        default=None,
+        description="The name of the store whose place it is to take: `threefold protect` fills it, and then moves to "
+        "it. Absent: it is one of the three.",
+    )
     provider: str = Field(
         default="", description="Who runs it. Three stores of one provider and one region share a failure domain."
     )
@@ -348,7 +353,9 @@ class Settings(_File):
 
     system: System
     keys: Keys
-    store: tuple[Store, Store, Store] = Field(description="Exactly three.")
+    store: tuple[Store, ...] = Field(
+        min_length=3, max_length=4, description="Three; a fourth one that is to replace one of them."
+    )
     recovery: Recovery = Recovery()
     failover: Failover = Failover()
     retention: Retention = Retention()
@@ -360,6 +367,13 @@ class Settings(_File):
     def _different_names(self) -> Settings:
         if len({s.name for s in self.store}) < len(self.store):
             raise ValueError("two stores have the same name")
+        joining = [s for s in self.store if s.replaces]
+        if len(joining) > 1:
+            raise ValueError("two stores have `replaces`: one replacement at a time")
+        if len(self.store) > 3 and (not joining or joining[0].replaces not in {s.name for s in self.store}):
+            raise ValueError("exactly three [[store]] tables are needed; a fourth one `replaces` another, by its name")
+        if any(s.replaces == s.name for s in joining):
+            raise ValueError("a store cannot replace itself: give the new place a name of its own")
         return self
 
     @model_validator(mode="after")

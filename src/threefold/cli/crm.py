@@ -100,9 +100,9 @@ def _protection(config: Path, clock: Clock, output: Output) -> tuple[dict[str, s
 
 
 @asynccontextmanager
-async def _stores(settings: Settings) -> AsyncIterator[tuple[Mapping[str, ObjectStore], Keyring]]:
+async def _stores(settings: Settings) -> AsyncIterator[tuple[Mapping[str, ObjectStore], Keyring, int]]:
     async with bootstrap.open_parts(settings, verb="crm") as parts:
-        yield parts.stores, parts.keyring
+        yield parts.stores, parts.keyring, parts.membership.generation
 
 
 async def _prepare(settings: CrmSettings, output: Output, *, standby_will_do: bool = False) -> bool:

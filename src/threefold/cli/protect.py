@@ -6,17 +6,29 @@ import asyncio
 import signal
 import socket
 import sys
+from collections.abc import AsyncIterator, Coroutine
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from threefold import telemetry
-from threefold.bootstrap import agent_lock, open_parts, puts_of, renewal_of, where_of, wrapped_key_of
+from threefold.bootstrap import (
+    Parts,
+    agent_lock,
+    named_of,
+    open_parts,
+    puts_of,
+    renewal_of,
+    where_of,
+    wrapped_key_of,
+)
 from threefold.bootstrap_failover import overdue_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
+from threefold.kernel.clock import SystemClock
 from threefold.kernel.machine import this_machine
 from threefold.kernel.memory import return_large_blocks
 from threefold.protect.child import AgentProgram, keep_agent
@@ -24,6 +36,7 @@ from threefold.protect.leader import Deployment
 from threefold.protect.run import protect as protect_until
 from threefold.protect.spooling import SpoolPlace
 from threefold.protect.stream import Durability
+from threefold.quorum.membership import ReplacedError
 from threefold.settings import Settings
 from threefold.upkeep.renew import keep_locked
 
@@ -79,6 +92,37 @@ def spool_of(found: Settings) -> SpoolPlace | None:
     return SpoolPlace(found.path(limits.spool_dir) / f"{found.system.name}.spool", limits.spool_max_mib * 2**20)
 
 
+def _deployment(found: Settings, parts: Parts, lag: float | None) -> Deployment:
+    named = named_of(found)
+    return Deployment(
+        stores=parts.stores,
+        health=parts.health,
+        keyring=parts.keyring,
+        clock=parts.clock,
+        report=telemetry.report,
+        host=socket.gethostname(),
+        machine=this_machine(),
+        durability=Durability(max_lag=lag),
+        puts=lambda: puts_of(parts),
+        spool=spool_of(found),
+        membership=parts.membership,
+        named=named if named.joining or parts.membership.is_joint else None,
+        all_stores=parts.all_stores,
+    )
+
+
+@asynccontextmanager
+async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Goes on as long as what it stands beside."""
+    tasks = [asyncio.create_task(each) for each in work]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _protect(
     found: Settings, output: Output, agent: AgentProgram | None, *, take_over: bool, waits: bool
 ) -> None:
@@ -86,36 +130,26 @@ async def _protect(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lag = found.system.max_lag.total_seconds() if found.system.durability == "async" else None
-    async with open_parts(found, verb="protect") as parts:
-        deployment = Deployment(
-            stores=parts.stores,
-            health=parts.health,
-            keyring=parts.keyring,
-            clock=parts.clock,
-            report=telemetry.report,
-            host=socket.gethostname(),
-            machine=this_machine(),
-            durability=Durability(max_lag=lag),
-            puts=lambda: puts_of(parts),
-            spool=spool_of(found),
-        )
-        beside = []
-        if agent:
-            beside.append(asyncio.create_task(keep_agent(agent, parts.clock, telemetry.report)))
-        if renewal := renewal_of(parts):
-            locking = keep_locked(renewal, parts.clock, telemetry.report, found.locks.period)
-            beside.append(asyncio.create_task(locking))
-        try:
-            await protect_until(
-                deployment,
-                where_of(parts, overdue_of(parts, telemetry.report)),
-                wrapped_key=wrapped_key_of(found),
-                take_over=take_over,
-                waits=waits,
-                stop=stop,
-            )
-        finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+    agents = [keep_agent(agent, SystemClock(), telemetry.report)] if agent else []
+    async with _beside(*agents):
+        while not stop.is_set():
+            try:
+                async with open_parts(found, verb="protect") as parts:
+                    renewal = renewal_of(parts)
+                    locking = (
+                        [keep_locked(renewal, parts.clock, telemetry.report, found.locks.period)] if renewal else []
+                    )
+                    async with _beside(*locking):
+                        await protect_until(
+                            _deployment(found, parts, lag),
+                            where_of(parts, overdue_of(parts, telemetry.report)),
+                            wrapped_key=wrapped_key_of(found),
+                            take_over=take_over,
+                            waits=waits,
+                            stop=stop,
+                        )
+                    break
+            except ReplacedError as moved:
+                telemetry.report("opening the stores anew", members=", ".join(moved.membership.stores))
+                take_over = take_over or moved.ours  # then nobody leads: the epoch before it was ours, too
     output.result({"stopped": True}, "stopped in good order")

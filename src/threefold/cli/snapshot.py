@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from threefold.bootstrap import conninfo_of, open_parts, renewal_of, where_of
+from threefold.bootstrap import conninfo_of, open_parts, renewal_of, still_members, where_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
@@ -86,6 +86,7 @@ async def _snapshot(found: Settings, output: Output, source: Source) -> None:
                 clock=parts.clock,
                 progress=progress,
             )
+            await still_members(parts)
             renewal = renewal_of(parts)
             locked = await renewal.snapshot(vault, taken.summary.id) if renewal else None
         finally:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
 
-from threefold.bootstrap import open_parts, renewal_of
+from threefold.bootstrap import Parts, named_of, open_parts, renewal_of
 from threefold.cli.common import execute, passphrase_from, settings
 from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
 from threefold.cli.output import Output
+from threefold.cli.store_replace import replace
 from threefold.cli.words import count, moment, size, span, table
 from threefold.kernel.errors import BadInput, Damaged, Unavailable
 from threefold.settings import Settings
@@ -23,6 +25,7 @@ from threefold.upkeep.score import FORMULA
 from threefold.upkeep.scrub import Scrub, ScrubReport
 
 app = typer.Typer(help="Look after the three stores.", no_args_is_help=True)
+app.command()(replace)
 
 _RATE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKMG]?)B?(?:/s)?")
 _UNITS: Final = {"": 1, "k": 10**3, "K": 10**3, "M": 10**6, "G": 10**9}
@@ -191,25 +194,50 @@ async def _lock(found: Settings, output: Output, passphrase: str | None) -> None
 
 async def _status(found: Settings, output: Output, passphrase: str | None) -> None:
     async with open_parts(found, passphrase=passphrase, verb="look") as parts:
-        inventory = await take_inventory(parts.stores, parts.keyring, parts.clock, parts.health)
+        inventory = await take_inventory(parts.all_stores, parts.keyring, parts.clock, parts.health)
+        roles = _roles(parts)
     scrub = inventory.scrub
     facts = {
-        "stores": [asdict(each) for each in inventory.stores],
+        "stores": [{**asdict(each), "role": roles[each.name]} for each in inventory.stores],
         "scrub": {"run": scrub.run, "started": scrub.started, "at": scrub.at, "finished": scrub.finished},
         "score_formula": FORMULA,
     }
-    output.result(facts, *_status_tables(inventory))
+    output.result(facts, *_status_tables(inventory, roles))
 
 
-def _status_tables(inventory: Inventory) -> list[Table | str]:
+def _roles(parts: Parts) -> dict[str, str]:
+    """member, or what a store is while one is replaced: learner (is filled), joint (joins next), left, leaving."""
+    now, named = parts.membership, named_of(parts.settings)
+    roles = dict.fromkeys(parts.all_stores, "member")
+    for name in parts.all_stores.keys() - parts.stores.keys():
+        roles[name] = "joint" if now.is_joint else "learner"
+        if name == named.leaving or (now.is_joint and name == now.leaving):
+            roles[name] = "leaving" if now.is_joint else "left"
+    return roles
+
+
+def _status_tables(inventory: Inventory, roles: Mapping[str, str]) -> list[Table | str]:
     rows = table(
-        "store", "objects", "log", "wal", "packs", "manifests", "missing", "damaged", "answered", "p50", "p99", "score"
+        "store",
+        "",
+        "objects",
+        "log",
+        "wal",
+        "packs",
+        "manifests",
+        "missing",
+        "damaged",
+        "answered",
+        "p50",
+        "p99",
+        "score",
     )
     for each in inventory.stores:
         holds = [each.holds.get(purpose, Holding()) for purpose in ("log", "wal", "packs", "manifests")]
         score = each.score
         rows.add_row(
             each.name,
+            roles[each.name],
             str(sum(held.objects for held in each.holds.values())) + (" [red]?[/]" if each.trouble else ""),
             *(size(held.bytes) for held in holds),
             *(str(each.found.get(what, 0)) for what in ("missing", "damaged")),

@@ -16,6 +16,9 @@ others: two that compete part there, and do not split the other two while the th
 (quorum/members.py). It is asked for ``format`` *after* it answered, so that the answer is one of its memory. Where
 no epoch was ever claimed either, there is no log yet, and no switch.
 
+*Members.* A store may be replaced (quorum/membership.py). The stores of the desk were chosen by a generation; whoever
+has the notice of a newer one says so when it is asked for ``format``, and nothing is concluded (quorum/notices.py).
+
 *Order of proposals.* Behind a key only what follows the decided steps before it is proposed (steps.may_follow), and a
 switch's number only when the one before can no longer go back. A proposer that is behind therefore loses its create
 to what it did not know of, and looks again.
@@ -25,15 +28,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from threefold.failover.steps import Step, Switch, Switches, check_order, decode, key_of
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
-from threefold.quorum.keys import FORMAT, epoch_key
+from threefold.quorum.keys import FORMAT, epoch_key, notice_key
 from threefold.quorum.majority import QUORUM, STORES
 from threefold.quorum.members import roll
+from threefold.quorum.membership import ReplacedError
+from threefold.quorum.notices import notice_in
 from threefold.quorum.requests import Answer, Answers, Ask, Create, Pause, Procedure, Read
 from threefold.stores.store import ABSENT, Made
 
@@ -48,6 +53,7 @@ class Desk:
 
     stores: tuple[str, ...]
     keyring: Keyring
+    generation: int = 0  # of the membership by which the stores were chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,16 +110,20 @@ def look(desk: Desk, key: str) -> Procedure[Verdict]:
     missing = [store for store in desk.stores if store not in votes]
     if isinstance(verdict, Unclear) and missing:
         late: Answers = yield Ask(tuple(Read(store, key) for store in missing), lambda _: True, _GRACE_S)
-        more = _votes(Desk(tuple(missing), desk.keyring), key, late)
+        more = _votes(replace(desk, stores=tuple(missing)), key, late)
         verdict = yield from _of_members(desk, {**votes, **more})
     return verdict
 
 
 def _of_members(desk: Desk, votes: Votes) -> Procedure[Verdict]:
-    """Count the votes of those who remember."""
-    voters = tuple(votes)
-    formats: Answers = yield Ask(tuple(Read(store, FORMAT) for store in voters))
-    seen = roll({store: formats.get(place) for place, store in enumerate(voters)})
+    """Count the votes of those who remember. Raises ReplacedError where one of them knows of a newer membership."""
+    voters, newer = tuple(votes), desk.generation + 1
+    asked = tuple(Read(store, key) for key in (FORMAT, notice_key(newer)) for store in voters)
+    answers: Answers = yield Ask(asked)
+    notice = notice_in((answers.get(len(voters) + place) for place in range(len(voters))), newer)
+    if notice is not None:
+        raise ReplacedError(notice)
+    seen = roll({store: answers.get(place) for place, store in enumerate(voters)})
     if len(seen.members) < QUORUM <= len(seen.strangers) and (yield from _unborn(desk)):
         return Undecided()
     return judge({store: votes[store] for store in seen.members})

@@ -34,9 +34,13 @@ class Journal:
         primary_site: str,
         by: str = "",
         patience: float = PATIENCE_S,
+        generation: int = 0,
     ) -> None:
-        """``primary_site`` is active before the first switch; ``by`` signs what is proposed."""
-        self._desk = Desk(tuple(stores), keyring)
+        """``primary_site`` is active before the first switch; ``by`` signs what is proposed.
+
+        ``generation``: of the membership by which ``stores`` were chosen.
+        """
+        self._desk = Desk(tuple(stores), keyring, generation)
         self._driver = Driver(stores, clock)
         self._keyring = keyring
         self._clock = clock
@@ -46,7 +50,10 @@ class Journal:
         self._known = Switches()
 
     async def read(self) -> Switches:
-        """Raises Unavailable where two stores do not answer: then nothing is known, and nothing may be done."""
+        """Raises Unavailable where two stores do not answer: then nothing is known, and nothing may be done.
+
+        Raises ReplacedError where other stores are members by now.
+        """
         found = await self._driver.run(read_switches(self._desk, self._known), patience=self._patience)
         self._known = found
         return found

@@ -33,6 +33,8 @@ from threefold.quorum.driver import Driver
 from threefold.quorum.lead import fence
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.members import read_roll
+from threefold.quorum.membership import MovedError, Named, ReplacedError
+from threefold.quorum.notices import newest_notice
 from threefold.quorum.objects import Codec
 from threefold.quorum.reader import PATIENCE_S, agreed_format
 from threefold.quorum.start import opening, start
@@ -220,10 +222,22 @@ async def set_fence(
     Raises Unavailable, Fenced (somebody else fenced us: ask the journal), NotThere.
     """
     driver = Driver(stores, clock)
-    before = await driver.run(read_roll(tuple(stores)), patience=PATIENCE_S)
+    membership = await driver.run(newest_notice(tuple(stores)), patience=PATIENCE_S)
+    voters = Named(tuple(stores)).known(membership) if membership.generation else tuple(stores)
+    before = await driver.run(read_roll(voters), patience=PATIENCE_S)
     log = agreed_format(before, keyring, QUORUM)
-    scope = Scope(tuple(before.members), Codec(keyring, log.log), clock.new_id(), QUORUM, log.segment_bytes)
-    epoch, found = await driver.run(fence(scope), patience=PATIENCE_S)
+    scope = Scope(
+        tuple(before.members),
+        Codec(keyring, log.log),
+        clock.new_id(),
+        QUORUM,
+        log.segment_bytes,
+        membership=membership,
+    )
+    try:
+        epoch, found = await driver.run(fence(scope), patience=PATIENCE_S)
+    except MovedError as moved:
+        raise ReplacedError(moved.membership) from None
     if found is None:
         raise NotThere("the log has not begun: nothing was protected yet", hint="start `threefold protect`")
     begin = opening(found, found.timeline, found.end)

@@ -15,7 +15,7 @@ from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.quorum import keys
 from threefold.quorum.check import Counts, check_log_object, fits_slot
-from threefold.quorum.objects import Codec, Kind
+from threefold.quorum.objects import Codec, Kind, LogObject
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.vault.check import check_object
@@ -26,17 +26,25 @@ _VAULT = ("snapshots/", "packs/")
 _AT_ONCE = 8  # small objects on their way: one after the other, a far store would take hours
 _LARGE_AT_ONCE = 2  # segments and packs: so many are in memory
 # What the layers above keep there: sealed with the key of a purpose, and with its own name as header.
-_SEALED = {"switches": "switch", "degraded": "degraded"}
-_PREFIXES = ("keys", keys.EPOCHS, *_SEALED, keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
+_SEALED = {"switches": "switch", "degraded": "degraded", "intake": "intake"}
+_LOG = (keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
+_PREFIXES = ("keys", keys.EPOCHS, keys.MEMBERS, "switches", "degraded", *_LOG)
+# Of a store that joins (replacing.py): what may be copied at any time; and, once the middle has begun, everything.
+AHEAD = ("keys", keys.EPOCHS, "degraded", *_LOG)
+LAST = (*_PREFIXES, "intake")
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """What a pass did. ``complete``: nothing that the others listed is missing any more, as far as could be seen."""
+    """What a pass did. ``complete``: nothing that the others listed is missing any more, as far as could be seen.
+
+    ``damaged``: keys that no source gave whole.
+    """
 
     objects: int
     bytes: int
     complete: bool
+    damaged: tuple[str, ...] = ()
 
 
 async def fill(
@@ -46,19 +54,21 @@ async def fill(
     codec: Codec,
     counts: Counts,
     progress: Callable[[int], None] = lambda _: None,
+    *,
+    prefixes: Sequence[str] = _PREFIXES,
 ) -> Filled:
     """Copy to ``target`` what the sources have and it lacks; ``counts(epoch, slot)`` says whether an entry counts."""
     pass_ = _Pass(target, keyring, codec, counts, progress)
     answering = list(sources)
     # What is being pruned is not to come back from the stores that have not deleted it yet.
     doomed = (await read_marks([target, *sources], keyring)).doomed()
-    for prefix in _PREFIXES:
-        have = await _listing(target, prefix)
+    for prefix in prefixes:
+        have = await listing(target, prefix)
         if have is None:
             pass_.complete = False
             break
         for source in list(answering):
-            wanted = await _listing(source, prefix)
+            wanted = await listing(source, prefix)
             if wanted is None:
                 pass_.complete = False
                 answering.remove(source)  # it would only hold the others up
@@ -66,7 +76,7 @@ async def fill(
             have |= await pass_.copy(source, sorted(wanted - have - doomed), prefix)
             if pass_.target_fails:
                 return Filled(pass_.objects, pass_.bytes, complete=False)
-    return Filled(pass_.objects, pass_.bytes, pass_.complete)
+    return Filled(pass_.objects, pass_.bytes, pass_.complete, tuple(sorted(pass_.damaged)))
 
 
 class _Pass:
@@ -88,6 +98,7 @@ class _Pass:
         self.objects = 0
         self.bytes = 0
         self.complete = True
+        self.damaged: set[str] = set()
         self.target_fails = False
 
     async def copy(self, source: ObjectStore, wanted: Sequence[str], prefix: str) -> set[str]:
@@ -112,8 +123,13 @@ class _Pass:
             self.complete = self.complete and not isinstance(body, Unknown)
             return False
         # Opening a pack or a segment takes a while: the commit path must not wait for it. A codec is one thread's.
-        if not await asyncio.to_thread(_may_be_copied, key, body, self._keyring, self._codec.fork(), self._counts):
+        try:
+            if not await asyncio.to_thread(_may_be_copied, key, body, self._keyring, self._codec.fork(), self._counts):
+                return False
+        except Damaged:
+            self.damaged.add(key)
             return False
+        self.damaged.discard(key)
         answer = await create_confirmed(self._target, key, body)
         if isinstance(answer, Unknown):
             self.target_fails = True
@@ -125,22 +141,28 @@ class _Pass:
 
 
 def _may_be_copied(key: str, body: bytes, keyring: Keyring, codec: Codec, counts: Counts) -> bool:
-    """Whether it opens, is what its key says, and counts. What is created once cannot be replaced by a better copy."""
-    try:
-        if key.startswith(_VAULT):
-            check_object(key, body, keyring)
-            return True
-        purpose = _SEALED.get(key.partition("/")[0])
-        if purpose is not None:
-            keyring.sealer(purpose).open(body[NONCE_BYTES:], nonce=body[:NONCE_BYTES], header=key.encode())
-            return True
-        found = check_log_object(key, body, keyring, codec)
-    except Damaged:
-        return False
+    """Whether it counts. What is created once cannot be replaced by a better copy.
+
+    Raises Damaged where it does not open, or is not what its key says.
+    """
+    found = opens(key, body, keyring, codec)
     return found is None or found.header.kind is Kind.SEGMENT or fits_slot(found, counts)
 
 
-async def _listing(store: ObjectStore, prefix: str) -> set[str] | None:
+def opens(key: str, body: bytes, keyring: Keyring, codec: Codec) -> LogObject | None:
+    """What the log has under that key, opened. Raises Damaged where it does not open, or is not what its key says."""
+    if key.startswith(_VAULT):
+        check_object(key, body, keyring)
+        return None
+    purpose = _SEALED.get(key.partition("/")[0])
+    if purpose is not None:
+        keyring.sealer(purpose).open(body[NONCE_BYTES:], nonce=body[:NONCE_BYTES], header=key.encode())
+        return None
+    return check_log_object(key, body, keyring, codec)
+
+
+async def listing(store: ObjectStore, prefix: str) -> set[str] | None:
+    """Every key below the prefix; None where the store does not tell."""
     found: set[str] = set()
     async for key in _keys(store, prefix):
         if key is None:

@@ -18,6 +18,7 @@ from threefold.quorum import keys
 from threefold.quorum.driver import Driver
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.members import Format, Roll, read_roll
+from threefold.quorum.membership import FOUNDED, Membership
 from threefold.quorum.reader import agreed_format
 from threefold.stores.confirm import create_confirmed
 from threefold.stores.probe import probe
@@ -32,6 +33,7 @@ class Log:
     members: tuple[str, ...]
     silent: Mapping[str, str]
     incarnations: Mapping[str, str]  # of the members, as they were when we came
+    membership: Membership = FOUNDED  # by which the stores were chosen
 
 
 async def find_or_found(
@@ -43,16 +45,18 @@ async def find_or_found(
     system_identifier: int,
     wal_segment_bytes: int,
     wrapped_key: bytes | None,
+    membership: Membership = FOUNDED,
+    found: bool = True,
 ) -> Log:
-    """Raises Refused, Unavailable, BadInput (another key)."""
+    """Raises Refused, Unavailable, BadInput (another key). ``found``: a log that is not there is begun."""
     driver = Driver(stores, clock)
     roll = await driver.run(read_roll(tuple(stores)))
-    if len(roll.members) < QUORUM and await _unborn(stores, roll):
+    if found and len(roll.members) < QUORUM and await _unborn(stores, roll):
         await _found(stores, roll, keyring, clock, report, system_identifier, wal_segment_bytes, wrapped_key)
         roll = await driver.run(read_roll(tuple(stores)))
     agreed = agreed_format(roll, keyring, QUORUM)
     incarnations = {name: each.incarnation for name, each in roll.members.items()}
-    return Log(agreed, tuple(roll.members), roll.silent, incarnations)
+    return Log(agreed, tuple(roll.members), roll.silent, incarnations, membership)
 
 
 async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:

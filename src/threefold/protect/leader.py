@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import psutil
 
@@ -24,6 +24,7 @@ from threefold.protect.beacon import LeaderStatus, StoreLine
 from threefold.protect.fill import fill
 from threefold.protect.founding import Log, admit
 from threefold.protect.leadership import Leadership
+from threefold.protect.replacing import Joining
 from threefold.protect.spooling import Spooling, SpoolPlace
 from threefold.protect.stream import STATUS_PERIOD_S, Durability, Stream
 from threefold.protect.where import Where
@@ -34,6 +35,7 @@ from threefold.quorum.driver import Driver, LogWriter
 from threefold.quorum.lead import Resumed
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.members import Format, read_roll
+from threefold.quorum.membership import FOUNDED, Membership, Named
 from threefold.quorum.trim import trim
 from threefold.stores.health import HealthBook, Operation, StoreHealth
 from threefold.stores.probe import probe
@@ -53,6 +55,14 @@ class LeadAgainError(Exception):
     """The epoch is to be ended in good order and the next one begun: a new timeline, or a store to be counted in."""
 
 
+class StepError(LeadAgainError):
+    """And the next one begins under another membership."""
+
+    def __init__(self, after: Membership) -> None:
+        super().__init__()
+        self.after = after
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """What a leader works with."""
@@ -67,6 +77,9 @@ class Deployment:
     durability: Durability
     puts: Callable[[], Mapping[str, int]]  # requests that create or overwrite, by store, since the start
     spool: SpoolPlace | None = None  # where commits go while too few stores answer; None: they wait
+    membership: Membership = FOUNDED  # by which ``stores`` were chosen
+    named: Named | None = None  # what the settings ask for, where a store is to be replaced
+    all_stores: Mapping[str, ObjectStore] = field(default_factory=dict)  # those that join and leave included
 
 
 class Leader:
@@ -97,6 +110,26 @@ class Leader:
         self._lost: dict[str, str] = {}
         self._refused: set[str] = set()  # not asked again in this epoch
         self._process = psutil.Process(os.getpid())
+        self._joining = self._who_joins()
+
+    def _who_joins(self) -> Joining | None:
+        """The store that the settings want instead of another one."""
+        with_ = self._with
+        after = with_.named.following(with_.membership) if with_.named else None
+        if after is None:
+            return None
+        joint = with_.membership if with_.membership.is_joint else after
+        return Joining(
+            name=joint.joining,
+            target=with_.all_stores[joint.joining],
+            staying=[with_.all_stores[name] for name in joint.stores],
+            leaving=with_.all_stores.get(joint.leaving),
+            log=self._log.format,
+            keyring=with_.keyring,
+            codec=self._leadership.scope.codec.fork(),
+            clock=with_.clock,
+            report=with_.report,
+        )
 
     def _settled(self, lsn: Lsn) -> None:
         self.stream.settled(lsn)
@@ -253,6 +286,23 @@ class Leader:
                         self._filled_missing[name] = missing
                         self._away.discard(name)
                         self._trimmed = None  # what was trimmed meanwhile is still there
+            if self._joining is not None:
+                await self._move(self._joining)
+
+    async def _move(self, joining: Joining) -> None:
+        """Fill the store that joins; once it is time, raise StepError. Not while anything else is amiss."""
+        now, named = self._with.membership, self._with.named
+        after = named.following(now) if named else None
+        lanes = [self.appender.lanes.get(name) for name in (after.stores if after and after.is_joint else now.stores)]
+        well = all(lane is not None and not lane.failures for lane in lanes)
+        if after is None or not well or self.stream.spools or self.stream.oldest_waiting() > _WAITING_S:
+            return
+        leadership = self._leadership
+        counts = counting(leadership.spans, leadership.epoch, lambda: self.appender.settled_slot)
+        ready = joining.last(counts) if now.is_joint else joining.ahead(counts)
+        if await ready:
+            self._with.report("moving to another store", leaving=after.leaving, joining=after.joining)
+            raise StepError(after)
 
     async def _admit(self, name: str) -> None:
         """Count in a store that does not vote: it was silent when this epoch began, or is new, or was emptied."""
@@ -341,7 +391,7 @@ class Leader:
             durability="sync" if self._with.durability.max_lag is None else "async",
             rpo_seconds=round(oldest, 3),
             puts_per_store=dict(self._with.puts()),
-            stores=tuple(self._line(name, health.get(name)) for name in self._with.stores),
+            stores=(*(self._line(name, health.get(name)) for name in self._with.stores), *self._joining_line()),
             memory_bytes=self._process.memory_info().rss,
             site=self._here.site,
             switch=self._here.switch,
@@ -362,6 +412,13 @@ class Leader:
             p99_ms=round(creates.p99 * 1000, 2) if creates else 0.0,
             reason=(lane.reason if lane else "") or self._lost.get(name, "") or self._log.silent.get(name, ""),
         )
+
+    def _joining_line(self) -> tuple[StoreLine, ...]:
+        joining = self._joining
+        if joining is None:
+            return ()
+        state = "joining" if self._with.membership.is_joint else "learner"
+        return (StoreLine(joining.name, state, 0, 0, 0.0, 0.0, joining.reason),)
 
     def _state_of(self, name: str, lane: Lane | None) -> str:
         if lane is None:

@@ -115,6 +115,7 @@ class Candidate:
             QUORUM,
             log.format.segment_bytes,
             bundles_opened=self._bundles,
+            membership=log.membership,
         )
 
     @property

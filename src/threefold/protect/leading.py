@@ -7,6 +7,7 @@ over when another DRaaS server or a switch fences us, when going on would not be
 from __future__ import annotations
 
 import asyncio
+from typing import NoReturn
 
 from threefold.kernel.errors import Fenced, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
@@ -18,12 +19,17 @@ from threefold.postgres.walsender import end_stream
 from threefold.protect import beacon
 from threefold.protect.continuity import same_bytes, same_system, still_sends
 from threefold.protect.founding import Log, find_or_found
-from threefold.protect.leader import Deployment, LeadAgainError, Leader
+from threefold.protect.leader import Deployment, LeadAgainError, Leader, StepError
 from threefold.protect.leadership import Candidate, wal_of_primary
+from threefold.protect.replacing import change_membership
 from threefold.protect.spooling import Spooling
 from threefold.protect.turn import Patience
 from threefold.protect.waiting import wait_for_turn
 from threefold.protect.where import AsksWhere, Primary, Where
+from threefold.quorum.driver import Driver
+from threefold.quorum.membership import Membership, MovedError, Named, ReplacedError
+from threefold.quorum.notices import put_notice
+from threefold.quorum.reader import PATIENCE_S
 
 RECONNECT_S = 0.5
 _SETTLE_PATIENCE_S = 5.0
@@ -93,14 +99,36 @@ class Leading:
                 our_turn = take_over
                 await self._later(error)
                 continue
+            except MovedError as moved:
+                await self._moved(moved.membership)
             finally:
                 await link.close()
             try:
                 await self._lead(Leader(self._with, log, leadership, self._here, self._spooling))
+            except StepError as step:
+                await self._step(step.after)
             except LeadAgainError:
                 continue
             finally:
                 self._leader = None
+
+    async def _step(self, after: Membership) -> NoReturn:
+        """Go from one membership to the next. Raises ReplacedError: the stores are to be opened anew, for that one."""
+        with_ = self._with
+        try:
+            epoch = await change_membership(with_.all_stores, with_.keyring, with_.clock, with_.membership, after)
+        except MovedError as moved:
+            await self._moved(moved.membership)
+        with_.report("another membership is in force", epoch=epoch, stores=", ".join(after.stores))
+        raise ReplacedError(after, ours=True)
+
+    async def _moved(self, now: Membership) -> NoReturn:
+        """The log goes by another membership: its notice may be missing, if its author died. Raises ReplacedError."""
+        with_ = self._with
+        every = with_.all_stores or with_.stores
+        (with_.named or Named(tuple(every))).voters(now)  # or it is refused here, with what to change
+        await Driver(every, with_.clock).run(put_notice(now), patience=PATIENCE_S)
+        raise ReplacedError(now)
 
     def _open_spool(self) -> Spooling | None:
         """What a process before us left is found, and drained or set aside, by the first epoch."""
@@ -120,6 +148,8 @@ class Leading:
             system_identifier=identity.system_id,
             wal_segment_bytes=wal_segment_bytes,
             wrapped_key=self._wrapped_key,
+            membership=self._with.membership,
+            found=self._with.named is None and not self._with.membership.generation,
         )
         same_system(log.format.log, identity.system_id)
         return log

@@ -12,6 +12,7 @@ from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
 from threefold.quorum import keys
 from threefold.quorum.history import History, wal_of
+from threefold.quorum.notices import decode_notice
 from threefold.quorum.objects import Codec, Kind, LogObject
 from threefold.quorum.timelines import open_history
 
@@ -45,6 +46,9 @@ def check_log_object(
         open_history(keyring, keys.last_number(key) or 0, body)
     elif key.startswith(f"{keys.EPOCHS}/"):
         _field(key, body, "writer")
+    elif key.startswith(f"{keys.MEMBERS}/"):
+        if decode_notice(body).generation != keys.last_number(key):
+            raise Damaged(f"{key} is the notice of another generation")
     elif key.startswith("keys/") and _field(key, body, "key_id") != key.rpartition("/")[2]:
         raise Damaged(f"{key} is the wrapped key of another name")
     return None

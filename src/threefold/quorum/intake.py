@@ -6,6 +6,9 @@ its own (`same`): the names are made from author and request, so another edge, o
 its own intake there already, with another time in it. A store that does not answer counts for nothing; what it may have
 taken all the same is found by a later listing.
 
+Where a store is replaced (notices.py), who chose the stores before is told so by every two of them once it has put
+something, or has listed: then nothing is concluded.
+
 A listing is a hint (invariant 2): what it misses now it has later. It is made of two stores at least, for then it has
 every intake that anybody was told of. Removing is for those who have a better record of what became of it; a copy that
 a store had kept through an outage comes back in a listing, and is removed again.
@@ -20,8 +23,11 @@ from typing import Final, TypeVar
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Damaged, Unavailable
 from threefold.kernel.keys import NONCE_BYTES, Keyring
+from threefold.quorum.keys import notice_key
 from threefold.quorum.majority import QUORUM
-from threefold.stores.store import Made, ObjectStore, Page
+from threefold.quorum.membership import ReplacedError
+from threefold.quorum.notices import notice_in
+from threefold.stores.store import ABSENT, Made, ObjectStore, Page
 
 PREFIX: Final = "intake"
 _PATIENCE_S: Final = 4.0
@@ -33,15 +39,19 @@ T = TypeVar("T")
 class StoreIntake:
     """Over three stores."""
 
-    def __init__(self, stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock) -> None:
+    def __init__(
+        self, stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, *, generation: int = 0
+    ) -> None:
+        """``generation``: of the membership by which ``stores`` were chosen."""
         self._stores = stores
+        self._newer = generation + 1
         self._sealer = keyring.sealer(PREFIX)
         self._clock = clock
 
     async def put(self, name: str, body: bytes, same: Callable[[bytes], bool]) -> bytes:
         """What stands now on two stores under that name: ours, or what was there before us.
 
-        Raises Unavailable where nothing is known to stand; it may stand all the same.
+        Raises Unavailable where nothing is known to stand; it may stand all the same. Raises ReplacedError.
         """
         key = f"{PREFIX}/{name}"
         nonce = bytes.fromhex(self._clock.new_id())[:NONCE_BYTES]
@@ -52,6 +62,8 @@ class StoreIntake:
             async with asyncio.timeout(_PATIENCE_S):
                 for each in asyncio.as_completed(tasks):
                     found = await each
+                    if isinstance(found, ReplacedError):
+                        raise found
                     if found is None:
                         continue
                     standing.append(found)
@@ -67,7 +79,7 @@ class StoreIntake:
             hint="ask again with the same Idempotency-Key",
         )
 
-    def _leave(self, tasks: list[asyncio.Task[bytes | None]]) -> None:
+    def _leave(self, tasks: list[asyncio.Task[bytes | ReplacedError | None]]) -> None:
         """The third goes on for a while: three copies are better than two."""
 
         async def end() -> None:
@@ -80,11 +92,24 @@ class StoreIntake:
             _LEFT.add(task := asyncio.create_task(end()))
             task.add_done_callback(_LEFT.discard)
 
-    async def _put(self, store: ObjectStore, key: str, sealed: bytes, body: bytes) -> bytes | None:
+    async def _put(self, store: ObjectStore, key: str, sealed: bytes, body: bytes) -> bytes | ReplacedError | None:
+        """Errors are returned: nobody hears of one that is raised after another store decided."""
         answer = await store.create(key, sealed)
-        if answer is Made.CREATED:
-            return body
-        return await self._read(store, key) if answer is Made.EXISTS else None
+        if not isinstance(answer, Made):
+            return None
+        standing = body if answer is Made.CREATED else await self._read(store, key)
+        try:
+            return standing if await self._still_counts(store) else None
+        except ReplacedError as moved:
+            return moved
+
+    async def _still_counts(self, store: ObjectStore) -> bool:
+        """Whether it knows of no newer membership; asked after it answered. Raises ReplacedError."""
+        answer = await store.read(notice_key(self._newer))
+        notice = notice_in([answer], self._newer)
+        if notice is not None:
+            raise ReplacedError(notice)
+        return answer is ABSENT
 
     async def _read(self, store: ObjectStore, key: str) -> bytes | None:
         answer = await store.read(key)
@@ -96,7 +121,7 @@ class StoreIntake:
             return None  # another copy will do
 
     async def names(self) -> set[str]:
-        """Of all that stand. Raises Unavailable where fewer than two stores tell."""
+        """Of all that stand. Raises Unavailable where fewer than two stores tell, ReplacedError."""
         pages = await self._each(self._list)
         told = [names for names in pages if names is not None]
         if len(told) < QUORUM:
@@ -114,7 +139,7 @@ class StoreIntake:
             if page.last or not page.objects:
                 break
             after = page.objects[-1].key
-        return found
+        return found if await self._still_counts(store) else None
 
     async def read(self, name: str) -> list[bytes]:
         """The copies that open, of the stores that answer."""

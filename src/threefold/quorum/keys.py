@@ -7,6 +7,7 @@ log/{epoch}/{slot}            entry or seal
 bundles/{epoch}/{number}      many small entries in one object, for readers (bundles.py)
 wal/{timeline}/{segment}      16 MiB of the log in one object; segment = LSN >> 24
 timelines/{timeline}          PostgreSQL's .history file
+members/{generation}          the notice that a store was replaced, or is being replaced
 snapshots/{id}, packs/{id}    the vault's
 beacons/{who}                 overwritten; liveness only
 """
@@ -21,6 +22,7 @@ LOG: Final = "log"
 BUNDLES: Final = "bundles"
 WAL: Final = "wal"
 TIMELINES: Final = "timelines"
+MEMBERS: Final = "members"
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 BUNDLE_SLOTS: Final = 256
@@ -60,6 +62,10 @@ def timeline_key(timeline: int) -> str:
 
 def wrapped_key_key(key_id: str) -> str:
     return f"keys/{key_id}"
+
+
+def notice_key(generation: int) -> str:
+    return f"{MEMBERS}/{generation:08x}"
 
 
 def last_number(key: str) -> int | None:

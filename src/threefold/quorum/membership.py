@@ -64,6 +64,20 @@ class MovedError(Exception):
         self.membership = membership
 
 
+class ReplacedError(Refused):
+    """Other stores are members by now than when this process opened its stores: open them anew."""
+
+    def __init__(self, now: Membership, *, ours: bool = False) -> None:
+        """``ours``: this process made the change."""
+        doing = "is being replaced" if now.is_joint else "was replaced"
+        super().__init__(
+            f"{now.leaving} {doing} by {now.joining} while this was under way",
+            hint="nothing was concluded; start it again: the settings are read anew",
+        )
+        self.membership = now
+        self.ours = ours
+
+
 @dataclass(frozen=True, slots=True)
 class Named:
     """The stores that somebody's settings name: three; or four, of which ``joining`` is to replace ``leaving``."""
@@ -77,7 +91,8 @@ class Named:
         if not now.generation:
             return tuple(store for store in self.stores if store != self.joining)
         wanted = (*now.stores, now.joining) if now.is_joint else now.stores
-        unknown = [store for store in wanted if store not in self.stores]
+        # Of a store that is gone for good the settings need not know any more.
+        unknown = [store for store in wanted if store not in self.stores and not self._drops(store)]
         if not unknown:
             return tuple(store for store in self.stores if store in now.stores)
         if now.joining in unknown:
@@ -93,8 +108,19 @@ class Named:
             hint="nothing was touched; copy the [[store]] sections from the DRaaS server's settings",
         )
 
+    def _drops(self, store: str) -> bool:
+        return bool(self.joining) and store == self.leaving and store not in self.stores
+
+    def known(self, now: Membership) -> tuple[str, ...]:
+        """Those of its voters that are named. Raises Refused where fewer than two are, and says which one lacks."""
+        voters = tuple(store for store in self.stores if store in now.stores)
+        return voters if len(voters) == len(now.stores) else self.voters(now)
+
     def following(self, now: Membership) -> Membership | None:
         """The next step towards what the settings ask for; None where nothing is to be done.
+
+        Who left last does not come back under its name (it may have been abandoned on purpose, and old settings would
+        not notice).
 
         Raises Refused where another replacement is under way.
         """
@@ -106,9 +132,9 @@ class Named:
                 )
             return now.completed() if now.joining in self.stores else None
         three = self.voters(now)
-        if not self.joining or self.joining in three:
+        if not self.joining or self.joining in three or self.joining == now.leaving:
             return None
-        if self.leaving not in three:
+        if self.leaving not in three and not (self._drops(self.leaving) and len(three) == QUORUM):
             raise Refused(
                 f"{self.leaving} is not one of the log's stores ({', '.join(three)})",
                 hint=f"say which of them {self.joining} replaces",

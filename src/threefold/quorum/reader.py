@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from threefold.kernel.clock import Clock
@@ -23,6 +23,7 @@ from threefold.quorum.driver import Driver
 from threefold.quorum.history import Piece, Span, pieces
 from threefold.quorum.majority import QUORUM
 from threefold.quorum.members import Format, Roll, read_roll
+from threefold.quorum.membership import Membership, MovedError, Named
 from threefold.quorum.objects import Codec, Kind
 from threefold.quorum.reading import read_log
 from threefold.quorum.timelines import open_history
@@ -107,7 +108,13 @@ async def read_extent(
         note(sentence)
     codec = Codec(keyring, found_format.log)
     scope = Scope(members, codec, clock.new_id(), decisive, found_format.segment_bytes, thorough=True)
-    found = await driver.run(read_log(scope), patience=patience)
+    while True:
+        try:
+            found = await driver.run(read_log(scope), patience=patience)
+            break
+        except MovedError as moved:
+            scope = _moved(scope, tuple(stores), moved.membership)
+    members = scope.stores
     if found is None:
         raise NotThere("the log has not begun: nothing was protected yet", hint="start `threefold protect`")
     for sentence in _damage(found):
@@ -133,6 +140,18 @@ async def _roll(driver: Driver, stores: tuple[str, ...], clock: Clock, decisive:
             return roll
         await clock.sleep(pause * (0.5 + clock.random()))
         pause *= 2
+
+
+def _moved(scope: Scope, named: tuple[str, ...], now: Membership) -> Scope:
+    """The same under the membership that is in force. Raises Refused where we know too few of its stores."""
+    voters = Named(named).known(now)
+    members = tuple(store for store in scope.stores if store in voters)
+    if len(members) < scope.decisive:
+        raise Unavailable(
+            f"of the log's stores ({', '.join(now.stores)}) only {', '.join(members) or 'none'} answers with the log",
+            hint="wait until the stores answer",
+        )
+    return replace(scope, stores=members, membership=now)
 
 
 async def _degraded(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[str]:

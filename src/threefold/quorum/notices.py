@@ -1,0 +1,88 @@
+"""``members/{generation}``: the notice that tells of a change of membership who does not read the log. Pure.
+
+What counts in the log stands in its slot 0s (membership.py). The journal of switches and the intake are decided by two
+stores as well, without a slot 0 in sight; reading one for each of their steps would be much. So once a change has
+begun, its notice is put on both stores that stay, *before* the store that joins is filled for the last time. Whoever
+decided something on two stores of the old three looks afterwards whether one of those two has the notice of a newer
+generation:
+
+- it has none: what was decided stood there before the notice, so before the last filling, which took it along;
+- it has one: nothing is concluded, and it begins anew with the stores that count now.
+
+The body follows from the change, so whoever puts it puts the same; a notice that is missing (its author died) is put by
+the next DRaaS server that meets the membership in the log, before the store that joins is filled.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Final
+
+from threefold.kernel.errors import Damaged
+from threefold.quorum.keys import notice_key
+from threefold.quorum.majority import QUORUM, STORES
+from threefold.quorum.membership import FOUNDED, Membership, decode_membership, encode_membership
+from threefold.quorum.requests import Answer, Answers, Ask, Create, Pause, Procedure, Read
+from threefold.quorum.view import GRACE_S
+from threefold.stores.store import ABSENT
+
+_AGAIN_S: Final = 0.3
+_GRACE_OF_FOUR_S: Final = 1.0
+
+
+def newest_notice(stores: Iterable[str]) -> Procedure[Membership]:
+    """The newest membership that any of these stores tells of; FOUNDED where none does. Two are enough to go on.
+
+    Of four, two may be the one that leaves and the one that joins, which need not know: the others get more time.
+    """
+    asked, now = tuple(stores), FOUNDED
+    grace = GRACE_S if len(asked) <= STORES else _GRACE_OF_FOUR_S
+
+    def told(answers: Answers) -> bool:
+        return sum(answer is ABSENT or isinstance(answer, bytes) for answer in answers.values()) >= QUORUM
+
+    while True:
+        key = notice_key(now.generation + 1)
+        answers: Answers = yield Ask(tuple(Read(store, key) for store in asked), told, grace)
+        found = notice_in(answers.values(), now.generation + 1)
+        if found is None:
+            return now
+        now = found
+
+
+def notice_in(answers: Iterable[Answer], generation: int) -> Membership | None:
+    """The notice of that generation, of any store that gives it readably."""
+    for answer in answers:
+        if isinstance(answer, bytes):
+            try:
+                found = decode_notice(answer)
+            except Damaged:
+                continue
+            if found.generation == generation:
+                return found
+    return None
+
+
+def put_notice(membership: Membership) -> Procedure[None]:
+    """On both stores that stay; asked until it is. (The third one hears of it by being filled.)"""
+    body, key = encode_notice(membership), notice_key(membership.generation)
+    lacking = [store for store in membership.stores if store != membership.joining]
+    while lacking:
+        yield Ask(tuple(Create(store, key, body) for store in lacking))
+        answers: Answers = yield Ask(tuple(Read(store, key) for store in lacking))
+        lacking = [store for place, store in enumerate(lacking) if not isinstance(answers.get(place), bytes)]
+        if lacking:
+            yield Pause(_AGAIN_S)
+
+
+def encode_notice(membership: Membership) -> bytes:
+    return json.dumps(encode_membership(membership), sort_keys=True).encode()
+
+
+def decode_notice(body: bytes) -> Membership:
+    """Raises Damaged."""
+    try:
+        return decode_membership(json.loads(body))
+    except ValueError as error:
+        raise Damaged("a notice of a membership is not readable") from error

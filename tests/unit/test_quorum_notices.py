@@ -1,0 +1,66 @@
+"""The notice of a change of membership, and who is stopped by it: journal and intake."""
+
+from __future__ import annotations
+
+import pytest
+from tests.simulation.world import World, at_once
+
+from threefold.failover.deciding import Desk, decide, look
+from threefold.failover.steps import Kind, Step, encode, key_of
+from threefold.kernel.clock import SystemClock
+from threefold.kernel.keys import Keyring
+from threefold.quorum import keys
+from threefold.quorum.intake import StoreIntake
+from threefold.quorum.members import Format
+from threefold.quorum.membership import FOUNDED, Membership, ReplacedError
+from threefold.quorum.notices import encode_notice, newest_notice, put_notice
+from threefold.stores.memory import MemoryStore
+
+JOINT = Membership(1, ("S1", "S2"), "S3", "S4")
+NEW = JOINT.completed()
+OLD_THREE = ("S1", "S2", "S3")
+KEYRING = Keyring(bytes(32))
+
+
+def _world() -> World:
+    world = World(1)
+    for store in world.stores.values():
+        store.keep(keys.FORMAT, Format(1, "key", store.name).encode(), 0.0)
+    return world
+
+
+def test_the_newest_notice_is_found_by_whoever_asks_a_store_that_stays() -> None:
+    world = _world()
+    assert at_once(world, newest_notice(OLD_THREE), OLD_THREE) == FOUNDED
+    for membership in (JOINT, NEW):
+        at_once(world, put_notice(membership), OLD_THREE)
+    assert keys.notice_key(1) not in world.stores["S3"].objects
+    for pair in (("S1", "S3"), ("S2", "S3"), ("S1", "S2")):
+        assert at_once(world, newest_notice(pair), pair) == NEW
+
+
+@pytest.mark.parametrize("pair", [("S1", "S3"), ("S2", "S3"), ("S1", "S2")])
+def test_nothing_is_concluded_in_the_journal_by_two_of_the_old_three(pair: tuple[str, ...]) -> None:
+    world, key = _world(), key_of(1, 0)
+    body = encode(Step(Kind.ORDERED, "us", "", 0.0, {"to": "x", "source": ""}), key, KEYRING, bytes(12))
+    for store in pair:
+        world.stores[store].keep(key, body, 0.0)
+    desk = Desk(OLD_THREE, KEYRING)
+    at_once(world, look(desk, key), pair)
+    at_once(world, put_notice(JOINT), OLD_THREE)
+    for procedure in (look(desk, key), decide(desk, key, body)):
+        with pytest.raises(ReplacedError):
+            at_once(world, procedure, pair)
+    at_once(world, look(Desk(OLD_THREE, KEYRING, generation=1), key), pair)
+
+
+async def test_an_intake_on_two_of_the_old_three_is_not_believed() -> None:
+    stores = {name: MemoryStore(name) for name in OLD_THREE}
+    intake = StoreIntake(stores, KEYRING, SystemClock())
+    await intake.put("one", b"body", lambda other: other == b"body")
+    for name in JOINT.stores:
+        await stores[name].create(keys.notice_key(1), encode_notice(JOINT))
+    with pytest.raises(ReplacedError):
+        await intake.put("two", b"body", lambda other: other == b"body")
+    with pytest.raises(ReplacedError):
+        await intake.names()
