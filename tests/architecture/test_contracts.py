@@ -56,3 +56,15 @@ def test_every_decision_names_an_alternative() -> None:
 def test_nothing_is_left_for_later_in_the_sources() -> None:
     marks = re.compile(r"\b(TODO|FIXME|XXX)\b")
     assert [path.name for path in SOURCES if marks.search(path.read_text())] == []
+
+
+def test_every_verb_says_for_whom_it_counts() -> None:
+    """Or what it asks of the stores is missing from `threefold cost`."""
+    folder = Path(__file__).parents[2] / "src/threefold/cli"
+    calls = {
+        f"{path.name}: {line.strip()}"
+        for path in folder.glob("*.py")
+        for line in path.read_text().splitlines()
+        if "open_parts(" in line and "verb=" not in line
+    }
+    assert calls == set()

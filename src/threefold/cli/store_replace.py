@@ -78,7 +78,7 @@ def stage(named: Named, now: Membership) -> str:
 
 async def _follow(found: Settings, named: Named, output: Output, passphrase: str | None) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
         began = parts.clock.monotonic()
         try:
             now = await _Watch(parts, named, progress).wait()
@@ -180,7 +180,7 @@ async def _sizes(parts: Parts, named: Named) -> tuple[int, int]:
 
 
 async def _dry_run(found: Settings, named: Named, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
         joining = parts.all_stores[named.joining]
         proof = await probe(joining, parts.clock)
         empty = await joining.read(keys.FORMAT)
@@ -211,7 +211,7 @@ async def _dry_run(found: Settings, named: Named, output: Output, passphrase: st
 
 
 async def _abandon(found: Settings, named: Named, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase) as parts:
+    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
         now = parts.membership
         match stage(named, now):
             case "replaced":
