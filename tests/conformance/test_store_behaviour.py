@@ -22,7 +22,8 @@ def store(request: pytest.FixtureRequest) -> ObjectStore:
     if request.param == "memory":
         return MemoryStore()
     server: Server = request.getfixturevalue(request.param)
-    return open_store(replace(server.config, url=f"{server.config.url}/{uuid.uuid4().hex}"))
+    # Long enough for SeaweedFS, which answers the losers of a race one a second.
+    return open_store(replace(server.config, url=f"{server.config.url}/{uuid.uuid4().hex}", log_timeout=30))
 
 
 async def test_a_key_is_created_once_and_keeps_its_first_bytes(store: ObjectStore) -> None:
