@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
+from threefold.kernel.wraps import Passphrase, wrap
 from threefold.quorum import keys
 from threefold.quorum.appender import Appender
 from threefold.quorum.driver import Driver, LogWriter
@@ -165,12 +166,14 @@ async def stored(epochs: int = 2, each: int = 3 * SEGMENT + 900, *, snapshots: i
     return here
 
 
+WRAPPED = wrap(KEYRING, Passphrase("a passphrase"), salt=bytes(16))
+
+
 async def found(stores: Mapping[str, ObjectStore]) -> None:
-    wrapped = KEYRING.wrap("a passphrase", salt=bytes(16))
     for number, store in enumerate(stores.values()):
         form = Format(LOG, KEYRING.key_id, str(number), SEGMENT, SEGMENT)
         await store.create(keys.FORMAT, form.encode())
-        await store.create(keys.wrapped_key_key(KEYRING.key_id), wrapped)
+        await store.create(keys.wrapped_key_key(KEYRING.key_id), WRAPPED)
         await store.create(keys.timeline_key(1), seal_history(KEYRING, 1, b""))
 
 

@@ -7,23 +7,22 @@ the primary. Whoever gets these parts knows neither the settings nor where the p
 from __future__ import annotations
 
 import asyncio
-import binascii
-import os
-from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
 
+from threefold.bootstrap_keys import ring_of
 from threefold.cost.keeping import Keeper
 from threefold.failover.journal import Journal
 from threefold.failover.overdue import Overdue
 from threefold.failover.steps import Kind
 from threefold.kernel.clock import Clock, SystemClock
-from threefold.kernel.errors import BadInput, NotThere, ThreefoldError, Unavailable
+from threefold.kernel.errors import BadInput, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.progress import Progress
+from threefold.kernel.wraps import Opener
 from threefold.postgres.binaries import Binaries, find_binaries
 from threefold.postgres.conninfo import checked_conninfo
 from threefold.protect.where import AsksWhere, Primary, Where
@@ -35,12 +34,10 @@ from threefold.stores.health import HealthBook, Operation
 from threefold.stores.locking import LockingStore
 from threefold.stores.observed import ObservedStore
 from threefold.stores.open import StoreConfig, open_store, same_place
-from threefold.stores.reads import Reader
-from threefold.stores.store import ObjectStore, Page, Unknown
+from threefold.stores.store import ObjectStore
 from threefold.upkeep.renew import AT_CREATION, Renewal
 from threefold.vault.retention import Policy
 
-_WRAPPED_KEYS = "keys"
 _NOTICE_PATIENCE_S = 2.0
 _MEMBERS_PATIENCE_S = 30.0
 
@@ -65,18 +62,24 @@ class Parts:
 
 
 @asynccontextmanager
-async def open_parts(settings: Settings, *, passphrase: str | None = None, verb: str = "") -> AsyncIterator[Parts]:
-    """Stores opened (nothing is asked of them yet), the key read; closed afterwards.
+async def open_parts(
+    settings: Settings,
+    *,
+    opener: Opener | None = None,
+    ask: Callable[[], Opener | None] = lambda: None,
+    verb: str = "",
+) -> AsyncIterator[Parts]:
+    """Stores opened (nothing is asked of them yet), the keys read; closed afterwards.
 
     ``verb``: for whom what is asked of the stores is counted and kept (cost/keeping.py); without one it is not kept.
 
-    ``passphrase`` opens the wrapped master key that lies in the stores, for a site that does not have the key file;
-    where that is missing, the environment's THREEFOLD_PASSPHRASE does.
+    ``opener`` opens the wrapped copy that lies in the stores, for a site that does not have the key file; where both
+    are missing, the environment's does (bootstrap_keys.py), or what ``ask`` gets from a person.
     """
     async with open_stores(settings) as (every, health, clock):
         membership = await _in_force(every, clock)
         stores = {name: every[name] for name in named_of(settings).voters(membership)}
-        keyring = await _keyring(settings, stores, clock, passphrase)
+        keyring = await ring_of(settings, stores, clock, opener=opener, ask=ask)
         keeper = Keeper(verb, stores, health, keyring, clock)
         keeping = asyncio.create_task(keeper.run())
         try:
@@ -107,20 +110,6 @@ def named_of(settings: Settings) -> Named:
     joining = next((store for store in settings.store if store.replaces), None)
     names = tuple(store.name for store in settings.store)
     return Named(names, joining.replaces or "", joining.name) if joining else Named(names)
-
-
-async def _keyring(
-    settings: Settings, stores: Mapping[str, ObservedStore], clock: Clock, passphrase: str | None
-) -> Keyring:
-    if passphrase is None:
-        try:
-            return keyring_from(settings)
-        except BadInput as error:
-            passphrase = os.environ.get("THREEFOLD_PASSPHRASE")
-            if passphrase is None:
-                hint = "without the key file, the passphrase opens the copy in the stores: THREEFOLD_PASSPHRASE"
-                raise BadInput(error.message, hint=hint) from None
-    return await unwrap_from_stores(stores, clock, passphrase)
 
 
 @asynccontextmanager
@@ -204,50 +193,6 @@ def conninfo_of(settings: Settings, dsn: str, **more: str) -> str:
     system = settings.system
     secret = {"password": settings.secret(system.password)} if system.password else {}
     return checked_conninfo(dsn, **secret, **more)
-
-
-def keyring_from(settings: Settings) -> Keyring:
-    """The master key of the settings: 32 bytes, written in base64."""
-    text = settings.secret_bytes(settings.keys.master).strip()
-    try:
-        return Keyring(b64decode(text, validate=True))
-    except binascii.Error:
-        raise BadInput(
-            "the master key is not readable: it is not base64",
-            hint="use the file that `threefold init` wrote, or a passphrase to open the copy in the stores",
-        ) from None
-
-
-async def unwrap_from_stores(stores: Mapping[str, ObservedStore], clock: Clock, passphrase: str) -> Keyring:
-    """The master key from the wrapped copy that lies in every store. Raises BadInput for a wrong passphrase."""
-    pages = [await store.list(_WRAPPED_KEYS) for store in stores.values()]
-    keys = {listed.key for page in pages if isinstance(page, Page) for listed in page.objects}
-    silent = {page.reason for page in pages if isinstance(page, Unknown)}
-    if not keys and silent:
-        raise Unavailable(
-            f"the stores that answer have no wrapped master key ({'; '.join(sorted(silent))})",
-            hint="wait for a store, or use the key file: [keys] master in threefold.toml",
-        )
-    if not keys:
-        raise NotThere("no store has a wrapped master key", hint="use the key file: [keys] master in threefold.toml")
-    reader = Reader(stores, clock, lambda _: None)
-
-    async def accept(body: bytes) -> Keyring:
-        return Keyring.unwrap(body, passphrase)
-
-    # Usually one; after a change of the key, the newest that the passphrase opens.
-    wrong: ThreefoldError | None = None
-    for key in sorted(keys):
-        try:
-            return await reader.read(key, accept)
-        except ThreefoldError as error:
-            wrong = error
-    raise wrong or NotThere("no wrapped master key could be read")
-
-
-def wrapped_key_of(settings: Settings) -> bytes | None:
-    """The master key locked with the passphrase, for the stores; None where the settings name none."""
-    return settings.secret_bytes(settings.keys.wrapped).strip() if settings.keys.wrapped else None
 
 
 def primary_of(settings: Settings, dsn: str | None = None) -> Primary:

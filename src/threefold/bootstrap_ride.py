@@ -17,7 +17,7 @@ from psycopg.conninfo import conninfo_to_dict
 from threefold.failover.agent_beacon import read_agent
 from threefold.failover.deficiency import Deficiency
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import ThreefoldError, Unavailable
+from threefold.kernel.errors import BadInput, ThreefoldError, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.protect.beacon import read_leader
 from threefold.quorum.intake import StoreIntake
@@ -107,14 +107,19 @@ class Protection:
         """A loop: liveness only, for people."""
         while True:
             if self._stores is not None:
-                stores, keyring, _ = self._stores
-                leader = await read_leader(stores, keyring)
-                self._epoch = leader.epoch if leader is not None else self._epoch
-                agents = await asyncio.gather(*(read_agent(stores, site, keyring) for site in self._sites))
-                newest = max((each for each in agents if each is not None), key=lambda each: each.at, default=None)
-                told = Deficiency.from_record(newest.deficiency, away_s=0.0) if newest is not None else Deficiency()
-                self._lacking = "; ".join(each.text for each in told.lacks())
+                try:
+                    await self._look(*self._stores[:2])
+                except BadInput as old_key_file:
+                    self._lacking = f"{old_key_file.message}; {old_key_file.hint}"
             await self._clock.sleep(_EVERY_S)
+
+    async def _look(self, stores: Mapping[str, ObjectStore], keyring: Keyring) -> None:
+        leader = await read_leader(stores, keyring)
+        self._epoch = leader.epoch if leader is not None else self._epoch
+        agents = await asyncio.gather(*(read_agent(stores, site, keyring) for site in self._sites))
+        newest = max((each for each in agents if each is not None), key=lambda each: each.at, default=None)
+        told = Deficiency.from_record(newest.deficiency, away_s=0.0) if newest is not None else Deficiency()
+        self._lacking = "; ".join(each.text for each in told.lacks())
 
 
 def names_of(settings: Settings) -> dict[str, str]:

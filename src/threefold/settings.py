@@ -79,13 +79,14 @@ class Keys(Section):
     """What encrypts everything before it leaves."""
 
     master: Reference = Field(
-        description="The 32-byte master key. A recovery site without this file opens the wrapped copy that lies in "
-        "every store, with the passphrase."
+        description="The key file: the 32-byte master key, and those that were in force before it. A site without this "
+        "file opens the wrapped copy that lies in every store, with the passphrase or two of three shares."
     )
     wrapped: Reference | None = Field(
         default=None,
-        description="The same key, locked with the passphrase: `threefold protect` puts it into every store. Absent: "
-        "keep the master key elsewhere yourself, or nothing can be recovered without this machine.",
+        description="The same keys, locked with the passphrase: `threefold protect` puts this into every store when "
+        "the log is begun, and `threefold keys` keeps it up to date. Absent: `threefold keys rotate --passphrase` or "
+        "`keys split` put a copy there; until then nothing can be recovered without this machine.",
     )
 
 

@@ -19,8 +19,8 @@ import psutil
 import pytest
 
 from tests.promise import keep
-from threefold.bootstrap import keyring_from
-from threefold.kernel.keys import Keyring
+from threefold.bootstrap_keys import keyring_from
+from threefold.kernel.wraps import Passphrase, unwrap
 from threefold.local.home import Home
 
 VERBS = ("demo", "init", "up", "check", "protect", "storage serve", "snapshot", "status", "list", "recover", "verify")
@@ -103,7 +103,7 @@ def test_init_makes_all_or_nothing_and_shows_the_passphrase_once(tmp_path: Path)
     assert passphrase not in "".join(
         path.read_text() for path in home.folder.rglob("*") if path.suffix in {".toml", ".wrapped"}
     )
-    unwrapped = Keyring.unwrap((home.folder / "keys/master.wrapped").read_bytes(), passphrase)
+    unwrapped = unwrap((home.folder / "keys/master.wrapped").read_bytes(), Passphrase(passphrase))
     assert unwrapped.key_id == keyring_from(home.settings).key_id
     for secret in [*(home.folder / "secrets").iterdir(), *(home.folder / "keys").iterdir()]:
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600, secret
@@ -121,7 +121,7 @@ def test_init_takes_a_passphrase_and_does_not_repeat_it(tmp_path: Path) -> None:
     done = threefold("init", "crm", "--passphrase-file", "phrase", cwd=tmp_path)
     assert done.returncode == 0
     assert "correct horse" not in done.stdout + done.stderr
-    Keyring.unwrap((tmp_path / "crm/keys/master.wrapped").read_bytes(), "correct horse battery")
+    unwrap((tmp_path / "crm/keys/master.wrapped").read_bytes(), Passphrase("correct horse battery"))
     short = threefold("init", "other", cwd=tmp_path, THREEFOLD_PASSPHRASE="short")
     assert short.returncode == 2
     assert not (tmp_path / "other").exists()

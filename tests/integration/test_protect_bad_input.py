@@ -12,6 +12,7 @@ from tests.pg import folder, small_disk
 from tests.protect_process import MASTER, NAMES, PASSPHRASE, Site, site, team, until
 
 from threefold.kernel.keys import Keyring
+from threefold.kernel.wraps import Passphrase, wrap
 
 OTHER_KEY = bytes(range(1, 33))
 
@@ -78,7 +79,7 @@ async def test_a_primary_that_would_hang_or_lose_commits_does_not_pass_the_check
 
 async def test_wrong_keys_targets_folders_and_versions_and_a_damaged_object() -> None:
     async with site() as here:
-        wrapped = Keyring(MASTER).wrap(PASSPHRASE, salt=b"0123456789abcdef")
+        wrapped = wrap(Keyring(MASTER), Passphrase(PASSPHRASE), salt=b"0123456789abcdef")
         (here.home / "wrapped.key").touch(mode=0o600)
         (here.home / "wrapped.key").write_bytes(wrapped)
         here.configure()

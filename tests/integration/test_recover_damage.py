@@ -263,7 +263,8 @@ async def test_a_store_that_does_not_answer_is_waited_for_not_recovered_around(w
 
 
 async def test_a_wrapped_key_that_is_damaged_on_two_stores_opens_from_the_third(whole: Stored) -> None:
-    from threefold.bootstrap import unwrap_from_stores
+    from threefold.bootstrap_keys import unwrap_from_stores
+    from threefold.kernel.wraps import Passphrase
     from threefold.stores.health import HealthBook
     from threefold.stores.observed import ObservedStore
 
@@ -274,6 +275,6 @@ async def test_a_wrapped_key_that_is_damaged_on_two_stores_opens_from_the_third(
             hurt(here, key, on, [how, how])
             health = HealthBook(NAMES)
             stores = {name: ObservedStore(store, CLOCK, health) for name, store in here.stores.items()}
-            found = await unwrap_from_stores(stores, CLOCK, "a passphrase")
+            found = await unwrap_from_stores(stores, CLOCK, Passphrase("a passphrase"))
             assert isinstance(found, Keyring)
             assert found.key_id == KEYRING.key_id

@@ -14,6 +14,7 @@ from tests.protect_process import NAMES, Site, site
 from tests.recovering import CLOCK
 
 from threefold.kernel.lsn import Lsn
+from threefold.kernel.wraps import Passphrase, wrap
 from threefold.stores.store import Locked, NotLocked, Page, Unknown
 
 LOCKED = ("keys/", "timelines/", "wal/", "packs/", "snapshots/")
@@ -68,7 +69,7 @@ async def test_a_thief_with_our_keys_takes_only_the_last_minutes() -> None:
         (here.home / "wrapped.key").write_text("{}")
         here.configure(more='[locks]\nperiod = "90s"\n')
         async with here.parts() as parts:
-            wrapped = parts.keyring.wrap("a passphrase of tests", salt=bytes(16))
+            wrapped = wrap(parts.keyring, Passphrase("a passphrase of tests"), salt=bytes(16))
         (here.home / "wrapped.key").write_bytes(wrapped)
         protecting = await here.protect()
         await here.primary.sql("CREATE TABLE load (i int, noise text)")

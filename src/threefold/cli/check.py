@@ -17,9 +17,11 @@ from threefold.cli.words import span
 from threefold.failover.preflight import judge as judge_disaster
 from threefold.kernel.errors import Refused, ThreefoldError
 from threefold.protect.check import Finding, Level, judge, look, try_replication
+from threefold.quorum.keys import WRAPPED
 from threefold.settings import Settings
 from threefold.stores.lock_proof import prove_lock
 from threefold.stores.probe import ProbeReport, probe
+from threefold.stores.store import Page
 
 _LOCK_OFF: Final = "lock = true for this store, where it can lock objects (docs/howto/lock-the-copies.md)"
 _SHORT_LOCK: Final = timedelta(days=3)
@@ -53,7 +55,7 @@ async def _check(found: Settings, output: Output) -> None:
         finally:
             output.finish(progress)
         tried = [finding for report in stores for finding in _store(report)]
-        findings = [*primary, *tried, *locks, *_keys(parts), *judge_disaster(disaster)]
+        findings = [*primary, *tried, *locks, *await _keys(parts), *judge_disaster(disaster)]
     failed = [finding for finding in findings if finding.level is Level.FAILED]
     facts = {
         "findings": [
@@ -123,9 +125,11 @@ async def _locks(parts: Parts) -> list[Finding]:
     return findings
 
 
-def _keys(parts: Parts) -> list[Finding]:
-    findings = [Finding("master key", Level.FINE, f"key {parts.keyring.key_id}")]
-    if parts.settings.keys.wrapped is None:
+async def _keys(parts: Parts) -> list[Finding]:
+    ring = parts.keyring
+    more = f"; {ring.newest} is prepared (threefold keys rotate --activate)" if ring.prepared else ""
+    findings = [Finding("master key", Level.FINE, f"key {ring.key_id}{more}")]
+    if parts.settings.keys.wrapped is None and not await _some_are_wrapped(parts):
         detail = "the stores hold no copy that a passphrase opens: with this machine the key would be lost"
         findings.append(
             Finding("key for recovery", Level.WARNING, detail, "set [keys] wrapped (docs/howto/keep-the-key.md)")
@@ -135,6 +139,12 @@ def _keys(parts: Parts) -> list[Finding]:
         for warning in parts.settings.warnings()
     ]
     return findings
+
+
+async def _some_are_wrapped(parts: Parts) -> bool:
+    """Whether any store holds a copy that a passphrase or shares open; who does not answer says nothing."""
+    pages = await asyncio.gather(*(store.list(WRAPPED, limit=1) for store in parts.stores.values()))
+    return any(isinstance(page, Page) and page.objects for page in pages)
 
 
 def _table(findings: list[Finding]) -> Table:

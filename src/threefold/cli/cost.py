@@ -14,8 +14,8 @@ import typer
 
 from threefold.bootstrap import Parts, journal_of, open_parts
 from threefold.cli import cost_words
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cost.keeping import read_traffic
 from threefold.cost.measured import DAY_S, Flow, Measured, Stored, bandwidth, growth, last_recovery, yearly
@@ -32,6 +32,7 @@ from threefold.cost.objectives import (
 from threefold.cost.prices import Prices, Provider, parse_prices
 from threefold.failover.steps import Kind
 from threefold.kernel.errors import BadInput, Unavailable
+from threefold.kernel.wraps import Opener
 from threefold.settings import Settings
 from threefold.settings_values import duration
 from threefold.upkeep.listing import holdings, union
@@ -83,6 +84,7 @@ def cost(
     ] = None,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -106,7 +108,7 @@ def cost(
     found = settings(config, output)
     table = prices_of(prices or (found.path(found.cost.prices) if found.cost.prices else None))
     wanted = Objectives(_seconds("--rpo", rpo), _seconds("--rto", rto))
-    execute(_cost(found, output, passphrase_from(passphrase_file), table, wanted), output)
+    execute(_cost(found, output, opener_from(passphrase_file, share_file), table, wanted), output)
 
 
 def prices_of(path: Path | None) -> Prices:
@@ -149,10 +151,10 @@ def _seconds(option: str, text: str | None) -> float | None:
         raise BadInput(f"{option}: {error}") from None
 
 
-async def _cost(found: Settings, output: Output, passphrase: str | None, prices: Prices, wanted: Objectives) -> None:
+async def _cost(found: Settings, output: Output, opener: Opener | None, prices: Prices, wanted: Objectives) -> None:
     providers = tuple(prices.provider_of(each.provider, each.url, each.endpoint) for each in found.store)
     notes: list[str] = []
-    async with open_parts(found, passphrase=passphrase, verb="cost") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="cost") as parts:
         measured = await _measure(parts, notes)
     if not measured.flows:
         output.result({"measured": False, "seconds": 0.0}, cost_words.NOTHING)

@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 from fastapi import FastAPI
 
-from threefold import bootstrap, bootstrap_crm, telemetry
+from threefold import bootstrap, bootstrap_crm, bootstrap_keys, telemetry
 from threefold.bootstrap_ride import Protection, names_of
 from threefold.cli.common import execute
 from threefold.cli.options import CONFIG, Config, Json, Quiet
@@ -91,9 +91,9 @@ def _protection(config: Path, clock: Clock, output: Output) -> tuple[dict[str, s
     names = tuple(site.name for site in whole.sites()) if whole.system.site != whole.recovery.site else ()
     sites = names_of(whole) if names else {}
     try:
-        bootstrap.keyring_from(whole)
+        bootstrap_keys.keyring_from(whole)
     except ThreefoldError as error:
-        if "THREEFOLD_PASSPHRASE" not in os.environ:
+        if not {bootstrap_keys.PASSPHRASE, bootstrap_keys.SHARE_FILES} & os.environ.keys():
             output.warn(f"nothing can be deferred while the database is away: {error.message}")
             return sites, None
     return sites, Protection(lambda: _stores(whole), clock, names)

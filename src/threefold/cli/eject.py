@@ -10,11 +10,12 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import open_parts
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, size, span
 from threefold.kernel.errors import BadInput
+from threefold.kernel.wraps import Opener
 from threefold.recover.eject import Ejected
 from threefold.recover.eject import eject as write_out
 from threefold.settings import Settings
@@ -25,6 +26,7 @@ def eject(
     to: Annotated[Path, typer.Option("--to", help="A new or an empty folder, or one to go on with.", metavar="DIR")],
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -36,12 +38,12 @@ def eject(
     [bold]Example:[/] threefold eject --store S2 --to /mnt/disk/crm
     """
     output = Output(as_json, quiet)
-    execute(_eject(settings(config, output), output, passphrase_from(passphrase_file), store, to), output)
+    execute(_eject(settings(config, output), output, opener_from(passphrase_file, share_file), store, to), output)
 
 
-async def _eject(found: Settings, output: Output, passphrase: str | None, name: str, to: Path) -> None:
+async def _eject(found: Settings, output: Output, opener: Opener | None, name: str, to: Path) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase, verb="eject") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="eject") as parts:
         if name not in parts.stores:
             raise BadInput(f"there is no store {name}", hint=f"there are {', '.join(parts.stores)}")
         try:

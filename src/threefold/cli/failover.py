@@ -9,8 +9,8 @@ import typer
 from threefold import telemetry
 from threefold.bootstrap import Parts, journal_of, open_parts
 from threefold.bootstrap_failover import data_dir_of, hands_of, keeper_of, one_agent, site_of
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import span
 from threefold.failover import switch as procedure
@@ -20,6 +20,7 @@ from threefold.failover.ordering import Asked, check, order_facts, picture
 from threefold.failover.steps import Kind, Step, Switch
 from threefold.failover.switch import AbandonedError
 from threefold.kernel.errors import BadInput, Refused, Unavailable
+from threefold.kernel.wraps import Opener
 from threefold.protect.beacon import read_leader
 from threefold.settings import Settings, Site
 
@@ -60,6 +61,7 @@ def failover(
     ] = "protected",
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -78,7 +80,8 @@ def failover(
     if until not in {"serving", "protected"}:
         raise BadInput(f"not a step to wait for: {until}", hint="--until serving, or --until protected")
     wanted = Wanted(to, planned=planned, forced=yes, here=here, reason=reason, until=Kind(until), dry_run=dry_run)
-    work = _abandon(found, output) if abandon else switch_over(found, output, wanted, passphrase_from(passphrase_file))
+    opener = opener_from(passphrase_file, share_file)
+    work = _abandon(found, output) if abandon else switch_over(found, output, wanted, opener)
     execute(work, output)
 
 
@@ -100,8 +103,8 @@ class Wanted:
         self.reason, self.until, self.dry_run = reason, until, dry_run
 
 
-async def switch_over(found: Settings, output: Output, wanted: Wanted, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase, verb="failover") as parts:
+async def switch_over(found: Settings, output: Output, wanted: Wanted, opener: Opener | None) -> None:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="failover") as parts:
         journal = journal_of(parts, by="a person at the command line")
         asked, site = await _asked(parts, journal, wanted)
         if wanted.dry_run:

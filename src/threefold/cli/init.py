@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from threefold.cli.common import passphrase_from
+from threefold.bootstrap_keys import passphrase_from
 from threefold.cli.options import HERE, Json, Quiet
 from threefold.cli.output import Output
 from threefold.local.create import create_home
@@ -29,7 +29,7 @@ def init(
     [bold]Example:[/] threefold init crm && threefold up crm
     """
     output = Output(as_json, quiet)
-    given = passphrase_from(passphrase_file) or os.environ.get("THREEFOLD_PASSPHRASE")
+    given = passphrase_from(passphrase_file).text if passphrase_file else os.environ.get("THREEFOLD_PASSPHRASE")
     made = create_home(folder, passphrase=given)
     facts = {
         "folder": made.folder,

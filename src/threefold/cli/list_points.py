@@ -8,18 +8,23 @@ from typing import Any
 from rich.table import Table
 
 from threefold.bootstrap import Parts, open_parts
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import moment, size, table
 from threefold.kernel.errors import NotThere
+from threefold.kernel.wraps import Opener
 from threefold.quorum.reader import Extent, read_extent
 from threefold.settings import Settings
 from threefold.vault.chunk_store import Catalogue, Vault
 
 
 def list_points(
-    config: Config = CONFIG, passphrase_file: PassphraseFile = None, as_json: Json = False, quiet: Quiet = False
+    config: Config = CONFIG,
+    passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Recovery points: the snapshots, and the range of the log that leads on from them.
 
@@ -28,11 +33,11 @@ def list_points(
     [bold]Example:[/] threefold list --json | jq .log.end
     """
     output = Output(as_json, quiet)
-    execute(_list(settings(config, output), passphrase_from(passphrase_file), output), output)
+    execute(_list(settings(config, output), opener_from(passphrase_file, share_file), output), output)
 
 
-async def _list(found: Settings, passphrase: str | None, output: Output) -> None:
-    async with open_parts(found, passphrase=passphrase, verb="list") as parts:
+async def _list(found: Settings, opener: Opener | None, output: Output) -> None:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="list") as parts:
         extent, catalogue = await recovery_points(parts, output)
     if extent is None and not catalogue.summaries:
         raise NotThere("nothing was protected yet", hint="start `threefold protect`, or `threefold up`")

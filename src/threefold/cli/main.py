@@ -27,6 +27,7 @@ _VERBS = {
     "init": ("init", "init", _START),
     "up": ("up", "up", _START),
     "check": ("check", "check", _EVERY_DAY),
+    "keys": ("keys", "app", _EVERY_DAY),
     "protect": ("protect", "protect", _EVERY_DAY),
     "storage": ("storage", "app", _EVERY_DAY),
     "store": ("store", "app", _EVERY_DAY),

@@ -22,6 +22,14 @@ PassphraseFile = Annotated[
         metavar="FILE",
     ),
 ]
+ShareFile = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Open it with two of the three shares: a file each. Repeat it. THREEFOLD_SHARE_FILES does the same where "
+        "the key file is gone.",
+        metavar="FILE",
+    ),
+]
 
 CONFIG = Path("threefold.toml")
 HERE = Path()

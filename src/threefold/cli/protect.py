@@ -22,9 +22,9 @@ from threefold.bootstrap import (
     puts_of,
     renewal_of,
     where_of,
-    wrapped_key_of,
 )
 from threefold.bootstrap_failover import overdue_of
+from threefold.bootstrap_keys import wrapped_key_of
 from threefold.cli.common import execute, settings
 from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output

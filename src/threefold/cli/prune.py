@@ -9,10 +9,11 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import open_parts, policy_of
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import count, facts_table, moment, size, span
+from threefold.kernel.wraps import Opener
 from threefold.settings import Settings
 from threefold.upkeep.prune import Prune, PruneReport
 from threefold.vault.retention import Policy
@@ -26,6 +27,7 @@ def prune(
     ] = False,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -36,13 +38,13 @@ def prune(
     [bold]Example:[/] threefold prune --dry-run
     """
     output = Output(as_json, quiet)
-    execute(_prune(settings(config, output), output, passphrase_from(passphrase_file), dry_run=dry_run), output)
+    execute(_prune(settings(config, output), output, opener_from(passphrase_file, share_file), dry_run=dry_run), output)
 
 
-async def _prune(found: Settings, output: Output, passphrase: str | None, *, dry_run: bool) -> None:
+async def _prune(found: Settings, output: Output, opener: Opener | None, *, dry_run: bool) -> None:
     policy = policy_of(found)
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase, verb="prune") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="prune") as parts:
         try:
             report = await Prune(parts.stores, parts.keyring, parts.clock, progress, policy).run(dry_run=dry_run)
         finally:

@@ -10,11 +10,12 @@ from rich.table import Table
 
 from threefold.bootstrap import open_parts
 from threefold.cli import words
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import size, span
 from threefold.kernel.errors import BadInput
+from threefold.kernel.wraps import Opener
 from threefold.recover.recover import Recovery, Serving
 from threefold.recover.recover import recover as recover_now
 from threefold.recover.targets import Target, parse_target
@@ -53,6 +54,7 @@ def recover(
     ] = None,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -88,7 +90,7 @@ def recover(
             tablespaces=places,
             port=port if start else None,
             settings_over=settings_over,
-            passphrase=passphrase_from(passphrase_file),
+            opener=opener_from(passphrase_file, share_file),
         ),
         output,
     )
@@ -105,10 +107,10 @@ async def _recover(
     tablespaces: dict[int, Path],
     port: int | None,
     settings_over: dict[str, str],
-    passphrase: str | None,
+    opener: Opener | None,
 ) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase, verb="recover") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="recover") as parts:
         try:
             done = await recover_now(
                 stores=parts.stores,

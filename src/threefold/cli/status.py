@@ -10,13 +10,14 @@ from rich.table import Table
 
 from threefold.bootstrap import open_parts
 from threefold.cli import status_sites
-from threefold.cli.common import execute, passphrase_from, settings
+from threefold.cli.common import ask_opener, execute, opener_from, settings
 from threefold.cli.list_points import facts as points_facts
 from threefold.cli.list_points import recovery_points
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span, table
 from threefold.kernel.errors import Unavailable
+from threefold.kernel.wraps import Opener
 from threefold.protect.beacon import SILENCE_S, LeaderStatus, read_leader
 from threefold.quorum.reader import Extent
 from threefold.settings import Settings
@@ -34,18 +35,22 @@ _COLOURS = {"voting": "green", "behind": "yellow", "filling": "yellow", "silent"
 
 
 def status(
-    config: Config = CONFIG, passphrase_file: PassphraseFile = None, as_json: Json = False, quiet: Quiet = False
+    config: Config = CONFIG,
+    passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Who leads, how far the stores are, what could be recovered now; which site is active, and what is missing.
 
     [bold]Example:[/] watch threefold status
     """
     output = Output(as_json, quiet)
-    execute(_status(settings(config, output), output, passphrase_from(passphrase_file)), output)
+    execute(_status(settings(config, output), output, opener_from(passphrase_file, share_file)), output)
 
 
-async def _status(found: Settings, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase, verb="status") as parts:
+async def _status(found: Settings, output: Output, opener: Opener | None) -> None:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="status") as parts:
         leader = await read_leader(parts.stores, parts.keyring)
         age = (parts.clock.now() - datetime.fromisoformat(leader.at)).total_seconds() if leader else 0.0
         extent: Extent | None = None

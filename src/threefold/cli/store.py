@@ -11,12 +11,13 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import Parts, named_of, open_parts, renewal_of
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.store_replace import replace
 from threefold.cli.words import count, moment, size, span, table
 from threefold.kernel.errors import BadInput, Damaged, Unavailable
+from threefold.kernel.wraps import Opener
 from threefold.settings import Settings
 from threefold.upkeep.inventory import Inventory, take_inventory
 from threefold.upkeep.listing import Holding
@@ -55,6 +56,7 @@ def scrub(
     fresh: Annotated[bool, typer.Option("--fresh", help="From the beginning, also where one was stopped.")] = False,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -66,7 +68,7 @@ def scrub(
     """
     output = Output(as_json, quiet)
     found = settings(config, output)
-    execute(_scrub(found, output, passphrase_from(passphrase_file), rate_of(rate), None, fresh=fresh), output)
+    execute(_scrub(found, output, opener_from(passphrase_file, share_file), rate_of(rate), None, fresh=fresh), output)
 
 
 @app.command()
@@ -75,6 +77,7 @@ def repair(
     rate: Rate = None,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -84,12 +87,16 @@ def repair(
     """
     output = Output(as_json, quiet)
     found = settings(config, output)
-    execute(_scrub(found, output, passphrase_from(passphrase_file), rate_of(rate), store, fresh=True), output)
+    execute(_scrub(found, output, opener_from(passphrase_file, share_file), rate_of(rate), store, fresh=True), output)
 
 
 @app.command()
 def lock(
-    config: Config = CONFIG, passphrase_file: PassphraseFile = None, as_json: Json = False, quiet: Quiet = False
+    config: Config = CONFIG,
+    passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """Make the retention locks of all that is needed longer, now; `threefold protect` does so by itself.
 
@@ -98,26 +105,30 @@ def lock(
     [bold]Example:[/] threefold store lock
     """
     output = Output(as_json, quiet)
-    execute(_lock(settings(config, output), output, passphrase_from(passphrase_file)), output)
+    execute(_lock(settings(config, output), output, opener_from(passphrase_file, share_file)), output)
 
 
 @app.command()
 def status(
-    config: Config = CONFIG, passphrase_file: PassphraseFile = None, as_json: Json = False, quiet: Quiet = False
+    config: Config = CONFIG,
+    passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
 ) -> None:
     """What each store holds, what the last scrub found on it, how it answers, and a score to choose by.
 
     [bold]Example:[/] threefold store status --json
     """
     output = Output(as_json, quiet)
-    execute(_status(settings(config, output), output, passphrase_from(passphrase_file)), output)
+    execute(_status(settings(config, output), output, opener_from(passphrase_file, share_file)), output)
 
 
 async def _scrub(
-    found: Settings, output: Output, passphrase: str | None, rate: float | None, only: str | None, *, fresh: bool
+    found: Settings, output: Output, opener: Opener | None, rate: float | None, only: str | None, *, fresh: bool
 ) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="store") as parts:
         work = Scrub(parts.stores, parts.keyring, parts.clock, parts.health, progress, bytes_per_second=rate)
         try:
             report = await (work.everything(fresh=fresh) if only is None else work.repair(only))
@@ -168,11 +179,11 @@ def _human(report: ScrubReport, only: str | None) -> list[Table | str]:
     return lines
 
 
-async def _lock(found: Settings, output: Output, passphrase: str | None) -> None:
+async def _lock(found: Settings, output: Output, opener: Opener | None) -> None:
     if not found.locked_stores:
         raise BadInput("nothing is to be locked", hint='[locks] period = "30d" in threefold.toml')
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="store") as parts:
         renewal = renewal_of(parts, progress)
         try:
             done = await renewal.everything() if renewal else Renewed(parts.clock.now())
@@ -192,8 +203,8 @@ async def _lock(found: Settings, output: Output, passphrase: str | None) -> None
         )
 
 
-async def _status(found: Settings, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase, verb="look") as parts:
+async def _status(found: Settings, output: Output, opener: Opener | None) -> None:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="look") as parts:
         inventory = await take_inventory(parts.all_stores, parts.keyring, parts.clock, parts.health)
         roles = _roles(parts)
     scrub = inventory.scrub

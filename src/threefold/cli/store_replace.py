@@ -11,12 +11,13 @@ from typing import Annotated, Any, Final
 import typer
 
 from threefold.bootstrap import Parts, named_of, open_parts
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import size, span
 from threefold.kernel.errors import BadInput, Refused, Unavailable
 from threefold.kernel.progress import Progress
+from threefold.kernel.wraps import Opener
 from threefold.protect.beacon import SILENCE_S, read_leader
 from threefold.protect.fill import AHEAD
 from threefold.protect.replacing import change_membership
@@ -43,6 +44,7 @@ def replace(
     ] = False,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -64,7 +66,7 @@ def replace(
     if dry_run and abandon:
         raise BadInput("--dry-run and --abandon do not go together", hint="leave one of them out")
     work = _dry_run if dry_run else _abandon if abandon else _follow
-    execute(work(found, named, output, passphrase_from(passphrase_file)), output)
+    execute(work(found, named, output, opener_from(passphrase_file, share_file)), output)
 
 
 def stage(named: Named, now: Membership) -> str:
@@ -76,9 +78,9 @@ def stage(named: Named, now: Membership) -> str:
     return "abandoned" if now.leaving == named.joining else "filling"
 
 
-async def _follow(found: Settings, named: Named, output: Output, passphrase: str | None) -> None:
+async def _follow(found: Settings, named: Named, output: Output, opener: Opener | None) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="store") as parts:
         began = parts.clock.monotonic()
         try:
             now = await _Watch(parts, named, progress).wait()
@@ -179,8 +181,8 @@ async def _sizes(parts: Parts, named: Named) -> tuple[int, int]:
     return max(staying), held.get(named.joining, 0)
 
 
-async def _dry_run(found: Settings, named: Named, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
+async def _dry_run(found: Settings, named: Named, output: Output, opener: Opener | None) -> None:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="store") as parts:
         joining = parts.all_stores[named.joining]
         proof = await probe(joining, parts.clock)
         empty = await joining.read(keys.FORMAT)
@@ -210,8 +212,8 @@ async def _dry_run(found: Settings, named: Named, output: Output, passphrase: st
     )
 
 
-async def _abandon(found: Settings, named: Named, output: Output, passphrase: str | None) -> None:
-    async with open_parts(found, passphrase=passphrase, verb="store") as parts:
+async def _abandon(found: Settings, named: Named, output: Output, opener: Opener | None) -> None:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="store") as parts:
         now = parts.membership
         match stage(named, now):
             case "replaced":

@@ -9,11 +9,12 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import open_parts
-from threefold.cli.common import execute, passphrase_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet
+from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
 from threefold.cli.output import Output
 from threefold.cli.words import count, facts_table, size
-from threefold.kernel.errors import Damaged, ThreefoldError
+from threefold.kernel.errors import BadInput, Damaged, ThreefoldError
+from threefold.kernel.wraps import Opener
 from threefold.recover.log import OpenLog, open_quorum_log
 from threefold.recover.verify import Report, verify_stored
 from threefold.settings import Settings
@@ -24,6 +25,7 @@ def verify(
     deep: Annotated[bool, typer.Option("--deep", help="Read, decrypt and compare every byte of every copy.")] = False,
     config: Config = CONFIG,
     passphrase_file: PassphraseFile = None,
+    share_file: ShareFile = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -34,16 +36,18 @@ def verify(
     [bold]Example:[/] threefold verify --deep
     """
     output = Output(as_json, quiet)
-    execute(_verify(settings(config, output), output, passphrase_from(passphrase_file), deep=deep), output)
+    execute(_verify(settings(config, output), output, opener_from(passphrase_file, share_file), deep=deep), output)
 
 
-async def _verify(found: Settings, output: Output, passphrase: str | None, *, deep: bool) -> None:
+async def _verify(found: Settings, output: Output, opener: Opener | None, *, deep: bool) -> None:
     progress = output.progress()
-    async with open_parts(found, passphrase=passphrase, verb="verify") as parts:
+    async with open_parts(found, opener=opener, ask=ask_opener, verb="verify") as parts:
         vault = Vault(parts.stores, parts.keyring, parts.clock, note=progress.note)
         log: OpenLog | ThreefoldError
         try:
             log = await open_quorum_log(parts.stores, parts.keyring, parts.clock, progress.note)
+        except BadInput:
+            raise  # the key file is another one, or an old one: that says nothing of what is stored
         except ThreefoldError as error:
             log = error
         try:

@@ -32,8 +32,8 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from threefold.failover.steps import Step, Switch, Switches, check_order, decode, key_of
-from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import Keyring
+from threefold.kernel.errors import Damaged, OtherKey
+from threefold.kernel.keys import Keyring, goes_on_under_another
 from threefold.quorum.keys import FORMAT, epoch_key, notice_key
 from threefold.quorum.majority import QUORUM, STORES
 from threefold.quorum.members import roll
@@ -237,6 +237,7 @@ def _create(desk: Desk, key: str, body: bytes) -> Procedure[None]:
 
 def _votes(desk: Desk, key: str, answers: Answers) -> dict[str, bytes | None]:
     votes: dict[str, bytes | None] = {}
+    others: list[str] = []
     for place, store in enumerate(desk.stores):
         answer: Answer = answers.get(place)
         if answer is ABSENT:
@@ -244,7 +245,12 @@ def _votes(desk: Desk, key: str, answers: Answers) -> dict[str, bytes | None]:
         elif isinstance(answer, bytes):
             try:
                 decode(answer, key, desk.keyring)
+            except OtherKey as other:
+                others.append(other.key_id)
+                continue
             except Damaged:
                 continue  # a damaged copy says nothing
             votes[store] = answer
+    if len(others) >= QUORUM:  # one may lie; two mean that our key file is an old one
+        raise goes_on_under_another(others[0], desk.keyring)
     return votes

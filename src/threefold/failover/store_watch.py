@@ -15,10 +15,11 @@ from threefold.failover.aspects import Aspect
 from threefold.failover.reports import LeaderSeen, Newest, Report, Seen
 from threefold.failover.suspicion import Suspicion
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import Keyring
+from threefold.kernel.errors import Damaged, OtherKey
+from threefold.kernel.keys import Keyring, goes_on_under_another
 from threefold.protect import beacon
 from threefold.protect.beacon import LeaderStatus
+from threefold.quorum.majority import QUORUM
 from threefold.stores.soon import answers_soon
 from threefold.stores.store import ABSENT, ObjectStore, Page
 
@@ -74,6 +75,7 @@ class StoreWatch:
         self._leader_changed = False
         self._newest = Newest()
         self._quiet: dict[str, int] = {}  # by key: rounds without news
+        self._others: dict[str, str] = {}  # by store: under which key that is not ours its leader's beacon is
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -83,6 +85,11 @@ class StoreWatch:
     def seen(self) -> dict[str, Seen]:
         at = self._at()
         return {name: aspect.word(at) for name, aspect in self._aspects.items()}
+
+    def check(self) -> None:
+        """Raises BadInput where two stores show that the log goes on under a key that is not ours."""
+        if len(self._others) >= min(QUORUM, len(self._stores)):
+            raise goes_on_under_another(next(iter(self._others.values())), self._keyring)
 
     def draas(self) -> LeaderSeen:
         leader = self.leader
@@ -119,7 +126,7 @@ class StoreWatch:
         self.answers[name] += 1
         self.ms[name] = round((self._clock.monotonic() - began) * 1000, 1)
         if isinstance(body, bytes):
-            self._hear_leader(body)
+            self._hear_leader(name, body)
         if not self._reads_reports:
             return
         if look_around:
@@ -137,9 +144,13 @@ class StoreWatch:
                 self._quiet[key] = 0
                 self._on_news(report)
 
-    def _hear_leader(self, body: bytes) -> None:
+    def _hear_leader(self, name: str, body: bytes) -> None:
+        self._others.pop(name, None)
         try:
             leader = beacon.decode(body, self._keyring)
+        except OtherKey as other:
+            self._others[name] = other.key_id
+            return
         except Damaged:
             return
         known = self.leader

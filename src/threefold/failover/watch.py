@@ -116,7 +116,8 @@ class Watch:
                 group.create_task(self._publish(store))
 
     def report(self) -> Report:
-        """What it sees at this moment."""
+        """What it sees at this moment. Raises BadInput where our key file is an old one."""
+        self._stores.check()
         if self._work is not None and self._work.done():
             self._work.result()  # a bug ended it: nothing would ever change here any more
         self._beat += 1

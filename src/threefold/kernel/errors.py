@@ -46,5 +46,13 @@ class Damaged(ThreefoldError):
     """Bytes that are not what was written, or a key that does not open them."""
 
 
+class OtherKey(Damaged):
+    """Bytes that say which key sealed them, and it is none of ours. One copy alone may lie: two of them do not."""
+
+    def __init__(self, key_id: str) -> None:
+        super().__init__(f"the object was sealed with another master key, {key_id}")
+        self.key_id = key_id
+
+
 class NotThere(ThreefoldError):
     """Definitely absent where it had to be."""

@@ -10,14 +10,15 @@ import secrets
 import shutil
 import socket
 import tempfile
-from base64 import b64encode
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from threefold.kernel import keyfile, wraps
 from threefold.kernel.errors import BadInput, Refused
-from threefold.kernel.keys import KEY_BYTES, Keyring
+from threefold.kernel.keys import Keyring, new_master
+from threefold.kernel.wraps import Passphrase
 from threefold.local.home import CRM_USER, REPLICATION_USER
 from threefold.storage_server.serve import create_bucket
 
@@ -106,11 +107,8 @@ def create_home(
 
     Raises Refused for a folder that has something in it, BadInput for a passphrase that is too short.
     """
-    if passphrase is not None and len(passphrase) < _PASSPHRASE_LEAST:
-        raise BadInput(
-            f"the passphrase has {len(passphrase)} characters, at least {_PASSPHRASE_LEAST} are needed",
-            hint="leave it out, and a strong one is made",
-        )
+    if passphrase is not None:
+        check_passphrase(passphrase)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise Refused(f"{folder} is not empty", hint="name a new folder; nothing was touched")
     folder = folder.resolve()
@@ -134,9 +132,9 @@ def create_home(
 def _fill(folder: Path, passphrase: str, ports: Ports, standby: str, policy: str) -> None:
     for name, mode in (("keys", 0o700), ("secrets", 0o700), ("storage", 0o700), ("run", 0o755), ("log", 0o755)):
         (folder / name).mkdir(mode=mode)
-    master = secrets.token_bytes(KEY_BYTES)
-    _write(folder / "keys/master.key", b64encode(master).decode())
-    wrapped = Keyring(master).wrap(passphrase, salt=secrets.token_bytes(16))
+    ring = Keyring(new_master(secrets.token_bytes))
+    _write(folder / "keys/master.key", keyfile.encode(ring).strip())
+    wrapped = wraps.wrap(ring, Passphrase(passphrase), salt=secrets.token_bytes(wraps.SALT_BYTES))
     _write(folder / "keys/master.wrapped", wrapped.decode())
     for user in ("postgres", REPLICATION_USER, CRM_USER):
         _write(folder / f"secrets/{user}.password", secrets.token_urlsafe(24))
@@ -164,6 +162,15 @@ def _fill(folder: Path, passphrase: str, ports: Ports, standby: str, policy: str
 def _write(path: Path, text: str) -> None:
     path.touch(mode=0o600)
     path.write_text(f"{text}\n")
+
+
+def check_passphrase(passphrase: str) -> None:
+    """Raises BadInput for one that is too short."""
+    if len(passphrase) < _PASSPHRASE_LEAST:
+        raise BadInput(
+            f"the passphrase has {len(passphrase)} characters, at least {_PASSPHRASE_LEAST} are needed",
+            hint="leave it out, and a strong one is made",
+        )
 
 
 def new_passphrase() -> str:

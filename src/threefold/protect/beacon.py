@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import NONCE_BYTES, Keyring
+from threefold.kernel.errors import Damaged, OtherKey
+from threefold.kernel.keys import NONCE_BYTES, Keyring, goes_on_under_another
 from threefold.kernel.lsn import Lsn
+from threefold.quorum.majority import QUORUM
 from threefold.stores.soon import answers_soon
 from threefold.stores.store import ObjectStore
 
@@ -97,14 +98,19 @@ async def read_leader(stores: Mapping[str, ObjectStore], keyring: Keyring) -> Le
 
 
 async def read_leaders(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[LeaderStatus]:
-    """Each store's beacon, of those that give one soon."""
+    """Each store's beacon, of those that give one soon. Raises BadInput where two are under a key that is not ours."""
     found: list[LeaderStatus] = []
+    others: list[OtherKey] = []
     answers = await answers_soon(stores, lambda store: store.read(LEADER))
     for answer in answers.values():
         if not isinstance(answer, bytes):
             continue
         try:
             found.append(decode(answer, keyring))
+        except OtherKey as other:
+            others.append(other)
         except Damaged:
             continue
+    if len(others) >= min(QUORUM, len(stores)):
+        raise goes_on_under_another(others[0].key_id, keyring)
     return found

@@ -7,11 +7,14 @@ epoch was ever claimed; after that a store without ``format`` has lost its memor
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
+from threefold.kernel import wraps
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Refused, Unavailable
+from threefold.kernel.errors import Damaged, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.report import Report
 from threefold.quorum import keys
@@ -55,8 +58,40 @@ async def find_or_found(
         await _found(stores, roll, keyring, clock, report, system_identifier, wal_segment_bytes, wrapped_key)
         roll = await driver.run(read_roll(tuple(stores)))
     agreed = agreed_format(roll, keyring, QUORUM)
+    await _key_can_be_recovered(stores, keyring)
     incarnations = {name: each.incarnation for name, each in roll.members.items()}
     return Log(agreed, tuple(roll.members), roll.silent, incarnations, membership)
+
+
+async def _key_can_be_recovered(stores: Mapping[str, ObjectStore], keyring: Keyring) -> None:
+    """No epoch begins under a new master key before two stores hold it wrapped: the key file may burn with this host.
+
+    Raises Refused, Unavailable.
+    """
+    if keyring.key_id == keyring.founding:
+        return  # whether that one lies in the stores is said by the settings, and was warned of
+    found = await asyncio.gather(*(_wraps(store, keyring.key_id) for store in stores.values()))
+    if found.count(True) >= QUORUM:
+        return
+    if None in found:
+        raise Unavailable(f"whether two stores hold key {keyring.key_id} wrapped is not known: too few answer")
+    raise Refused(
+        f"fewer than two stores hold the master key {keyring.key_id} wrapped: with this host it would be lost",
+        hint="threefold keys rotate --passphrase puts it there, under a new passphrase",
+    )
+
+
+async def _wraps(store: ObjectStore, key_id: str) -> bool | None:
+    """Whether a wrapped copy there holds the key; None: it does not say."""
+    page = await store.list(keys.WRAPPED)
+    if not isinstance(page, Page):
+        return None
+    for listed in page.objects:
+        body = await store.read(listed.key)
+        with suppress(Damaged):
+            if isinstance(body, bytes) and key_id in wraps.describe(body).keys:
+                return True
+    return False
 
 
 async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:
@@ -96,11 +131,11 @@ async def _found(
         report("store probed", store=name, create_p50_ms=round(proof.create_p50 * 1000, 1))
     ours = next(
         iter(roll.members.values()),
-        Format(system_identifier, keyring.key_id, clock.new_id(), wal_segment_bytes=wal_segment_bytes),
+        Format(system_identifier, keyring.founding, clock.new_id(), wal_segment_bytes=wal_segment_bytes),
     )
     for name in roll.strangers:
         if wrapped_key is not None:
-            await create_confirmed(stores[name], keys.wrapped_key_key(keyring.key_id), wrapped_key)
+            await create_confirmed(stores[name], keys.wrapped_key_key(wraps.describe(wrapped_key).key_id), wrapped_key)
         await admit(stores[name], ours, clock)
     report("log founded", system_identifier=ours.log, stores=", ".join(stores))
 

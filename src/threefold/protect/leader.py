@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 import psutil
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Damaged, Fenced, Unavailable
+from threefold.kernel.errors import BadInput, Damaged, Fenced, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.report import Report
@@ -161,7 +161,10 @@ class Leader:
 
     async def look_for_newer(self) -> bool:
         """Whether two stores show our own beacon. Raises Fenced where any tells of a higher epoch."""
-        beacons = await beacon.read_leaders(self._with.stores, self._with.keyring)
+        try:
+            beacons = await beacon.read_leaders(self._with.stores, self._with.keyring)
+        except BadInput as other:
+            raise Fenced(f"another DRaaS server leads: {other.message}", hint=other.hint) from None
         newer = max(beacons, key=lambda each: each.epoch, default=None)
         if newer is not None and newer.epoch > self._leadership.epoch:
             raise Fenced(

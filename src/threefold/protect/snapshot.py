@@ -239,8 +239,9 @@ class _Intake:
 
     def _compressed(self, chunk: bytes) -> tuple[bytes, bytes | None]:
         """In a thread. None: the vault holds it already."""
-        name = self._namer.name(chunk)
-        return name, None if name in self._known else packs.compress(chunk)
+        names = self._namer.names(chunk)  # under older keys as well: a new key is no reason to send all anew
+        known = next((name for name in names if name in self._known), None)
+        return (known, None) if known is not None else (names[0], packs.compress(chunk))
 
     async def _settle_oldest(self) -> None:
         """In the order in which they were cut, so that neighbours in a file are neighbours in a pack."""

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from threefold.kernel.errors import Damaged
+from threefold.kernel.errors import Damaged, OtherKey
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import bundles, keys
 from threefold.quorum.builder import SegmentBuilder, Settled, WholeSegment
@@ -79,6 +79,7 @@ class _Item:
     optional: bool = False  # a bundle: nothing rests on it
     doubts: int = 0  # how often reading it back gave bytes that do not open
     on: set[str] = field(default_factory=set)
+    foreign: set[str] = field(default_factory=set)  # where another master key's object stands in its place
 
     @property
     def is_settled(self) -> bool:
@@ -229,6 +230,14 @@ class Appender:
         if not ours:
             try:
                 other = self._scope.codec.open(found)
+            except OtherKey as foreign:
+                # On two stores: who has a newer master key took over. One alone may lie: as good as damaged.
+                item.foreign.add(store)
+                if len(item.foreign) >= QUORUM:
+                    self.fenced = f"the log goes on under key {foreign.key_id}, which this server does not have"
+                    return
+                lane.reason, lane.missing = f"{item.key}: {foreign}", lane.missing + 1
+                return
             except Damaged as damage:
                 # Not a rival: a copy of ours that does not open, or was hurt on its way here.
                 lane.reason = f"{item.key}: {damage}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 
+from threefold.kernel import wraps
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import Keyring
 from threefold.quorum import keys
@@ -49,7 +50,7 @@ def check_log_object(
     elif key.startswith(f"{keys.MEMBERS}/"):
         if decode_notice(body).generation != keys.last_number(key):
             raise Damaged(f"{key} is the notice of another generation")
-    elif key.startswith("keys/") and _field(key, body, "key_id") != key.rpartition("/")[2]:
+    elif key.startswith(f"{keys.WRAPPED}/") and wraps.describe(body).key_id != keys.wraps_key(key):
         raise Damaged(f"{key} is the wrapped key of another name")
     return None
 

@@ -1,7 +1,7 @@
 """Where things lie in each store. Numbers are fixed-width hexadecimal so that listings sort.
 
 format                        who this log is, and this store's incarnation
-keys/{key id}                 the master key, wrapped
+keys/{key id}[-{suffix}]      the master keys, wrapped: one object for each way to open them
 epochs/{epoch}                who claimed it
 log/{epoch}/{slot}            entry or seal
 bundles/{epoch}/{number}      many small entries in one object, for readers (bundles.py)
@@ -23,6 +23,7 @@ BUNDLES: Final = "bundles"
 WAL: Final = "wal"
 TIMELINES: Final = "timelines"
 MEMBERS: Final = "members"
+WRAPPED: Final = "keys"
 
 SEGMENT_BYTES: Final = 16 * 1024 * 1024
 BUNDLE_SLOTS: Final = 256
@@ -60,8 +61,14 @@ def timeline_key(timeline: int) -> str:
     return f"{TIMELINES}/{timeline:08x}"
 
 
-def wrapped_key_key(key_id: str) -> str:
-    return f"keys/{key_id}"
+def wrapped_key_key(key_id: str, which: str = "") -> str:
+    """An object for each way to open a master key: the first under the key's id, later ones with a suffix as well."""
+    return f"{WRAPPED}/{key_id}-{which}" if which else f"{WRAPPED}/{key_id}"
+
+
+def wraps_key(key: str) -> str:
+    """The id of the master key that an object under `WRAPPED` wraps."""
+    return key.rpartition("/")[2].partition("-")[0]
 
 
 def notice_key(generation: int) -> str:

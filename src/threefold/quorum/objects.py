@@ -4,7 +4,7 @@
          0     4  magic ``3FLG``
          4     1  version, 1
          5     1  kind: 1 start (slot 0), 2 entry, 3 seal, 4 segment, 5 bundle
-         6     2  zero
+         6     2  key: the first bytes of the id of the master key that it was made with (zero: the founding one)
          8     8  log: PostgreSQL's system identifier
         16     8  epoch   }  entry, seal: where it lies; segment: the slot that holds the byte after its end,
         24     8  slot    }  which is where a reader goes on; bundle: its number
@@ -33,14 +33,16 @@ from typing import Final
 
 import zstandard
 
-from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import NONCE_BYTES, Keyring, Sealer
+from threefold.kernel.errors import BadInput, Damaged, OtherKey
+from threefold.kernel.keys import NONCE_BYTES, TAG_DIGITS, Keyring, Sealer, goes_on_under_another
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.keys import SEGMENT_BYTES
 
-_HEADER: Final = struct.Struct(">4sBBHQQQ16sIQQ32s")
+_HEADER: Final = struct.Struct(">4sBB2sQQQ16sIQQ32s")
 _MAGIC: Final = b"3FLG"
 _TAG_BYTES: Final = 16
+_KEY_AT: Final = slice(6, 8)
+_NO_KEY: Final = bytes(2)
 _NONCE: Final = bytes(NONCE_BYTES)
 NO_LINK: Final = bytes(32)
 NOWHERE: Final = Lsn(0)
@@ -92,19 +94,39 @@ class LogObject:
 
 
 class Codec:
-    """Encodes and opens the objects of one log. Not to be shared between threads."""
+    """Encodes and opens the objects of one log. Not to be shared between threads.
+
+    It seals with the key in force, and never with an older one than it has opened an object of: a host that has not
+    heard yet of a new key in force does not go back behind it.
+    """
 
     def __init__(self, keyring: Keyring, log: int) -> None:
         self.log = log
-        self._tag_key = keyring.subkey("log header")
-        self._payload_key = keyring.subkey("log payload")
+        marks = [bytes.fromhex(key_id[:TAG_DIGITS]) for key_id in keyring.ids]
+        self._tag_keys = {
+            mark: keyring.subkey("log header", each) for mark, each in zip(marks, keyring.ids, strict=True)
+        }
+        self._payload_keys = {
+            mark: keyring.subkey("log payload", each) for mark, each in zip(marks, keyring.ids, strict=True)
+        }
+        self._order = {mark: place for place, mark in enumerate(marks)}
+        for keys in (self._tag_keys, self._payload_keys):
+            keys[_NO_KEY] = keys[marks[0]]
+        self._order[_NO_KEY] = 0
+        self._mark = marks[keyring.ids.index(keyring.key_id)]
         self._compressor = zstandard.ZstdCompressor(level=1, write_content_size=True)
         self._decompressor = zstandard.ZstdDecompressor()  # to make one takes longer than to open a small entry
         self._keyring = keyring
 
     def fork(self) -> Codec:
         """Another one, for another thread."""
-        return Codec(self._keyring, self.log)
+        other = Codec(self._keyring, self.log)
+        other._mark = self._mark
+        return other
+
+    def other_key(self, key_id: str) -> BadInput:
+        """What to raise where the log is known to go on under a key that we do not have."""
+        return goes_on_under_another(key_id, self._keyring)
 
     def encode(self, header: Header, payload: bytes = b"") -> LogObject:
         """Compress, encrypt, frame. A seal has no payload."""
@@ -134,21 +156,33 @@ class Codec:
         if len(body) < HEADER_BYTES:
             raise Damaged(f"an object of the log has {len(body)} bytes, too few for its header")
         head = body[: _HEADER.size]
-        if not hmac.compare_digest(self._tag(head), body[_HEADER.size : HEADER_BYTES]):
-            raise Damaged("the header of an object of the log is damaged, or was made with another key")
-        magic, version, kind, zero, log, epoch, slot, writer, timeline, start, end, link = _HEADER.unpack(head)
-        if (magic, version, zero) != (_MAGIC, 1, 0):
+        if not self._is_ours(head, body[_HEADER.size : HEADER_BYTES]):
+            raise Damaged("the header of an object of the log is damaged")
+        magic, version, kind, mark, log, epoch, slot, writer, timeline, start, end, link = _HEADER.unpack(head)
+        if (magic, version) != (_MAGIC, 1):
             raise Damaged(f"an object of the log has the unknown format version {version}")
         if log != self.log:
             raise Damaged(f"an object belongs to the log of another database system, {log}, not {self.log}")
+        if self._order[mark] > self._order[self._mark]:
+            self._mark = mark
         return Header(Kind(kind), epoch, slot, writer.hex(), timeline, Lsn(start), Lsn(end), link)
+
+    def _is_ours(self, head: bytes, tag: bytes) -> bool:
+        """Whether the header is whole. Raises OtherKey where it names a key that we do not have, and nothing else."""
+        if head[_KEY_AT] in self._tag_keys:
+            return hmac.compare_digest(self._tag(head), tag)
+        before, after = head[: _KEY_AT.start], head[_KEY_AT.stop :]
+        hurt = any(hmac.compare_digest(self._tag(before + mark + after), tag) for mark in self._tag_keys)
+        if hurt or not head.startswith(_MAGIC):
+            return False
+        raise OtherKey(f"{head[_KEY_AT].hex()}...")
 
     def _pack(self, header: Header) -> bytes:
         return _HEADER.pack(
             _MAGIC,
             1,
             header.kind,
-            0,
+            self._mark,
             self.log,
             header.epoch,
             header.slot,
@@ -160,7 +194,7 @@ class Codec:
         )
 
     def _tag(self, head: bytes) -> bytes:
-        return hmac.digest(self._tag_key, head, "sha256")[:_TAG_BYTES]
+        return hmac.digest(self._tag_keys[head[_KEY_AT]], head, "sha256")[:_TAG_BYTES]
 
     def _sealer(self, head: bytes) -> Sealer:
-        return Sealer(hmac.digest(self._payload_key, head, "sha256"))
+        return Sealer(hmac.digest(self._payload_keys[head[_KEY_AT]], head, "sha256"))

@@ -205,9 +205,9 @@ def agreed_format(roll: Roll, keyring: Keyring, decisive: int) -> Format:
                 f"{name} holds the log of another database system ({other.log}, not {first.log})",
                 hint="two deployments share a place: give each a prefix of its own",
             )
-    if first.key_id != keyring.key_id:
+    if first.key_id != keyring.founding:
         raise BadInput(
-            f"this master key ({keyring.key_id}) is not the one of the log ({first.key_id})",
+            f"the first master key of this key file ({keyring.founding}) is not the one of the log ({first.key_id})",
             hint="use the key file that `threefold init` wrote, or the passphrase of this log",
         )
     return first

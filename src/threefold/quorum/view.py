@@ -2,6 +2,9 @@
 
 A store that answered nothing, an error, or bytes that do not open appears nowhere: unknown is neither present nor
 absent (invariant 7), and a damaged copy must never read as "no entry".
+
+A copy that names another master key is as good as damaged while one store alone shows it: that store may lie. Where as
+many as decide show it, the log goes on under a key that we do not have, and we say so.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from threefold.kernel.errors import Damaged, Refused
+from threefold.kernel.errors import Damaged, OtherKey, Refused
 from threefold.quorum import keys
 from threefold.quorum.keys import BUNDLE_SLOTS, SEGMENT_BYTES
 from threefold.quorum.majority import QUORUM
@@ -58,6 +61,7 @@ class View:
     seals: set[str] = field(default_factory=set)
     absent: set[str] = field(default_factory=set)
     damaged: set[str] = field(default_factory=set)
+    foreign: dict[str, str] = field(default_factory=dict)  # of the damaged: which other master key they name
 
     @property
     def key(self) -> str:
@@ -97,6 +101,8 @@ class View:
             or found.position != (self.epoch, self.slot)
         ):
             self.damaged.add(store)  # a whole object in the wrong place is as good as damaged
+            if (key_id := named_key(codec, answer)) is not None:
+                self.foreign[store] = key_id
             return
         if found.is_seal:
             self.seals.add(store)
@@ -124,6 +130,7 @@ def look_at(scope: Scope, positions: Sequence[tuple[int, int]], *, grace: float 
     width = len(scope.stores)
 
     decided = [0] * len(positions)
+    foreign = [0] * len(positions)
     judged, undecided = 0, len(positions)
 
     def enough(answers: Answers) -> bool:
@@ -131,15 +138,21 @@ def look_at(scope: Scope, positions: Sequence[tuple[int, int]], *, grace: float 
         for place in islice(answers, judged, None):  # asked after each answer: those before were counted then
             judged += 1
             # Damaged bytes decide nothing: counted, they would end the waiting before the store that knows answered.
-            if answers[place] is ABSENT or opened(scope.codec, answers[place]) is not None:
-                decided[place // width] += 1
-                undecided -= decided[place // width] == scope.decisive
+            tally, other = decided, foreign
+            if answers[place] is not ABSENT and opened(scope.codec, answers[place]) is None:
+                if named_key(scope.codec, answers[place]) is None:
+                    continue
+                tally, other = foreign, decided
+            tally[place // width] += 1
+            undecided -= tally[place // width] == scope.decisive > other[place // width]
         return undecided == 0
 
     answers: Answers = yield Ask(requests, enough, grace)
     views = [View(epoch, slot) for epoch, slot in positions]
     for place, answer in answers.items():
         views[place // width].learn(scope.codec, requests[place].store, answer)
+    for view in views:
+        _refuse_other_key(scope, view)
     return views
 
 
@@ -160,6 +173,24 @@ def opened(codec: Codec, answer: Answer) -> LogObject | None:
         return codec.open(answer)
     except Damaged:
         return None
+
+
+def named_key(codec: Codec, answer: Answer) -> str | None:
+    """The id of the master key that an object names and we do not have; None for anything else."""
+    if not isinstance(answer, bytes):
+        return None
+    try:
+        codec.open_header(answer)
+    except OtherKey as other:
+        return other.key_id
+    except Damaged:
+        return None
+    return None
+
+
+def _refuse_other_key(scope: Scope, view: View) -> None:
+    if view.entry is None and len(view.foreign) >= scope.decisive:
+        raise scope.codec.other_key(next(iter(view.foreign.values())))
 
 
 def _any(answers: Answers) -> bool:
@@ -190,3 +221,4 @@ def put(scope: Scope, view: View, body: bytes, stores: Sequence[str], *, patient
         answers = yield Ask(reads, _any, GRACE_S)
         for place, store in enumerate(doubtful):
             view.learn(scope.codec, store, answers.get(place))
+        _refuse_other_key(scope, view)

@@ -137,7 +137,7 @@ def _lacking(manifest: Manifest, file: File, path: Path, namer: ChunkNamer) -> l
         return [
             (number, offset)
             for number, offset in _all_of(file)
-            if namer.name(there.read(manifest.places[number].size)) != manifest.names[number]
+            if not namer.is_named(there.read(manifest.places[number].size), manifest.names[number])
         ]
 
 

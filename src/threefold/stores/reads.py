@@ -18,7 +18,7 @@ from functools import partial
 from typing import Final, TypeVar
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Damaged, NotThere, Unavailable
+from threefold.kernel.errors import Damaged, NotThere, OtherKey, Unavailable
 from threefold.stores.store import Gone, ObjectStore, Unknown
 
 T = TypeVar("T")
@@ -213,5 +213,8 @@ def _none_left(key: str, answers: Mapping[str, Gone | Unknown | Damaged]) -> Dam
     hint = "use an earlier snapshot, or the copy of a store that was not asked"
     if not damaged:
         return NotThere(f"{key} is not there, on {', '.join(absent)}", hint=hint)
+    others = {answer.key_id for answer in answers.values() if isinstance(answer, OtherKey)}
+    if len(others) == 1 and all(isinstance(answer, OtherKey | Gone) for answer in answers.values()):
+        return OtherKey(others.pop())
     also = f", and absent on {', '.join(absent)}" if absent else ""
     return Damaged(f"{key} is damaged on {', '.join(damaged)}{also}", hint=hint)

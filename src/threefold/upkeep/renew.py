@@ -27,6 +27,7 @@ from threefold.quorum.keys import TIMELINES, WAL
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.upkeep.listing import union
 from threefold.upkeep.prune import Prune
+from threefold.upkeep.wrapped import copies
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import snapshot_key
 from threefold.vault.retention import Policy
@@ -79,6 +80,7 @@ class Renewal:
         now = self._clock.now()
         done = Renewed(now + self._period)
         free, settled = await self._not_needed(done)
+        free |= await self._replaced_keys()
         self._progress.step("lock", "making locks longer", unit="objects")
         for prefix in (*AT_CREATION, MANIFESTS):
             silent: dict[str, str] = {}
@@ -91,6 +93,13 @@ class Renewal:
                 done.why.setdefault(name, f"it does not list its {prefix}: {reason}")
                 done.failed.setdefault(name, []).append(f"{prefix}/")
         return done
+
+    async def _replaced_keys(self) -> set[str]:
+        """Wrapped keys that a newer copy replaces: theirs are the locks that have to end. Unknown: they stay locked."""
+        try:
+            return {copy.key for copy in await copies(self._stores, self._keyring) if copy.replaced}
+        except ThreefoldError:
+            return set()
 
     async def snapshot(self, vault: Vault, snapshot: str) -> Renewed:
         """A new snapshot: its packs, those of earlier ones that it shares as well, then its manifest."""

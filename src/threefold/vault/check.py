@@ -25,7 +25,8 @@ def check_object(key: str, body: bytes, keyring: Keyring) -> None:
     opener, namer = pack.PackOpener(keyring), ChunkNamer(keyring)
     at = pack.HEADER_BYTES
     for chunk, place in opener.index(name, body, len(body)):
-        if place.offset != at or namer.name(opener.chunk(chunk, place, body[at : at + place.stored])) != chunk:
+        plain = opener.chunk(chunk, place, body[at : at + place.stored])
+        if place.offset != at or not namer.is_named(plain, chunk):
             raise Damaged(f"{key} holds a chunk that is not what its index says")
         at += place.stored
     if at != pack.index_begin(body):

@@ -225,7 +225,7 @@ class Vault:
     def _open(self, name: bytes, place: Place, sealed: bytes) -> bytes:
         """By key and by name: what whoever wrote the pack mixed up is found as well."""
         plain = self._opener.chunk(name, place, sealed)
-        if self._namer.name(plain) != name:
+        if not self._namer.is_named(plain, name):
             raise Damaged(f"a chunk of pack {place.pack} is not what it is named after")
         return plain
 

@@ -21,14 +21,25 @@ CHUNK_ID_BYTES: Final = 32
 
 
 class ChunkNamer:
-    """Names chunks under one master key."""
+    """Names chunks under the master key in force, and knows them by the names that older keys gave them."""
 
     def __init__(self, keyring: Keyring) -> None:
-        self._key = keyring.subkey("vault chunk names")
+        in_force = [key_id for key_id in keyring.ids if key_id == keyring.key_id]
+        others = [key_id for key_id in keyring.ids if key_id != keyring.key_id]
+        self._keys = [keyring.subkey("vault chunk names", key_id) for key_id in in_force + others]
+
+    def names(self, plain: bytes) -> list[bytes]:
+        """32 bytes each, the one to write first: equal for equal content, telling nothing to who lacks the key."""
+        content = digest(plain)
+        return [hmac.digest(key, content, "sha256") for key in self._keys]
 
     def name(self, plain: bytes) -> bytes:
-        """32 bytes: equal for equal content, and telling nothing to who lacks the key."""
-        return hmac.digest(self._key, digest(plain), "sha256")
+        """The one to write."""
+        return self.names(plain)[0]
+
+    def is_named(self, plain: bytes, name: bytes) -> bool:
+        """Whether any key of the ring gives this content that name."""
+        return name in self.names(plain)
 
 
 class Chunker:

@@ -6,8 +6,8 @@
      8   4  bytes of the sealed summary
     12   8  bytes of the sealed body
     20   8  random
-    28   .  summary: JSON, zstd, AES-256-GCM
-     .   .  body: JSON, zstd, AES-256-GCM
+    28   .  summary: JSON, zstd, sealed (kernel/keys.py)
+     .   .  body: JSON, zstd, sealed
 Numbers are big-endian. The first 28 bytes are authenticated with both parts. The key is derived for the snapshot's
 id; the nonces are the 8 random bytes and 0 (summary) or 1 (body), so two attempts under one id do not share one.
 
@@ -32,7 +32,7 @@ from typing import Any, Final
 import zstandard
 
 from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import Keyring
+from threefold.kernel.keys import SEALED_MORE, Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.vault.chunker import CHUNK_ID_BYTES
 from threefold.vault.pack import Place, pack_key
@@ -141,7 +141,7 @@ def encode(manifest: Manifest, keyring: Keyring, random_hex: str) -> bytes:
     parts = [zstandard.compress(json.dumps(part).encode()) for part in (_summary_record(manifest.summary), body)]
     random = bytes.fromhex(random_hex[:16])
     sealer = keyring.sealer(f"vault snapshot {manifest.summary.id}")
-    header = _HEADER.pack(_MAGIC, len(parts[0]) + 16, len(parts[1]) + 16, random)
+    header = _HEADER.pack(_MAGIC, len(parts[0]) + SEALED_MORE, len(parts[1]) + SEALED_MORE, random)
     return header + b"".join(
         sealer.seal(part, nonce=random + number.to_bytes(4, "big"), header=header) for number, part in enumerate(parts)
     )

@@ -3,8 +3,8 @@
      0   4  magic ``3FPK``
      4   1  version, 1
      5   3  zero
-     8   .  chunks: zstd, then AES-256-GCM (ciphertext and 16 bytes of tag); a chunk's name is authenticated with it
-     .   .  index: AES-256-GCM over one record a chunk: name (32), offset (4), stored bytes (4), plain bytes (4)
+     8   .  chunks: zstd, then sealed (kernel/keys.py: magic, key id, AES-256-GCM); the chunk's name is authenticated
+     .   .  index: sealed, one record a chunk: name (32), offset (4), stored bytes (4), plain bytes (4)
    -16   4  magic ``3FPI``
    -12   8  where the index begins
     -4   4  zero
@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 import zstandard
 
 from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import NONCE_BYTES, Keyring, Sealer
+from threefold.kernel.keys import NONCE_BYTES, Keyring, RingSealer
 from threefold.vault.chunker import CHUNK_BYTES, CHUNK_ID_BYTES
 
 # Large enough that a put's fixed cost vanishes, small enough that four of them are little memory.
@@ -133,7 +133,7 @@ class PackOpener:
 
     def __init__(self, keyring: Keyring) -> None:
         self._keyring = keyring
-        self._sealers: dict[str, Sealer] = {}
+        self._sealers: dict[str, RingSealer] = {}
 
     def chunk(self, name: bytes, place: Place, sealed: bytes) -> bytes:
         """A chunk's plain bytes. Raises Damaged where a bit differs or a part is missing."""
@@ -150,7 +150,7 @@ class PackOpener:
         for name, offset, stored, size in _RECORD.iter_unpack(plain):
             yield name, Place(pack, offset, stored, size)
 
-    def _sealer(self, pack: str) -> Sealer:
+    def _sealer(self, pack: str) -> RingSealer:
         if pack not in self._sealers:
             self._sealers[pack] = _sealer(self._keyring, pack)
         return self._sealers[pack]
@@ -166,7 +166,7 @@ def index_begin(tail: bytes) -> int:
     return int(begin)
 
 
-def _sealer(keyring: Keyring, pack: str) -> Sealer:
+def _sealer(keyring: Keyring, pack: str) -> RingSealer:
     return keyring.sealer(f"vault pack {pack}")
 
 
