@@ -37,6 +37,7 @@ from threefold.settings import Settings, Site
 from threefold.vault.chunk_store import Vault
 
 _SERVES_S = 2.0
+_PREPARING = "it is being prepared"
 
 
 def site_of(settings: Settings, name: str | None) -> Site:
@@ -222,7 +223,7 @@ async def prepared_of(parts: Parts) -> Prepared:
     agent = await wait_for_pulse(parts.stores, recovery.name, parts.keyring, parts.clock)
     await parts.clock.sleep(PERIOD_S * 1.5)
     second = await read_reports(parts.stores, parts.keyring)
-    living = [name for name, report in second.items() if name not in first or report.beat != first[name].beat]
+    living = [name for name, report in second.items() if name in first and report.beat != first[name].beat]
     return Prepared(
         policy=limits.policy,
         standby=settings.recovery.standby,
@@ -233,8 +234,8 @@ async def prepared_of(parts: Parts) -> Prepared:
         process_gone_s=limits.process_gone.total_seconds(),
         site_gone_s=limits.site_gone.total_seconds(),
         agent_lives=agent is not None,
-        copy="" if agent is None or agent.copy_ready else agent.copy_why or "it is being prepared",
-        sentinels=tuple(sorted(name for name in living if not name.startswith("agent-"))),
+        copy="" if agent is None or agent.copy_ready or agent.role == "active" else agent.copy_why or _PREPARING,
+        sentinels=tuple(sorted(living)),
         strict=limits.strict,
         without_quorum=limits.without_quorum,
     )

@@ -34,7 +34,9 @@ async def test_what_protect_cannot_use_is_refused_before_anything_is_written() -
         here.configure(stores={"S3": url.format(ports["S3"]).replace("crm-dr", "crm-other")})
         protecting = here.begin_protecting()
         await protecting.says("S3: S3 answered 404 NoSuchBucket")
-        await protecting.says("a new one needs all three stores; what S3 lacks: threefold check")
+        await protecting.says(
+            "S1 and S2 hold no log, and a new one needs all three stores; what S3 lacks: threefold check"
+        )
         assert "leading" not in protecting.said
         protecting.kill()
         error = await here.refused("check")

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 
 import pytest
 
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Unavailable
-from threefold.quorum.driver import Driver
+from threefold.kernel.keys import Keyring
+from threefold.kernel.lsn import Lsn
+from threefold.quorum.appender import Appender, Limits
+from threefold.quorum.driver import Driver, LogWriter
+from threefold.quorum.history import encode_start
+from threefold.quorum.objects import Codec, Header, Kind, LogObject
 from threefold.quorum.requests import Ask, Pause, Procedure, Read
+from threefold.quorum.view import Scope
 from threefold.stores.memory import MemoryStore
 from threefold.stores.store import ABSENT, Gone, Unknown
 
@@ -107,3 +114,46 @@ async def test_a_store_that_hangs_is_waited_for_once_and_again_when_it_has_answe
     hangs.awake.set()
     await asyncio.sleep(0.05)  # what was left alone comes in
     assert await driver.run(_each(3)) == [3] * 3
+
+
+class _Guarded(Codec):
+    """Slow to encode what is large, and counts who is in it."""
+
+    crowded = False
+    bundles = segments = 0
+
+    def __init__(self) -> None:
+        super().__init__(Keyring(bytes(32)), 7)
+        self._inside = 0
+
+    def fork(self) -> Codec:
+        return _Guarded()
+
+    def encode(self, header: Header, payload: bytes = b"") -> LogObject:
+        self._inside += 1
+        try:
+            if header.kind in {Kind.SEGMENT, Kind.BUNDLE}:
+                _Guarded.bundles += header.kind is Kind.BUNDLE
+                _Guarded.segments += header.kind is Kind.SEGMENT
+                time.sleep(0.05)
+            _Guarded.crowded |= self._inside > 1
+            return super().encode(header, payload)
+        finally:
+            self._inside -= 1
+
+
+async def test_a_codec_is_in_one_thread_at_a_time_though_a_bundle_is_encoded_beside_a_segment() -> None:
+    """Two threads in one compressor are a crash, or a segment that is not what it says."""
+    scope = Scope(("S1", "S2", "S3"), _Guarded(), "0a" * 16, segment_bytes=64, bundle_slots=2)
+    first = scope.codec.encode(Header(Kind.START, 1, 0, scope.writer, 1, Lsn(0), Lsn(0)), encode_start((), b""))
+    appender = Appender(scope, first, (), Lsn(0), Limits(entry_bytes=8))
+    stores = {name: MemoryStore(name) for name in scope.stores}
+    writer = LogWriter(Driver(stores, SystemClock()), appender, scope.codec, SystemClock(), lambda _: None)
+    writer.offer(bytes(64 * 8))
+    async with asyncio.timeout(10):
+        while not appender.idle:
+            await asyncio.sleep(0.01)
+    assert _Guarded.bundles > 10
+    assert _Guarded.segments > 5
+    assert not _Guarded.crowded
+    await writer.close()

@@ -93,3 +93,61 @@ async def test_a_new_driver_knows_it_too(known: bool) -> None:
     assert await Driver(stores, SystemClock()).run(two()) == 2
     assert (time.monotonic() - began < 0.5) is known
     inner["S1"].stands.set()
+
+
+class Far(MemoryStore):
+    """A quarter of a second away; ``cut``: nothing comes back."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.objects["k"] = b"x"
+        self.cut = False
+        self.seconds = 0.25
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        await asyncio.sleep(3600 if self.cut else self.seconds)
+        return await super().read(key, start=start, length=length)
+
+
+async def test_far_stores_that_were_cut_off_for_a_moment_are_heard_again() -> None:
+    """Each sign of life comes too late for its own asker: it counts all the same."""
+    health, inner = HealthBook(NAMES), {name: Far(name) for name in NAMES}
+    stores = {name: ObservedStore(store, SystemClock(), health) for name, store in inner.items()}
+    assert (await _timed(stores))[0] == set(NAMES)
+    for store in inner.values():
+        store.cut = True
+    assert (await _timed(stores))[0] == set()
+    for store in inner.values():
+        store.cut = False
+    assert (await _timed(stores))[0] == set(NAMES), "with fewer than two others nobody is given up early"
+    inner["S2"].cut = True
+    await _timed(stores)
+    inner["S2"].cut = False
+    await asyncio.sleep(0.1)
+    answered = [await _timed(stores) for _ in range(4)]
+    assert answered[-1][0] == set(NAMES)
+
+
+async def test_what_was_given_up_soon_or_takes_long_by_nature_says_nothing() -> None:
+    inner, stores = {"S1": Far("S1")}, {}
+    inner["S1"].objects["packs/1"] = b"much"
+    stores["S1"] = ObservedStore(inner["S1"], SystemClock(), HealthBook(NAMES))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(stores["S1"].read("k"), 0.05)
+    await asyncio.sleep(HANGS_S * 1.1)
+    assert not stores["S1"].hangs
+    inner["S1"].seconds = HANGS_S * 1.5
+    pack = asyncio.create_task(stores["S1"].read("packs/1"))
+    await asyncio.sleep(HANGS_S * 1.2)
+    assert not stores["S1"].hangs
+    await pack
+
+
+async def test_whoever_needs_the_answer_waits_for_it() -> None:
+    inner, stores = _three()
+    inner["S2"].stands.clear()
+    await _timed(stores)
+    assert stores["S2"].hangs
+    began = time.monotonic()
+    await answers_soon(stores, lambda store: store.read("k"), 0.6, patiently=True)
+    assert time.monotonic() - began > 0.5

@@ -21,7 +21,7 @@ from threefold.protect import beacon
 from threefold.protect.beacon import LeaderStatus
 from threefold.quorum.majority import QUORUM
 from threefold.stores.soon import answers_soon
-from threefold.stores.store import ABSENT, ObjectStore, Page
+from threefold.stores.store import ABSENT, Gone, ObjectStore, Page, Unknown
 
 ROUND_S: Final = 1.0
 _PATIENCE_S: Final = 3.0
@@ -37,15 +37,18 @@ async def read_reports(stores: Mapping[str, ObjectStore], keyring: Keyring) -> d
     Of several the one with the highest beat; runs cannot be ordered, so this is for people and not for a detector.
     """
     found: dict[str, Report] = {}
-    pages = await answers_soon(stores, lambda store: store.list("beacons"))
-    for name, page in pages.items():
-        keys = _sentinels(page) if isinstance(page, Page) else []
-        bodies = dict(zip(keys, await asyncio.gather(*(stores[name].read(key) for key in keys)), strict=True))
+    for bodies in (await answers_soon(stores, _sentinels_of)).values():
         for key, body in bodies.items():
             report = _opened(body, key, keyring) if isinstance(body, bytes) else None
             if report is not None and report.beat >= (found[key].beat if key in found else 0):
                 found[key] = report
     return {report.vantage: report for report in found.values()}
+
+
+async def _sentinels_of(store: ObjectStore) -> dict[str, bytes | Gone | Unknown]:
+    page = await store.list("beacons")
+    keys = _sentinels(page) if isinstance(page, Page) else []
+    return dict(zip(keys, await asyncio.gather(*(store.read(key) for key in keys)), strict=True))
 
 
 class StoreWatch:

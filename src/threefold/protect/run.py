@@ -124,10 +124,10 @@ class _Server:
         """Two stores tell which site is active; that there is no log yet, and so no switch, takes all three."""
         driver = Driver(self._with.stores, self._with.clock)
         seen = await driver.run(read_roll(tuple(self._with.stores)))
-        if seen.members or not seen.silent:
+        if seen.members or not seen.silent or not seen.strangers:
             return error.hint
-        silent = ", ".join(seen.silent)
-        return f"no log is there yet, and a new one needs all three stores; what {silent} lacks: threefold check"
+        empty, silent = " and ".join(seen.strangers), " and ".join(seen.silent)
+        return f"{empty} hold no log, and a new one needs all three stores; what {silent} lacks: threefold check"
 
     async def _by_a_switch(self, here: Where) -> bool:
         now = await self._ask()

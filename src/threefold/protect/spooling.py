@@ -237,7 +237,9 @@ class Spooling:
             return set()
         body = degraded.encode(declaration, self._keyring, bytes.fromhex(self._clock.new_id())[:NONCE_BYTES])
         answers = await answers_soon(
-            {n: self._stores[n] for n in sorted(on)}, lambda store: store.create(declaration.key, body)
+            {n: self._stores[n] for n in sorted(on)},
+            lambda store: store.create(declaration.key, body),
+            patiently=True,
         )
         return {name for name, answer in answers.items() if isinstance(answer, Made)}
 

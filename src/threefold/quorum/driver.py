@@ -208,7 +208,8 @@ class LogWriter:
     async def _perform(self, send: Send) -> None:
         answer: Answer | LogObject
         if isinstance(send.request, Encode):
-            answer = await asyncio.to_thread(self._codec.encode, send.request.header, send.request.payload)
+            codec = self._codec.fork()  # one thread's; a bundle may be encoded beside a segment
+            answer = await asyncio.to_thread(codec.encode, send.request.header, send.request.payload)
         else:
             answer = await self._driver.perform(send.request)
         self.appender.answer(send.token, answer, self._clock.monotonic())

@@ -91,8 +91,11 @@ async def read_extent(
     note: Callable[[str], None] = lambda _: None,
     *,
     patience: float = PATIENCE_S,
+    hurried: bool = False,
 ) -> Extent:
     """What the stores hold. One store alone is believed only where one alone was handed in.
+
+    ``hurried``: a store that is known to hang is not waited for to hear whether it knows of an RPO > 0.
 
     Raises NotThere where there is no log, BadInput for another key, Unavailable where two stores are needed and one
     answers, Refused where the stores hold different logs.
@@ -120,7 +123,7 @@ async def read_extent(
     for sentence in _damage(found):
         notes.append(sentence)
         note(sentence)
-    for sentence in await _degraded(stores, keyring):
+    for sentence in await _degraded(stores, keyring, patiently=not hurried):
         notes.append(sentence)
         note(sentence)
     reader = Reader({name: stores[name] for name in members}, clock, note)
@@ -154,9 +157,10 @@ def _moved(scope: Scope, named: tuple[str, ...], now: Membership) -> Scope:
     return replace(scope, stores=members, membership=now)
 
 
-async def _degraded(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[str]:
+async def _degraded(stores: Mapping[str, ObjectStore], keyring: Keyring, *, patiently: bool) -> list[str]:
     """What was declared to be on one disk alone (degraded.py), and is not known to have come back."""
-    pages = await answers_soon(stores, lambda store: store.list(degraded.DEGRADED), _DEGRADED_PATIENCE_S)
+    patience = _DEGRADED_PATIENCE_S
+    pages = await answers_soon(stores, lambda store: store.list(degraded.DEGRADED), patience, patiently=patiently)
     listed = {each.key: name for name, page in pages.items() if isinstance(page, Page) for each in page.objects}
     sentences = []
     for key in degraded.standing(listed):

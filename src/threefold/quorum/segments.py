@@ -46,7 +46,7 @@ def segment_of(scope: Scope, lsn: int) -> int:
 def newest_segment(
     scope: Scope, timeline: int, known: SegmentAt | None, at: Lsn | None = None
 ) -> Procedure[SegmentAt | None]:
-    """The last segment of the timeline; None if there is none.
+    """The last segment of the timeline; None if there is none. Raises Damaged where that cannot be told (`_usable`).
 
     Walks on by key from ``known``, or else from the segment that holds the byte ``at``: if that byte was ever trimmed
     from the slots, its segment is there. Listings are asked only where neither gives a beginning.

@@ -8,7 +8,7 @@ from typing import Protocol
 from threefold.kernel.clock import Clock
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
-from threefold.quorum.reader import read_extent, read_wal
+from threefold.quorum.reader import Extent, read_extent, read_wal
 from threefold.recover.remains import read_remains
 from threefold.stores.store import ObjectStore
 from threefold.vault.manifest import Summary
@@ -72,8 +72,19 @@ async def open_quorum_log(
     stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, note: Callable[[str], None]
 ) -> OpenLog:
     """The real one (quorum/reader.py)."""
-    extent = await read_extent(stores, keyring, clock, note)
+    return _opened(stores, keyring, clock, note, await read_extent(stores, keyring, clock, note))
 
+
+async def open_log_in_a_hurry(
+    stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, note: Callable[[str], None]
+) -> OpenLog:
+    """The same in the midst of a switch: what a store that hangs would warn of is not waited for."""
+    return _opened(stores, keyring, clock, note, await read_extent(stores, keyring, clock, note, hurried=True))
+
+
+def _opened(
+    stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, note: Callable[[str], None], extent: Extent
+) -> OpenLog:
     def read(start: Lsn, end: Lsn) -> AsyncIterator[tuple[int, Lsn, bytes]]:
         return read_wal(stores, keyring, clock, extent, start=start, end=end, note=note)
 

@@ -37,7 +37,7 @@ from threefold.recover.destination import MARKER, disk_errors, write_durably
 from threefold.recover.feed import ForeignCopy, Layer, PgWal, put_histories, taken_timelines
 from threefold.recover.follow import SYNC, Do, Folder, ahead, kept_when_promoted, laid_over, what_to_do
 from threefold.recover.former import why_not_as_it_is
-from threefold.recover.log import OpenLog, OpensLog, open_quorum_log
+from threefold.recover.log import OpenLog, OpensLog, open_log_in_a_hurry
 from threefold.recover.questions import Position, Questions
 from threefold.recover.start import Promoted, explain, said_since
 from threefold.recover.upstream import hba_lines, own_conninfo, primary_conninfo
@@ -78,7 +78,7 @@ class Standby:
         run_as: str | None = None,
         socket_dir: Path | None = None,
         settings: Mapping[str, str] | None = None,
-        open_log: OpensLog = open_quorum_log,
+        open_log: OpensLog = open_log_in_a_hurry,
     ) -> None:
         """``login``: the conninfo of [system] dsn with its password; that role asks the copy where it is.
 

@@ -19,7 +19,8 @@ from threefold.stores.store import Gone, Locked, Made, ObjectStore, Page, Unknow
 from threefold.stores.traffic import Traffic
 
 T = TypeVar("T")
-HANGS_S: Final = 1.0
+HANGS_S: Final = 0.9  # less than the second that most who ask give it
+_LARGE: Final = frozenset({"packs", "wal", "snapshots"})  # may take long, and say nothing of the store by that
 
 
 @dataclass(slots=True)
@@ -40,7 +41,8 @@ class ObservedStore:
         self._clock = clock
         self._health = health
         self._counts: dict[tuple[Operation, str], _Count] = {}
-        self._unanswered_since: float | None = None
+        self._unanswered_since: float | None = None  # of the requests whose answer is due at once
+        self._flying = 0
 
     @property
     def name(self) -> str:
@@ -101,6 +103,20 @@ class ObservedStore:
     async def close(self) -> None:
         await self._store.close()
 
+    def _asked_at(self, now: float) -> None:
+        self._flying += 1
+        if self._unanswered_since is None:
+            self._unanswered_since = now
+
+    def _ended(self, now: float, *, heard: bool, soon: bool) -> None:
+        """A request that was given up soon proves nothing, and where nobody asks any more silence means nothing."""
+        self._flying -= 1
+        since = self._unanswered_since
+        if heard:
+            self._unanswered_since = now if self._flying else None
+        elif soon and not self._flying and since is not None and now - since < HANGS_S:
+            self._unanswered_since = None
+
     async def _watch(self, operation: Operation, key: str, request: Awaitable[T], *, sent: int = 0) -> T:
         counted = (operation, key.partition("/")[0])
         count = self._counts.get(counted)
@@ -109,18 +125,24 @@ class ObservedStore:
         count.requests += 1
         count.bytes_out += sent
         began = self._clock.monotonic()
-        if self._unanswered_since is None:
-            self._unanswered_since = began
+        prompt = sent <= SMALL and counted[1] not in _LARGE  # an answer is due at once
+        if prompt:
+            self._asked_at(began)
         try:
             answer = await request
         except asyncio.CancelledError:
             now = self._clock.monotonic()
             self._health.given_up(self.name, operation, now - began, now)
+            if prompt:
+                self._ended(now, heard=False, soon=now - began < HANGS_S)
             raise
         now = self._clock.monotonic()
         error = answer.reason if isinstance(answer, Unknown) else None
-        if error is None or now - began < HANGS_S:  # a refusal that comes at once is an answer, a time-out is none
-            self._unanswered_since = None
+        soon = now - began < HANGS_S  # a refusal that comes at once is an answer, a time-out is none
+        if prompt:
+            self._ended(now, heard=error is None or soon, soon=soon)
+        elif error is None:
+            self._unanswered_since = now if self._flying else None
         received = len(answer) if isinstance(answer, bytes) else 0
         self._health.record(self.name, operation, now - began, sent + received, error, now)
         count.unknown += error is not None
