@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from pathlib import Path
 
 import pytest
 from tests.pg import BOTH
@@ -11,8 +13,10 @@ from tests.protect_process import SYNC, Team, site, until
 from tests.standing import ask, cluster_of, fenced, flushed, held, replayed, standby_of
 
 from threefold.kernel.errors import Unavailable
+from threefold.postgres.binaries import major_of
 from threefold.quorum.keys import timeline_key
 from threefold.quorum.timelines import seal_history
+from threefold.recover.destination import MARKER
 
 
 @pytest.mark.parametrize("major", BOTH)
@@ -141,3 +145,28 @@ async def test_it_is_taken_up_again_as_it_runs() -> None:
         assert "password" not in (standby.data_dir / "postgresql.auto.conf").read_text()
         assert standby.data_dir.with_name("data.pgpass").stat().st_mode & 0o777 == 0o600
         await next_one.close()
+
+
+async def test_a_restoring_that_was_cut_short_is_gone_on_with_whatever_it_left() -> None:
+    """A machine without power leaves files of their full length without their bytes, PG_VERSION among them."""
+    async with site(18) as here, standby_of(here) as standby, here.parts() as parts:
+        await here.protect()
+        await here.done("snapshot")
+        await standby.prepare()
+        marker = standby.data_dir / MARKER
+        marker.write_text(json.dumps({**json.loads(marker.read_text()), "finished": False}))
+        (standby.data_dir / "PG_VERSION").write_bytes(bytes(3))
+        again = held(parts, here, standby.data_dir, standby.port)
+        await again.stop()
+        assert (await again.prepare()).how == "restored"
+        await again.start(here.primary.dsn())
+        await replayed(again, await flushed(here))
+        await again.stop()
+        await again.close()
+
+
+@pytest.mark.parametrize(("said", "major"), [(b"18\n", 18), (b"", None), (b"\0\0\0", None), (b"\xff", None)])
+def test_the_major_version_of_a_folder(tmp_path: Path, said: bytes, major: int | None) -> None:
+    assert major_of(tmp_path) is None
+    (tmp_path / "PG_VERSION").write_bytes(said)
+    assert major_of(tmp_path) == major

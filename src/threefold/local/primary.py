@@ -16,7 +16,7 @@ from psycopg import sql
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Unavailable
 from threefold.local.home import CRM_USER, REPLICATION_USER, Home
-from threefold.postgres.binaries import find_binaries
+from threefold.postgres.binaries import find_binaries, major_of
 from threefold.postgres.server import Server
 from threefold.protect.where import APPLICATION_NAME
 
@@ -31,8 +31,7 @@ class Primary:
         self._home = home
         self._clock = clock
         configured = home.settings.recovery.binaries
-        version = home.primary / "PG_VERSION"
-        major = int(version.read_text()) if version.exists() else None
+        major = major_of(home.primary)
         self.server = Server(
             find_binaries(major, home.settings.path(configured) if configured else None),
             home.primary,

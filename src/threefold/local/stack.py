@@ -22,7 +22,7 @@ from threefold.kernel.errors import Refused, Unavailable
 from threefold.local.home import Home
 from threefold.local.primary import Primary
 from threefold.local.processes import Child, Hear, alive, answers, start, until
-from threefold.postgres.binaries import find_binaries
+from threefold.postgres.binaries import find_binaries, major_of
 from threefold.postgres.server import Server
 from threefold.protect.child import is_locked
 from threefold.settings import Store
@@ -109,14 +109,13 @@ class Stack:
         """Its PostgreSQL runs on without its agent; here it ends with the rest."""
         await self.children[STANDBY].stop()
         folder = self._standby_folder
-        if folder is None or not (folder / "PG_VERSION").exists():
+        major = major_of(folder) if folder is not None else None
+        if folder is None or major is None:
             return
         configured = self.home.settings.recovery.binaries
         _, _, port = self.home.settings.recovery.listen.rpartition(":")
         server = Server(
-            find_binaries(
-                int((folder / "PG_VERSION").read_text()), self.home.settings.path(configured) if configured else None
-            ),
+            find_binaries(major, self.home.settings.path(configured) if configured else None),
             folder,
             int(port),
             clock=self._clock,

@@ -118,6 +118,15 @@ class Features:
     icu: bool
 
 
+def major_of(data_dir: Path) -> int | None:
+    """The major version of a data folder; None where there is none, or one whose restoring was cut short."""
+    try:
+        said = (data_dir / "PG_VERSION").read_text().strip()
+    except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+        return None
+    return int(said) if said.isascii() and said.isdecimal() else None
+
+
 def features(binaries: Binaries) -> Features:
     """As its pg_config tells. ICU is built in unless left out since 16, and the other way round before."""
     options = _pg_config(binaries, "--configure")

@@ -21,7 +21,7 @@ from threefold.kernel.errors import Refused
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
-from threefold.postgres.binaries import Binaries
+from threefold.postgres.binaries import Binaries, major_of
 from threefold.postgres.control import read_control
 from threefold.recover import overrides
 from threefold.recover.configure import configure
@@ -119,7 +119,12 @@ def read_marker(into: Path) -> dict[str, Any] | None:
 
 
 async def _same_system(with_: Copying, into: Path, expected: int) -> None:
-    major = int((into / "PG_VERSION").read_text().strip())
+    major = major_of(into)
+    if major is None:
+        raise Refused(
+            f"{into} holds no database that can be told: its PG_VERSION is missing or damaged",
+            hint="if nothing in it is needed, remove it, and run this again",
+        )
     control = await read_control(with_.find_binaries(major), into)
     if control.system_identifier != expected:
         raise Refused(

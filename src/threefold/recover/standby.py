@@ -25,7 +25,7 @@ from threefold.kernel.errors import BadInput, NotThere, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
-from threefold.postgres.binaries import Binaries
+from threefold.postgres.binaries import Binaries, major_of
 from threefold.postgres.control import read_control
 from threefold.postgres.server import Server
 from threefold.postgres.timeline import begins_at, history_name, parse_history, timeline_at
@@ -105,11 +105,11 @@ class Standby:
     def server(self) -> Server:
         """Raises NotThere before there is a data folder."""
         if self._server is None:
-            version = self.data_dir / "PG_VERSION"
-            if not version.exists():
+            major = major_of(self.data_dir)
+            if major is None:
                 raise NotThere(f"there is no PostgreSQL data folder in {self.data_dir}", hint="prepare it first")
             self._server = Server(
-                self._with.find_binaries(int(version.read_text().strip())),
+                self._with.find_binaries(major),
                 self.data_dir,
                 self.port,
                 self._host,
@@ -216,7 +216,7 @@ class Standby:
     async def stop(self) -> None:
         """Stopped already is fine."""
         await self._questions.close()
-        if (self.data_dir / "PG_VERSION").exists():
+        if major_of(self.data_dir) is not None:
             await self.server.stop()
 
     async def close(self) -> None:
@@ -419,7 +419,7 @@ class Standby:
     def _look(self) -> Folder:
         there = self.data_dir
         exists = there.is_dir()
-        postgres = (there / "PG_VERSION").is_file() and (there / "global").is_dir()
+        postgres = major_of(there) is not None and (there / "global").is_dir()
         return Folder(
             there,
             empty=not exists or not any(path.name != f"{MARKER}.new" for path in there.iterdir()),
