@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import resource
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -207,12 +210,42 @@ async def test_a_store_that_is_away_stops_a_rotation_which_then_goes_on() -> Non
 
 
 async def test_no_secret_in_logs_errors_processes_or_dumps() -> None:
+    with dumps_allowed():
+        await _no_secret()
+
+
+@contextmanager
+def dumps_allowed() -> Iterator[None]:
+    """Processes that are started meanwhile would write core dumps, if they did nothing about it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    assert hard != 0, "no process here could write a core dump: nothing would be shown"
+    resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_CORE, (soft, hard))
+
+
+def test_who_is_about_to_hold_a_key_is_not_dumpable() -> None:
+    code = """
+import ctypes, resource
+from threefold.kernel.hardening import keep_out_of_dumps
+look = lambda: (ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), resource.getrlimit(resource.RLIMIT_CORE)[0])  # PR_GET_DUMPABLE
+before = look()
+keep_out_of_dumps()
+print(before, look())
+"""
+    with dumps_allowed():
+        told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r"\(1, (-1|[1-9]\d*)\) \(0, 0\)\n", told), told
+
+
+async def _no_secret() -> None:
     async with kept() as here:
         with listed() as seen:
             protecting = await here.protect()
-            status = Path(f"/proc/{protecting.pid}/limits").read_text()
-            assert re.search(r"Max core file size +0 ", status)
-            assert Path(f"/proc/{protecting.pid}/mem").stat().st_uid == 0  # not dumpable: its user may not look in
+            limits = Path(f"/proc/{protecting.pid}/limits").read_text()
+            assert re.search(r"Max core file size +0 ", limits)
             shares = here.home / "shares"
             await keys_(here, "split", "--to", shares)
             paper = sorted(shares.iterdir())
