@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from typing import Any
+
 import pytest
 from tests.simulation.world import World, at_once
 
-from threefold.failover.deciding import Desk, decide, look
+from threefold.failover.deciding import Desk, Unclear, decide, look
 from threefold.failover.steps import Kind, Step, encode, key_of
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.keys import Keyring
@@ -14,7 +17,9 @@ from threefold.quorum.intake import StoreIntake
 from threefold.quorum.members import Format
 from threefold.quorum.membership import FOUNDED, Membership, ReplacedError
 from threefold.quorum.notices import encode_notice, newest_notice, put_notice
+from threefold.quorum.requests import Pause, Read
 from threefold.stores.memory import MemoryStore
+from threefold.stores.store import Unknown
 
 JOINT = Membership(1, ("S1", "S2"), "S3", "S4")
 NEW = JOINT.completed()
@@ -52,6 +57,50 @@ def test_nothing_is_concluded_in_the_journal_by_two_of_the_old_three(pair: tuple
         with pytest.raises(ReplacedError):
             at_once(world, procedure, pair)
     at_once(world, look(Desk(OLD_THREE, KEYRING, generation=1), key), pair)
+
+
+def _at_once_with(world: World, procedure: Generator[Any, Any, Any], answer: bytes | Unknown) -> Any:
+    """As `at_once`, but what S1 and S2 answer when they are asked for a notice is this; S3 says the truth."""
+    notices, value, pauses = keys.MEMBERS, None, 20
+    while True:
+        try:
+            step = procedure.send(value)
+        except StopIteration as end:
+            return end.value
+        if isinstance(step, Pause):
+            pauses -= 1
+            if not pauses:
+                raise TimeoutError
+            value = None
+            continue
+        value = {}
+        for place, request in enumerate(step.requests):
+            doubtful = isinstance(request, Read) and request.key.startswith(notices) and request.store != "S3"
+            found = world.stores[request.store].perform(request, world.now, stale=False)
+            value[place] = answer if doubtful else found
+
+
+@pytest.mark.parametrize("answer", [Unknown("503"), b"damaged"])
+def test_a_store_that_does_not_say_whether_it_has_a_notice_has_no_vote(answer: bytes | Unknown) -> None:
+    """The middle has begun, S1 is silent or damaged, and so is S2's answer: nothing was decided on S2 and S3."""
+    world, key = _world(), key_of(1, 0)
+    body = encode(Step(Kind.ORDERED, "us", "", 0.0, {"to": "x", "source": ""}), key, KEYRING, bytes(12))
+    desk = Desk(OLD_THREE, KEYRING)
+    at_once(world, put_notice(JOINT), OLD_THREE)
+    with pytest.raises(TimeoutError):
+        _at_once_with(world, decide(desk, key, body), answer)
+    assert _at_once_with(world, look(desk, key), answer) == Unclear((body,))
+
+
+@pytest.mark.parametrize("answer", [Unknown("503"), b"damaged"])
+def test_that_nobody_has_a_notice_is_concluded_from_two_that_say_so(answer: bytes | Unknown) -> None:
+    world = _world()
+    at_once(world, put_notice(JOINT), OLD_THREE)
+    with pytest.raises(TimeoutError):
+        _at_once_with(world, newest_notice(OLD_THREE), answer)
+    with pytest.raises(TimeoutError):
+        at_once(world, newest_notice(OLD_THREE), ("S3",))
+    assert at_once(world, newest_notice(OLD_THREE), ("S2", "S3")) == JOINT
 
 
 async def test_an_intake_on_two_of_the_old_three_is_not_believed() -> None:

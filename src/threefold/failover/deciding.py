@@ -18,6 +18,7 @@ no epoch was ever claimed either, there is no log yet, and no switch.
 
 *Members.* A store may be replaced (quorum/membership.py). The stores of the desk were chosen by a generation; whoever
 has the notice of a newer one says so when it is asked for ``format``, and nothing is concluded (quorum/notices.py).
+Only a store that says it has none votes: one whose answer does not come, or is damaged, may have it (invariant 7).
 
 *Order of proposals.* Behind a key only what follows the decided steps before it is proposed (steps.may_follow), and a
 switch's number only when the one before can no longer go back. A proposer that is behind therefore loses its create
@@ -126,7 +127,8 @@ def _of_members(desk: Desk, votes: Votes) -> Procedure[Verdict]:
     seen = roll({store: answers.get(place) for place, store in enumerate(voters)})
     if len(seen.members) < QUORUM <= len(seen.strangers) and (yield from _unborn(desk)):
         return Undecided()
-    return judge({store: votes[store] for store in seen.members})
+    unmoved = {store for place, store in enumerate(voters) if answers.get(len(voters) + place) is ABSENT}
+    return judge({store: votes[store] for store in seen.members if store in unmoved})
 
 
 def _unborn(desk: Desk) -> Procedure[bool]:

@@ -32,7 +32,7 @@ _GRACE_OF_FOUR_S: Final = 1.0
 
 
 def newest_notice(stores: Iterable[str]) -> Procedure[Membership]:
-    """The newest membership that any of these stores tells of; FOUNDED where none does. Two are enough to go on.
+    """The newest membership that any of these stores tells of; FOUNDED where none does. Asked until two have told.
 
     Of four, two may be the one that leaves and the one that joins, which need not know: the others get more time.
     """
@@ -40,15 +40,20 @@ def newest_notice(stores: Iterable[str]) -> Procedure[Membership]:
     grace = GRACE_S if len(asked) <= STORES else _GRACE_OF_FOUR_S
 
     def told(answers: Answers) -> bool:
-        return sum(answer is ABSENT or isinstance(answer, bytes) for answer in answers.values()) >= QUORUM
+        absent = sum(answer is ABSENT for answer in answers.values())
+        readable = sum(notice_in([answer], now.generation + 1) is not None for answer in answers.values())
+        return absent + readable >= QUORUM
 
     while True:
         key = notice_key(now.generation + 1)
         answers: Answers = yield Ask(tuple(Read(store, key) for store in asked), told, grace)
         found = notice_in(answers.values(), now.generation + 1)
-        if found is None:
+        if found is not None:
+            now = found
+        elif told(answers):
             return now
-        now = found
+        else:  # who did not answer, or not readably, may have one (invariant 7)
+            yield Pause(_AGAIN_S)
 
 
 def notice_in(answers: Iterable[Answer], generation: int) -> Membership | None:
