@@ -1,7 +1,7 @@
 """The master keys, what is derived from them, and authenticated encryption with them.
 
 One 32-byte master key is in force at a time; a *ring* holds it and all before it, the founding one first, so that what
-was sealed stays readable without being rewritten (docs/adr/0010-keys.md). Subkeys by HKDF-SHA256 (RFC 5869), one per
+was sealed stays readable without being rewritten (docs/adr/0011-keys.md). Subkeys by HKDF-SHA256 (RFC 5869), one per
 purpose, so that a nonce only has to be unique within its purpose. AES-256-GCM (NIST SP 800-38D): what opens is what was
 sealed (invariant 6), and the provider sees ciphertext only (invariant 8).
 

@@ -2,7 +2,7 @@
 
 Two things are called rotation. A new passphrase or new shares change how the same keys are opened: only objects under
 ``keys/`` change. A new master key is *prepared* first (it reads, it does not seal), then put into force; an epoch has
-one key, so it seals from the next epoch on (docs/adr/0010-keys.md). The new wrapped copy holds all keys.
+one key, so it seals from the next epoch on (docs/adr/0011-keys.md). The new wrapped copy holds all keys.
 """
 
 from __future__ import annotations
