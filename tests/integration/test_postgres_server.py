@@ -28,6 +28,23 @@ def home() -> Iterator[Path]:
     shutil.rmtree(made)
 
 
+async def test_it_inherits_no_secret_of_ours(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A database superuser reads the server's environment; what opens the stores must not be in it."""
+    monkeypatch.setenv("THREEFOLD_PASSPHRASE", "horse staple")
+    monkeypatch.setenv("S1_SECRET", "of the store")
+    monkeypatch.setenv("PGDATA", "/elsewhere")
+    server = Server(binaries(18), home / "data", free_port(), socket_dir=home / "s", settings={"fsync": "off"})
+    await server.initdb(password="p", sync=False)
+    await server.start()
+    try:
+        assert server.pid is not None
+        environment = psutil.Process(server.pid).environ()
+        assert not {"THREEFOLD_PASSPHRASE", "S1_SECRET", "PGDATA"} & environment.keys()
+        assert environment["PATH"]
+    finally:
+        server.kill()
+
+
 @pytest.mark.parametrize("major", BOTH)
 async def test_a_new_cluster_is_as_asked_for(major: int, home: Path) -> None:
     server = Server(binaries(major), home / "data", free_port(), socket_dir=home / "s", settings={"fsync": "off"})

@@ -17,7 +17,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.kernel.wraps import Passphrase, wrap
 from threefold.stores.store import Locked, NotLocked, Page, Unknown
 
-LOCKED = ("keys/", "timelines/", "wal/", "packs/", "snapshots/")
+LOCKED = ("keys/", "timelines/", "wal/", "packs/", "snapshots/", "switches/", "members/")
 COMMAND = re.compile(r"threefold recover --to (\S+) --snapshot (\S+)")
 
 
@@ -90,6 +90,8 @@ async def test_a_thief_with_our_keys_takes_only_the_last_minutes() -> None:
             left = [key for key in await listed(here, name) if not key.startswith("probe/locks/")]
             assert left == kept
             assert {key.partition("/")[0] for key in kept} == {"keys", "wal", "packs", "snapshots"}
+        refused = await here.refused("protect")
+        assert "damaged, or robbed" in refused["error"], "it does not begin a new log over what is left"
         here.destroy_primary()
         into = folder("tf-after-thief-") / "data"
         error = await here.refused("recover", "--into", into, within=120)

@@ -33,6 +33,7 @@ _POLL_S: Final = 0.02
 _KILL_ATTEMPTS: Final = 500  # of _POLL_S each
 _STOP: Final = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 _LOG_TAIL_BYTES: Final = 4096
+_ENVIRONMENT: Final = ("PATH", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "LD_PRELOAD")
 
 
 class Server:
@@ -288,8 +289,12 @@ class Server:
             return []
 
     def _environment(self) -> dict[str, str]:
-        """Ours without PG* variables, which would steer the server's programs, and in English."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
+        """Of ours only what a program needs to run, and in English.
+
+        PG* would steer it; and a passphrase or a store's key that the environment gave to us is not for every superuser
+        of the database to read.
+        """
+        kept = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         return {**kept, "LC_ALL": "C", "HOME": "/"}
 
     def _why_unreachable(self) -> str:

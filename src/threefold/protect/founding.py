@@ -27,6 +27,8 @@ from threefold.stores.confirm import create_confirmed
 from threefold.stores.probe import probe
 from threefold.stores.store import ObjectStore, Page, Unknown
 
+_LEFT_BEHIND = (keys.WAL, "snapshots", "packs", keys.TIMELINES, "switches", keys.MEMBERS)
+
 
 @dataclass(frozen=True, slots=True)
 class Log:
@@ -95,7 +97,11 @@ async def _wraps(store: ObjectStore, key_id: str) -> bool | None:
 
 
 async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:
-    """No store is silent, and none has ever seen a claim."""
+    """No store is silent, and none has ever seen a claim. Raises Refused where one has what only a log leaves behind.
+
+    A thief, or a wrong rule, deletes what is not locked: formats and claims. A new log over the rest would hide it from
+    every recovery.
+    """
     if roll.silent:
         if not roll.members and roll.strangers:
             silent = "; ".join(f"{name}: {why}" for name, why in roll.silent.items())
@@ -104,13 +110,19 @@ async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:
                 hint="check that store's url, bucket and keys: `threefold check`",
             )
         return False
+    claimed = False
     for name, store in stores.items():
-        page = await store.list(keys.EPOCHS, limit=1)
-        if isinstance(page, Unknown):
-            raise Unavailable(f"{name} does not answer: {page.reason}", hint="a new log needs all three stores")
-        if isinstance(page, Page) and page.objects:
-            return False
-    return True
+        for prefix in (keys.EPOCHS, *_LEFT_BEHIND):
+            page = await store.list(prefix, limit=1)
+            if isinstance(page, Unknown):
+                raise Unavailable(f"{name} does not answer: {page.reason}", hint="a new log needs all three stores")
+            if page.objects and prefix != keys.EPOCHS and not roll.members:
+                raise Refused(
+                    f"{name} holds {prefix}/ of a log, and no store holds its format: it was damaged, or robbed",
+                    hint="nothing was touched; `threefold recover` says what can be had; protect under another prefix",
+                )
+            claimed = claimed or bool(page.objects)
+    return not claimed
 
 
 async def _found(

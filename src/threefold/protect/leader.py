@@ -361,7 +361,7 @@ class Leader:
         if done.objects:
             self._with.report("store filled", store=name, objects=done.objects, bytes=done.bytes)
         # A source that was not asked may be the only one that has something.
-        return done.complete and len(sources) == len(others)
+        return done.complete and bool(sources) and len(sources) == len(others)
 
     # --- what is said of it ---
 

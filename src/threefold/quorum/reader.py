@@ -189,11 +189,11 @@ def agreed_format(roll: Roll, keyring: Keyring, decisive: int) -> Format:
         silent = "; ".join(f"{name}: {why}" for name, why in roll.silent.items())
         if roll.silent:
             known = f"only {', '.join(roll.members)} answers with the log" if roll.members else "no store answers"
-            first_member = next(iter(roll.members), "")
-            alone = f"; or recover from {first_member} alone, which says what that proves: --from"
+            lone = next(iter(roll.members), "") or next(iter(roll.strangers), "")
+            alone = f"; or recover from {lone} alone, which says what that proves: --from {lone}"
             raise Unavailable(
                 f"{known}, {decisive} of {len(roll.members) + len(roll.silent) + len(roll.strangers)} must ({silent})",
-                hint=f"wait until the stores answer{alone if roll.members else ''}",
+                hint=f"wait until the stores answer{alone if lone else ''}",
             )
         if roll.members:
             only = ", ".join(roll.members)

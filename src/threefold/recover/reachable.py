@@ -22,6 +22,7 @@ from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Summary
 from threefold.vault.pack import Place
 
+_PAGE_BYTES: Final = 8192
 _READ_BYTES: Final = 4 * 1024 * 1024
 
 
@@ -79,16 +80,18 @@ async def _reach(log: OpenLog, start: Lsn, summary: Summary) -> tuple[Lsn, datet
     try:
         async for _, at, data in log.read(start, log.extent.end):
             reach = Lsn(at + len(data))
-            if at % summary.segment_size == 0:
+            if at % _PAGE_BYTES == 0:
                 commit = last_commit(data, start=at, segment_size=summary.segment_size) or commit
     except (Damaged, NotThere):
         pass
     return reach, commit
 
 
-def told(error: ThreefoldError, point: Reachable | None, into: str) -> ThreefoldError:
-    """The error, with what can be had in its place."""
+def told(error: ThreefoldError, point: Reachable | None, into: str, *, only: str = "") -> ThreefoldError:
+    """The error, with what can be had in its place. ``only``: the one store that is read."""
     if point is None:
         hint = "no snapshot can be recovered from what is left here: bring back a store that is away, or its disk"
         return type(error)(error.message, hint=hint)
-    return Damaged(f"{error.message}; {point.sentence}", hint=f"{point.command} --into {into}")
+    return Damaged(
+        f"{error.message}; {point.sentence}", hint=f"{point.command}{f' --from {only}' if only else ''} --into {into}"
+    )

@@ -221,7 +221,8 @@ class _Work:
             and plan_of is not None
             and (point.snapshot, point.lsn) == (plan_of.snapshot.id, plan_of.end)
         )
-        return error if same else told(error, point, str(self.into))
+        only = next(iter(self.vault.stores)) if len(self.vault.stores) == 1 else ""
+        return error if same else told(error, point, str(self.into), only=only)
 
 
 def _server(start: Serving, binaries: Binaries, destination: Destination, clock: Clock) -> Server:

@@ -40,6 +40,7 @@ from threefold.stores.store import ObjectStore, Page, Unknown, Unreadable
 from threefold.vault.manifest import Summary
 
 _PATIENCE_S: Final = 10.0
+_MOVES: Final = 4
 
 
 async def read_remains(
@@ -76,12 +77,12 @@ def _format(bodies: Iterable[object], keyring: Keyring) -> Format | None:
                 form = Format.decode(body)
             except Damaged:
                 continue
-            if form.key_id == keyring.key_id:
+            if form.key_id == keyring.founding:
                 found[form.log, form.segment_bytes, form.wal_segment_bytes] += 1
     if not found:
         return None
     (log, segment_bytes, wal_segment_bytes), _ = found.most_common(1)[0]
-    return Format(log, keyring.key_id, "", segment_bytes, wal_segment_bytes)
+    return Format(log, keyring.founding, "", segment_bytes, wal_segment_bytes)
 
 
 class _Remains:
@@ -107,19 +108,25 @@ class _Remains:
                 size = header.end // (number + 1)
                 if header.start // size == number:
                     log = newest.system_identifier
-                    return Format(log, self._keyring.key_id, "", size, newest.segment_size)
+                    return Format(log, self._keyring.founding, "", size, newest.segment_size)
         return None
 
     async def up_to_damage(self, form: Format) -> Extent | None:
         codec = Codec(self._keyring, form.log)
         names, decisive = tuple(self._stores), min(QUORUM, len(self._stores))
         scope = Scope(names, codec, self._clock.new_id(), decisive, form.segment_bytes, thorough=True)
-        try:
-            reading = read_log(scope, up_to_damage=True)
-            found = await Driver(self._stores, self._clock).run(reading, patience=_PATIENCE_S)
-        except (ThreefoldError, MovedError):
-            return None
-        return await self._extent(form, found) if found is not None else None
+        for _ in range(_MOVES):
+            try:
+                reading = read_log(scope, up_to_damage=True)
+                found = await Driver(self._stores, self._clock).run(reading, patience=_PATIENCE_S)
+            except MovedError as moved:  # a store was replaced: those that count now are read
+                members = tuple(name for name in names if name in moved.membership.stores)
+                scope = replace(scope, stores=members or names, membership=moved.membership)
+            except ThreefoldError:
+                return None
+            else:
+                return await self._extent(form, found) if found is not None else None
+        return None
 
     async def of_segments(self, form: Format) -> Extent | None:
         """Along the newest timeline that has a segment, and its ancestors."""

@@ -23,7 +23,7 @@ from threefold.kernel.errors import ThreefoldError
 from threefold.kernel.keys import Keyring
 from threefold.kernel.progress import Progress, Silent
 from threefold.kernel.report import Report
-from threefold.quorum.keys import TIMELINES, WAL
+from threefold.quorum.keys import MEMBERS, TIMELINES, WAL
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.upkeep.listing import union
 from threefold.upkeep.prune import Prune
@@ -33,7 +33,14 @@ from threefold.vault.manifest import snapshot_key
 from threefold.vault.retention import Policy
 
 MANIFESTS: Final = "snapshots"
-AT_CREATION: Final = ("keys", TIMELINES, WAL, "packs")  # locked from their first moment on (stores/locking.py)
+AT_CREATION: Final = (
+    "keys",
+    TIMELINES,
+    WAL,
+    "packs",
+    "switches",
+    MEMBERS,
+)  # locked from their first moment on (stores/locking.py)
 _AT_ONCE: Final = 8
 _SETTLED: Final = timedelta(hours=1)
 _PASSES: Final = 8  # in one period, at least
@@ -138,7 +145,8 @@ class Renewal:
                 return
             held = done.until
             done.longer[name] = done.longer.get(name, 0) + 1
-        self._known[name, key] = held
+        if not key.startswith(f"{MANIFESTS}/"):  # they are few, and one that was copied back comes without its lock
+            self._known[name, key] = held
         done.locked[name] = done.locked.get(name, 0) + 1
 
 
