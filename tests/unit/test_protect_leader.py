@@ -18,15 +18,17 @@ from threefold.postgres.refusals import SlotInUse
 from threefold.postgres.replication import ReplicationLink
 from threefold.protect import beacon, leadership, leading
 from threefold.protect.founding import Log
-from threefold.protect.leader import Deployment, LeadAgainError, Leader
+from threefold.protect.leader import Deployment, LeadAgainError, Leader, StepError
 from threefold.protect.leadership import Candidate, Leadership
 from threefold.protect.leading import Leading
 from threefold.protect.stream import Durability
+from threefold.protect.turn import Patience
 from threefold.protect.where import ElsewhereError, Primary, Where, always
 from threefold.quorum import keys
 from threefold.quorum.history import encode_start
 from threefold.quorum.lead import Resumed
 from threefold.quorum.members import Format
+from threefold.quorum.membership import Membership, MovedError, Named, ReplacedError
 from threefold.quorum.objects import Codec, Header, Kind
 from threefold.quorum.view import Scope
 from threefold.stores.health import HealthBook
@@ -37,6 +39,7 @@ _KEYRING = Keyring(bytes(32))
 _FORMAT = Format(7, _KEYRING.key_id, "first")
 _PRIMARY = Primary("dsn", "threefold")
 _WHERE = Where("office", _PRIMARY)
+_JOINT = Membership(1, ("S1", "S2"), "S3", "S4")
 
 
 class _Store(MemoryStore):
@@ -196,3 +199,76 @@ async def test_an_epoch_that_was_claimed_before_a_switch_was_seen_is_given_up_be
     assert asked == [1]  # after the claim, or it would prove nothing
     assert not any(key.startswith(keys.LOG) for key in here.stores["S1"].objects)
     assert here.said == ["epoch given up: a switch was ordered"]
+
+
+class _Link:
+    async def close(self) -> None: ...
+
+
+class _Candidate:
+    """Finds another membership in the log, as often as it looks."""
+
+    def __init__(self, *_: Any) -> None: ...
+
+    async def look(self) -> None:
+        raise MovedError(_JOINT)
+
+
+async def test_a_store_that_hiccups_while_a_notice_is_put_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = _Here()
+    asked = _at_work(here, monkeypatch)
+    monkeypatch.setattr(leading, "Candidate", _Candidate)
+    with pytest.raises(ReplacedError):
+        await asked.run(our_turn=True, patience=cast("Patience", None))
+    assert here.said == ["trying again"]
+    assert all(keys.notice_key(1) in here.stores[name].objects for name in _JOINT.stores)
+
+
+async def test_a_store_that_hiccups_at_the_step_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The epoch before it is over: whether the next one began, the stores say when they are looked at again."""
+    here, led = _Here(), 0
+    asked = _at_work(here, monkeypatch)
+
+    class Leads(_Candidate):
+        async def look(self) -> None: ...
+
+        async def lead(self, _: Lsn) -> None: ...
+
+    async def lead(_: Leader) -> None:
+        nonlocal led
+        led += 1
+        raise StepError(_JOINT)
+
+    async def change(*_: Any) -> int:
+        if led < 2:
+            raise Unavailable("S2: silent")
+        return 2
+
+    monkeypatch.setattr(leading, "Candidate", Leads)
+    monkeypatch.setattr(leading, "Leader", lambda *_: None)
+    monkeypatch.setattr(asked, "_slot", lambda *_: asyncio.sleep(0, Lsn(0)))
+    monkeypatch.setattr(asked, "_lead", lead)
+    monkeypatch.setattr(leading, "change_membership", change)
+    with pytest.raises(ReplacedError):
+        await asked.run(our_turn=True, patience=cast("Patience", None))
+    assert here.said == ["trying again", "another membership is in force"]
+
+
+def _at_work(here: _Here, monkeypatch: pytest.MonkeyPatch) -> Leading:
+    """S2 is silent at first, and is back after the first wait."""
+    here.stores["S4"] = _Store("S4")
+    here.stores["S2"].silent = True
+    with_ = replace(here.deployment, named=Named(("S1", "S2", "S3", "S4"), "S3", "S4"), all_stores=here.stores)
+    server = Leading(with_, _WHERE, _PRIMARY, always(_WHERE), None)
+    later = server._later
+
+    async def back(error: Unavailable) -> None:
+        await later(error)
+        here.stores["S2"].silent = False
+
+    for name, value in (("PATIENCE_S", 0.3), ("RECONNECT_S", 0.0)):
+        monkeypatch.setattr(leading, name, value)
+    monkeypatch.setattr(server, "_later", back)
+    monkeypatch.setattr(server, "_connect", lambda: asyncio.sleep(0, _Link()))
+    monkeypatch.setattr(server, "_log", lambda _: asyncio.sleep(0, here.log))
+    return server

@@ -7,7 +7,6 @@ over when another DRaaS server or a switch fences us, when going on would not be
 from __future__ import annotations
 
 import asyncio
-from typing import NoReturn
 
 from threefold.kernel.errors import Fenced, ThreefoldError, Unavailable
 from threefold.kernel.lsn import Lsn
@@ -100,34 +99,48 @@ class Leading:
                 await self._later(error)
                 continue
             except MovedError as moved:
+                our_turn = take_over
                 await self._moved(moved.membership)
+                continue
             finally:
                 await link.close()
             try:
                 await self._lead(Leader(self._with, log, leadership, self._here, self._spooling))
             except StepError as step:
+                our_turn = take_over
                 await self._step(step.after)
             except LeadAgainError:
                 continue
             finally:
                 self._leader = None
 
-    async def _step(self, after: Membership) -> NoReturn:
-        """Go from one membership to the next. Raises ReplacedError: the stores are to be opened anew, for that one."""
+    async def _step(self, after: Membership) -> None:
+        """Go from one membership to the next. Raises ReplacedError: the stores are to be opened anew, for that one.
+
+        Gives up after a wait where a store did not answer: whether the step was taken shows when they are looked at.
+        """
         with_ = self._with
         try:
             epoch = await change_membership(with_.all_stores, with_.keyring, with_.clock, with_.membership, after)
         except MovedError as moved:
-            await self._moved(moved.membership)
+            return await self._moved(moved.membership)
+        except Unavailable as error:
+            return await self._later(error)
         with_.report("another membership is in force", epoch=epoch, stores=", ".join(after.stores))
         raise ReplacedError(after, ours=True)
 
-    async def _moved(self, now: Membership) -> NoReturn:
-        """The log goes by another membership: its notice may be missing, if its author died. Raises ReplacedError."""
+    async def _moved(self, now: Membership) -> None:
+        """The log goes by another membership: its notice may be missing, if its author died. Raises ReplacedError.
+
+        Gives up after a wait where a store that stays did not answer: it is met again.
+        """
         with_ = self._with
         every = with_.all_stores or with_.stores
         (with_.named or Named(tuple(every))).voters(now)  # or it is refused here, with what to change
-        await Driver(every, with_.clock).run(put_notice(now), patience=PATIENCE_S)
+        try:
+            await Driver(every, with_.clock).run(put_notice(now), patience=PATIENCE_S)
+        except Unavailable as error:
+            return await self._later(error)
         raise ReplacedError(now)
 
     def _open_spool(self) -> Spooling | None:
