@@ -124,6 +124,7 @@ class Leader:
             target=with_.all_stores[joint.joining],
             staying=[with_.all_stores[name] for name in joint.stores],
             leaving=with_.all_stores.get(joint.leaving),
+            membership=joint,
             log=self._log.format,
             keyring=with_.keyring,
             codec=self._leadership.scope.codec.fork(),

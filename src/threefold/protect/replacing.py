@@ -77,6 +77,7 @@ class Joining:
     target: ObjectStore
     staying: Sequence[ObjectStore]
     leaving: ObjectStore | None  # asked ahead for what the other two have damaged; often it is gone
+    membership: Membership  # the middle that it joins by
     log: Format
     keyring: Keyring
     codec: Codec
@@ -103,6 +104,8 @@ class Joining:
         Short, because commits need both of the two meanwhile: what was copied ahead was read back then.
         """
         self.reason = "gets what came while it was filled"
+        if not await self._noticed():
+            return False
         if doubt := await self._undecided():
             self._say(doubt)
             return False
@@ -117,6 +120,16 @@ class Joining:
         try:
             await admit(self.target, self.log, self.clock)
         except Unavailable:
+            return False
+        return True
+
+    async def _noticed(self) -> bool:
+        """Whether both that stay have the notice (its author may have died): what has none yet, this pass may miss."""
+        both = dict(zip(self.membership.stores, self.staying, strict=True))
+        try:
+            await Driver(both, self.clock).run(put_notice(self.membership), patience=PATIENCE_S)
+        except Unavailable as error:
+            self._say(error.message)
             return False
         return True
 

@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterable
 from typing import Final
 
-from threefold.kernel.errors import Damaged
+from threefold.kernel.errors import Damaged, Unavailable
 from threefold.quorum.keys import notice_key
 from threefold.quorum.majority import QUORUM, STORES
 from threefold.quorum.membership import FOUNDED, Membership, decode_membership, encode_membership
@@ -28,6 +28,7 @@ from threefold.quorum.view import GRACE_S
 from threefold.stores.store import ABSENT
 
 _AGAIN_S: Final = 0.3
+_TRIES: Final = 3  # what is damaged is read again: it may have been spoilt on the way
 _GRACE_OF_FOUR_S: Final = 1.0
 
 
@@ -70,13 +71,26 @@ def notice_in(answers: Iterable[Answer], generation: int) -> Membership | None:
 
 
 def put_notice(membership: Membership) -> Procedure[None]:
-    """On both stores that stay; asked until it is. (The third one hears of it by being filled.)"""
+    """On both stores that stay; asked until both give it back. (The third one hears of it by being filled.)
+
+    Raises Unavailable where one of them holds something else there: it is never replaced, for a delete that comes late
+    would take the good one.
+    """
     body, key = encode_notice(membership), notice_key(membership.generation)
     lacking = [store for store in membership.stores if store != membership.joining]
+    spoilt = 0
     while lacking:
         yield Ask(tuple(Create(store, key, body) for store in lacking))
         answers: Answers = yield Ask(tuple(Read(store, key) for store in lacking))
-        lacking = [store for place, store in enumerate(lacking) if not isinstance(answers.get(place), bytes)]
+        said = {store: answers.get(place) for place, store in enumerate(lacking)}
+        lacking = [store for store in lacking if notice_in([said[store]], membership.generation) != membership]
+        damaged = [store for store in lacking if isinstance(said[store], bytes)]
+        spoilt = spoilt + 1 if damaged else 0
+        if spoilt >= _TRIES:
+            raise Unavailable(
+                f"{' and '.join(damaged)} holds a damaged {key}, so a change of the stores is not told there",
+                hint="delete this one object there by hand: it is put anew",
+            )
         if lacking:
             yield Pause(_AGAIN_S)
 

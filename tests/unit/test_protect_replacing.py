@@ -1,0 +1,83 @@
+"""The store that joins: what has to be true before it is filled for the last time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from threefold.kernel.clock import SystemClock
+from threefold.kernel.keys import Keyring
+from threefold.protect import replacing
+from threefold.protect.replacing import Joining
+from threefold.quorum import keys
+from threefold.quorum.members import Format
+from threefold.quorum.membership import Membership
+from threefold.quorum.notices import encode_notice
+from threefold.quorum.objects import Codec
+from threefold.stores.memory import MemoryStore
+from threefold.stores.store import Gone, Made, Unknown
+
+JOINT = Membership(1, ("S1", "S2"), "S3", "S4")
+KEYRING = Keyring(bytes(32))
+FORMAT = Format(7, KEYRING.key_id, "first")
+
+
+class _Store(MemoryStore):
+    silent = False
+
+    async def create(self, key: str, body: bytes) -> Made | Unknown:
+        return Unknown("silent") if self.silent else await super().create(key, body)
+
+    async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+        return Unknown("silent") if self.silent else await super().read(key, start=start, length=length)
+
+
+class _Middle:
+    """S1 and S2 stay, S3 leaves, S4 joins."""
+
+    def __init__(self) -> None:
+        self.stores = {name: _Store(name) for name in ("S1", "S2", "S3", "S4")}
+        for name in ("S1", "S2", "S3"):
+            self.stores[name].objects[keys.FORMAT] = FORMAT.encode()
+        self.joining = Joining(
+            name="S4",
+            target=self.stores["S4"],
+            staying=[self.stores["S1"], self.stores["S2"]],
+            leaving=self.stores["S3"],
+            membership=JOINT,
+            log=FORMAT,
+            keyring=KEYRING,
+            codec=Codec(KEYRING, 7),
+            clock=SystemClock(),
+            report=self._hear,
+        )
+
+    def _hear(self, _: str, **facts: Any) -> None: ...
+
+    async def last(self) -> bool:
+        return await self.joining.last(lambda _epoch, _slot: True)
+
+
+async def test_a_notice_whose_author_died_is_on_both_that_stay_before_the_last_filling() -> None:
+    here = _Middle()
+    here.stores["S1"].objects[keys.notice_key(1)] = encode_notice(JOINT)
+    assert await here.last()
+    for name in ("S1", "S2", "S4"):
+        assert keys.notice_key(1) in here.stores[name].objects
+
+
+@pytest.mark.parametrize("body", [None, b"damaged"])
+async def test_nothing_is_filled_for_the_last_time_before_both_have_the_notice(
+    body: bytes | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replacing, "PATIENCE_S", 2.0)
+    here = _Middle()
+    here.stores["S1"].objects[keys.notice_key(1)] = encode_notice(JOINT)
+    if body is None:
+        here.stores["S2"].silent = True
+    else:
+        here.stores["S2"].objects[keys.notice_key(1)] = body
+    assert not await here.last()
+    assert here.stores["S4"].objects == {}
+    assert "S2" in here.joining.reason
