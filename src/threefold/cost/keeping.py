@@ -2,7 +2,8 @@
 
 The DRaaS server has no disk of its own. A process adds what it counted every ten minutes and when it ends: three reads
 and three writes, never one for a commit. Nothing safe rests on it (invariant 2); two processes of one verb that write
-in the same moment may lose each other's last minutes. A store that does not answer soon is passed over.
+in the same moment may lose each other's last minutes. A store that does not answer soon is passed over: its silence is
+no "there is none" (invariant 7), and without two answers nothing is written. The next time adds what was not.
 
 `status` is not kept: people run it every two seconds (`watch`), and keeping what it asks would cost as much again.
 """
@@ -30,12 +31,13 @@ from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.stores.health import HealthBook, State
 from threefold.stores.observed import ObservedStore
-from threefold.stores.store import ObjectStore, Page
+from threefold.stores.store import ABSENT, ObjectStore, Page
 
 FIRST_S: Final = 60.0
 EVERY_S: Final = 600.0
 NOT_KEPT: Final = frozenset({"", "status"})
 _SOON_S: Final = 1.0
+_ANSWERS: Final = 2  # of three: one of them heard what was written last
 
 T = TypeVar("T")
 
@@ -51,7 +53,7 @@ class Keeper:
         self._health = health
         self._keyring = keyring
         self._clock = clock
-        self._began = clock.now()
+        self._began = clock.now()  # of what was not added yet
         self._kept: dict[Cell, Count] = {}
         self._recovered: list[Recovered] = []
 
@@ -80,24 +82,35 @@ class Keeper:
         stores = {name: store for name, store in self._stores.items() if name in answering}
         if not new or not stores:
             return
-        record = await read_record(stores, self._verb, self._keyring)
+        found, absent = await _answers(stores, self._verb, self._keyring)
+        if len(found) + absent < _ANSWERS:
+            return  # a record would be begun anew, or an old one gone on with, over one that holds more
+        record = max(found, key=lambda each: each.beat, default=TrafficRecord())
         record.beat += 1
-        record.add(self._began, self._clock.now(), new, self._recovered)
+        at = self._clock.now()
+        record.add(self._began, at, new, self._recovered)
         body = encode(record, self._verb, self._keyring, bytes.fromhex(self._clock.new_id())[:NONCE_BYTES])
         await _soon({name: store.write(key_of(self._verb), body) for name, store in stores.items()})
-        self._kept, self._recovered = now, []
+        self._kept, self._recovered, self._began = now, [], at
 
 
 async def read_record(stores: Mapping[str, ObjectStore], verb: str, keyring: Keyring) -> TrafficRecord:
     """The newest that any store gives; a new one where none does."""
-    found = []
+    found, _ = await _answers(stores, verb, keyring)
+    return max(found, key=lambda each: each.beat, default=TrafficRecord())
+
+
+async def _answers(stores: Mapping[str, ObjectStore], verb: str, keyring: Keyring) -> tuple[list[TrafficRecord], int]:
+    """The records that open, and how many stores say that they have none. What does not open is neither."""
+    found, absent = [], 0
     for body in (await _soon({name: store.read(key_of(verb)) for name, store in stores.items()})).values():
+        absent += body is ABSENT
         if isinstance(body, bytes):
             try:
                 found.append(decode(body, verb, keyring))
             except Damaged:
                 continue
-    return max(found, key=lambda each: each.beat, default=TrafficRecord())
+    return found, absent
 
 
 async def read_traffic(stores: Mapping[str, ObjectStore], keyring: Keyring) -> dict[str, TrafficRecord]:
