@@ -71,6 +71,7 @@ choices = st.builds(
     retention=policies,
     lag_s=st.floats(0, 60),
     rto_s=st.floats(0, 1e5),
+    stores=st.just(("S1", "S2", "S3")),
 )
 
 
@@ -148,7 +149,7 @@ def test_a_million_puts_and_a_terabyte() -> None:
     aws = PRICES.providers["aws-s3"]
     grows = Growth(base=1e12)
     measured = Measured(YEAR_S, {"S1": {"log entries": Flow(put=1e6, bytes_in=1e9)}}, grows)
-    choice = Choice("sync", "cold", (aws,), Policy(timedelta(0)), 0.0, 3600.0)
+    choice = Choice("sync", "cold", (aws,), Policy(timedelta(0)), 0.0, 3600.0, ("S1",))
     none = Assumptions(setup_hours=0, disasters_per_year=1, hour_of_downtime=100, store_lost_per_year=0)
     found = costs(measured, choice, PRICES, none)
     assert found.requests == pytest.approx(5.0)
@@ -207,6 +208,65 @@ def test_days_long_past_are_let_go_and_time_with_them() -> None:
     seconds, found = yearly({"protect": record}, now)
     assert 29 * 86400 < seconds <= 30 * 86400
     assert found["S1"]["beacons"].put == pytest.approx(YEAR_S, rel=0.05)
+
+
+def test_a_verb_of_now_and_then_is_counted_over_thirty_days_of_the_calendar() -> None:
+    """Once a fortnight for a year, beside one that runs each day: 30 days that have entries would be over a year."""
+    prune, snapshot = TrafficRecord(), TrafficRecord()
+    cell = ("S1", "retention", Operation.DELETE)
+    for day in range(0, 365, 14):
+        prune.add(NOW + timedelta(days=day), NOW + timedelta(days=day), {cell: Count(14)})
+    for day in range(365):
+        at = NOW + timedelta(days=day)
+        snapshot.add(at, at, {("S1", "snapshots", Operation.CREATE): Count(1)})
+    now = NOW + timedelta(days=364)
+    assert len(prune.days) <= 3
+    _, found = yearly({"prune": prune, "snapshot": snapshot}, now)
+    assert found["S1"]["snapshots"].put == pytest.approx(365.25, rel=0.05)
+    assert found["S1"]["retention"].delete == pytest.approx(3 * 14 * 365.25 / 29.5, rel=0.01)  # it ran three times
+
+
+def test_what_was_counted_before_the_last_thirty_days_counts_no_more() -> None:
+    old, new = TrafficRecord(), TrafficRecord()
+    cell = ("S1", "log entries", Operation.CREATE)
+    old.add(NOW - timedelta(days=50), NOW - timedelta(days=40), {cell: Count(10**6)})
+    new.add(NOW - timedelta(days=2), NOW, {cell: Count(100)})
+    assert yearly({"protect": old}, NOW)[1] == {}
+    seconds, found = yearly({"protect": new, "standby": old}, NOW)
+    assert seconds == pytest.approx(2 * 86400)
+    assert found["S1"].keys() == {"log entries"}
+    assert found["S1"]["log entries"].put == pytest.approx(50 * 365.25)
+
+
+def test_a_store_is_billed_for_what_it_was_asked_itself() -> None:
+    """S2 was not counted yet; S3's requests are not those of the second place. By hand: AWS, 5 a million puts."""
+    aws, own = PRICES.providers["aws-s3"], PRICES.providers["own"]
+    measured = Measured(YEAR_S, {"S1": {"log entries": Flow(put=1e6)}, "S3": {"log entries": Flow(put=3e6)}}, Growth())
+
+    def paid(*at: Provider) -> float:
+        choice = Choice("sync", "cold", at, Policy(timedelta(0)), 0.0, 0.0, ("S1", "S2", "S3"))
+        return costs(measured, choice, PRICES, Assumptions()).requests
+
+    assert paid(aws, own, own) == pytest.approx(5.0)
+    assert paid(own, own, aws) == pytest.approx(15.0)
+    assert paid(own, aws, own) == pytest.approx(10.0)  # as the others are asked, on average
+
+
+@pytest.mark.parametrize("wanted", [Objectives(), Objectives(rpo_s=0.0), Objectives(0.0, 1e9)])
+def test_what_takes_nobody_knows_how_long_is_never_the_cheapest(wanted: Objectives) -> None:
+    measured = Measured(1e6, {"S1": {"log entries": Flow(put=1e6)}}, Growth(base=1e9))
+    own = PRICES.providers["own"]
+    choice = Choice("sync", "cold", (own, own, own), Policy(timedelta(0)), 5.0, 0.0, ("S1", "S2", "S3"))
+    rtos = {
+        "warm": rto_warm(measured, automatic=True, notices_s=600, detects_s=8),
+        "cold": rto_cold(measured, notices_s=600),
+    }
+    assert rtos["cold"].seconds is None
+    found = considered(measured, choice, PRICES, Assumptions(), rtos, wanted)
+    best = cheapest(found)
+    assert best is not None
+    assert best.choice.standby == "warm"
+    assert all("RTO not known" in " ".join(each.misses) for each in found if each.choice.standby == "cold")
 
 
 def test_only_what_is_new_is_added() -> None:

@@ -19,7 +19,7 @@ from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, S
 from threefold.cli.output import Output
 from threefold.cost.keeping import read_traffic
 from threefold.cost.measured import DAY_S, Flow, Measured, Stored, bandwidth, growth, last_recovery, yearly
-from threefold.cost.model import Assumptions, Choice, Costs, Kept, at_one, costs, keep
+from threefold.cost.model import Assumptions, Choice, Costs, Kept, at_one, costs, keep, lost_changes
 from threefold.cost.objectives import (
     Considered,
     Objectives,
@@ -63,7 +63,6 @@ class Report:
     retentions: Mapping[str, tuple[Kept, Costs]]
     wanted: Objectives
     considered: list[Considered]
-    stores: tuple[str, ...]
     notes: list[str]
 
     @property
@@ -152,24 +151,32 @@ def _seconds(option: str, text: str | None) -> float | None:
 
 
 async def _cost(found: Settings, output: Output, opener: Opener | None, prices: Prices, wanted: Objectives) -> None:
-    providers = tuple(prices.provider_of(each.provider, each.url, each.endpoint) for each in found.store)
+    providers = {each.name: prices.provider_of(each.provider, each.url, each.endpoint) for each in found.store}
     notes: list[str] = []
     async with open_parts(found, opener=opener, ask=ask_opener, verb="cost") as parts:
-        measured = await _measure(parts, notes)
+        three = counting(tuple(parts.stores), tuple(providers))
+        measured = await _measure(parts, three, notes)
     if not measured.flows:
         output.result({"measured": False, "seconds": 0.0}, cost_words.NOTHING)
         return
-    report = _report(found, measured, providers, prices, wanted, notes)
+    notes += [f"{name} was not counted yet: taken to be asked what the others are" for name in three
+              if name not in measured.flows]  # fmt: skip
+    report = report_of(found, measured, {name: providers[name] for name in three}, prices, wanted, notes)
     output.result(facts(report), *cost_words.human(report))
 
 
-async def _measure(parts: Parts, notes: list[str]) -> Measured:
+def counting(voters: tuple[str, ...], named: tuple[str, ...]) -> tuple[str, ...]:
+    """The three stores that are priced: who votes, and, where the settings have dropped one that leaves, who joins."""
+    return (*voters, *(name for name in named if name not in voters))[:3]
+
+
+async def _measure(parts: Parts, three: tuple[str, ...], notes: list[str]) -> Measured:
     records, stored, size, switched = await asyncio.gather(
         read_traffic(parts.stores, parts.keyring), _stored(parts, notes), _database(parts), _switched(parts, notes)
     )
     now = parts.clock.now()
     seconds, flows = yearly(records, now)
-    flows = {name: flows[name] for name in parts.stores if name in flows}
+    flows = {name: flows[name] for name in three if name in flows}
     first: Mapping[str, Flow] = next(iter(flows.values()), {})
     recovered = last_recovery(records.values())
     return Measured(
@@ -227,14 +234,15 @@ async def _switched(parts: Parts, notes: list[str]) -> float | None:
     return next((step.seconds for step in reversed(served) if step is not None), None)
 
 
-def _report(
+def report_of(
     found: Settings,
     measured: Measured,
-    providers: tuple[Provider, ...],
+    providers: Mapping[str, Provider],
     prices: Prices,
     wanted: Objectives,
     notes: list[str],
 ) -> Report:
+    """``providers``: of each store that counts."""
     own = found.cost
     assumed = Assumptions(**{name: getattr(own, name) for name in Assumptions.__slots__})
     automatic = found.failover.policy == "automatic"
@@ -251,10 +259,11 @@ def _report(
     now = Choice(
         found.system.durability,
         standby,
-        providers,
+        tuple(providers.values()),
         policy,
         found.system.max_lag.total_seconds(),
         rtos[standby].seconds or 0.0,
+        tuple(providers),
     )
     ways = {
         f"{durability}, {kind}": costs(
@@ -285,7 +294,6 @@ def _report(
         },
         wanted=wanted,
         considered=considered(measured, now, prices, assumed, rtos, wanted),
-        stores=tuple(store.name for store in found.store),
         notes=notes,
     )
 
@@ -299,7 +307,7 @@ def facts(report: Report) -> dict[str, Any]:
         "enough": report.measured.enough,
         "currency": report.prices.currency,
         "prices": {"dated": report.prices.dated.isoformat(), "note": report.prices.note},
-        "stores": dict(zip(report.stores, (each.key for each in report.now.providers), strict=True)),
+        "stores": dict(zip(report.now.stores, (each.key for each in report.now.providers), strict=True)),
         "year": _money(report.costs),
         "flows": {
             store: {purpose: asdict(flow) for purpose, flow in purposes.items()}
@@ -308,8 +316,13 @@ def facts(report: Report) -> dict[str, Any]:
         "growth": asdict(report.measured.growth),
         "rto": {standby: {"seconds": rto.seconds, "why": rto.why} for standby, rto in report.rtos.items()},
         "rpo_seconds": report.now.rpo_s,
+        "lost_changes_at_least": round(lost_changes(report.measured, report.now), 1),
         "assumptions": asdict(report.assumed),
-        "ways": {name: _money(each) for name, each in report.ways.items()},
+        # Without an RTO the hours without a CRM are not in `disasters`.
+        "ways": {
+            name: {**_money(each), "rto_seconds": report.rtos[name.rpartition(", ")[2]].seconds}
+            for name, each in report.ways.items()
+        },
         "providers": {
             key: {"a_store": _money(each), "create_if_absent": provider.create_if_absent}
             for key, (provider, each) in report.providers.items()
@@ -327,6 +340,7 @@ def _considered(each: Considered) -> dict[str, Any]:
         "standby": each.choice.standby,
         "providers": [provider.key for provider in each.choice.providers],
         "year": _money(each.costs),
+        "rto_known": each.rto_known,
         "misses": list(each.misses),
     }
 

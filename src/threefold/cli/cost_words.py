@@ -11,7 +11,7 @@ from rich.text import Text
 
 from threefold.cli.words import size, span, table
 from threefold.cost.measured import YEAR_S, Flow
-from threefold.cost.model import requests_cost, total
+from threefold.cost.model import lost_changes, requests_cost, total
 from threefold.cost.objectives import Considered, cheapest
 from threefold.cost.objectives import span as short
 
@@ -67,7 +67,7 @@ def _year(report: Report) -> Table:
     machines = f"the DRaaS server, {money(report.prices.draas)} a month"
     if report.now.standby == "warm":
         machines += f"; the warm standby, {money(report.prices.standby)}"
-    places = ", ".join(f"{name} {at.key}" for name, at in zip(report.stores, report.now.providers, strict=True))
+    places = ", ".join(f"{name} {at.key}" for name, at in zip(report.now.stores, report.now.providers, strict=True))
     kept = report.retentions["as it is"][0]
     flow = _all(report)
     rows = _rows("", "", "a year", "for", money_at=(1,))
@@ -94,7 +94,10 @@ def _year(report: Report) -> Table:
 
 
 def _lost(report: Report) -> str:
-    return "nothing saved is lost" if not report.now.rpo_s else f"the last {short(report.now.rpo_s)} may be lost"
+    if not report.now.rpo_s:
+        return "nothing saved is lost"
+    lost = lost_changes(report.measured, report.now)
+    return f"the last {short(report.now.rpo_s)} may be lost, at least {money(lost)} changes"
 
 
 def _all(report: Report) -> Flow:
@@ -114,8 +117,9 @@ def _big(number: float) -> str:
 def _purposes(report: Report) -> Table:
     """What the requests are for, over all stores."""
     by_purpose: dict[str, tuple[Flow, float]] = {}
-    for place, (_, purposes) in enumerate(report.measured.flows.items()):
-        at = report.now.providers[place % len(report.now.providers)]
+    providers = dict(zip(report.now.stores, report.now.providers, strict=True))
+    for store, purposes in report.measured.flows.items():
+        at = providers[store]
         for purpose, flow in purposes.items():
             before, paid = by_purpose.get(purpose, (Flow(), 0.0))
             by_purpose[purpose] = (before.plus(flow), paid + requests_cost(flow, at))
@@ -132,7 +136,8 @@ def _purposes(report: Report) -> Table:
 def _ways(report: Report) -> list[Table | str]:
     rows = _rows("Durability and standby, with the stores as they are", "", "running", "disasters", "in all", "RPO",
                  "RTO", money_at=(1, 2, 3, 4, 5))  # fmt: skip
-    cheapest_way = min(report.ways, key=lambda name: report.ways[name].total)
+    known = [name for name in report.ways if report.rtos[name.rpartition(", ")[2]].seconds is not None]
+    cheapest_way = min(known, key=lambda name: report.ways[name].total, default="")
     for name, each in report.ways.items():
         durability, standby = name.split(", ")
         rto = report.rtos[standby].seconds
@@ -144,6 +149,11 @@ def _ways(report: Report) -> list[Table | str]:
         )  # fmt: skip
     why = [f"RTO {standby}: {escape(rto.why)}." for standby, rto in report.rtos.items()]
     guess = [] if report.measured.warm else ["The warm standby's requests are an estimate: none was counted here."]
+    if len(known) < len(report.ways):
+        guess.append(
+            "Where the RTO is not known, no hour without the CRM is counted: that sum is too small, not cheap."
+        )
+    guess.append("Async loses at least what is counted: by log entries, which changes under load share.")
     return [rows, *why, *guess,
             "Sync and async ask the stores for the same: what async saves is waiting, not requests."]  # fmt: skip
 

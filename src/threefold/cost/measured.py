@@ -1,6 +1,6 @@
 """What was measured, brought to a year: requests and bytes by store and purpose, growth of snapshots and log. Pure.
 
-Everything that was counted in the last 30 days counts, at its pace. Recoveries and the probe of
+Everything that was counted in the last 30 days of the calendar counts, at its pace. Recoveries and the probe of
 new stores do not: they are no running expenditure.
 """
 
@@ -13,7 +13,18 @@ from itertools import pairwise
 from statistics import median
 from typing import Final
 
-from threefold.cost.traffic import ALWAYS, LOG, PROBE, RECOVERY, SEGMENTS, WARM, Count, Recovered, TrafficRecord
+from threefold.cost.traffic import (
+    ALWAYS,
+    LOG,
+    PROBE,
+    RECOVERY,
+    SEGMENTS,
+    WARM,
+    Count,
+    Recovered,
+    TrafficRecord,
+    first_day,
+)
 from threefold.stores.health import Operation
 
 YEAR_S: Final = 365.25 * 86400
@@ -96,19 +107,22 @@ def yearly(records: Mapping[str, TrafficRecord], now: datetime) -> tuple[float, 
     What runs all the time goes by the time until it added last; what runs now and then by all the time since anything
     was counted.
     """
-    begun = [datetime.fromisoformat(each.since) for each in records.values() if each.since]
+    first = first_day(now)
+    begun = {verb: max(datetime.fromisoformat(each.since), first) for verb, each in records.items() if each.since}
     if not begun:
         return 0.0, {}
-    whole = max((now - min(begun)).total_seconds(), 1.0)
+    whole = max((now - min(begun.values())).total_seconds(), 1.0)
     counted = 0.0
     found: dict[str, dict[str, Flow]] = {}
-    for verb, record in records.items():
-        if not record.since:
+    for verb, since in begun.items():
+        record = records[verb]
+        days = [counts for day, counts in record.days.items() if day >= f"{first:%Y-%m-%d}"]
+        if not days:
             continue
-        ran = (datetime.fromisoformat(record.until) - datetime.fromisoformat(record.since)).total_seconds()
+        ran = (datetime.fromisoformat(record.until) - since).total_seconds()
         seconds = max(ran, 1.0) if verb in ALWAYS else whole
         counted = max(counted, seconds if verb in ALWAYS else 0.0)
-        for counts in record.days.values():
+        for counts in days:
             for (store, purpose, operation), count in counts.items():
                 if purpose in _NOT_RUNNING:
                     continue

@@ -5,10 +5,11 @@
 - *Possible disasters*, expected: of recovered ones (the hours without a CRM, changes that were lost, what reading
   everything back costs), and of irrecoverable ones (the primary and two of the three stores at once).
 
-    disasters a year * (RTO in hours * an hour + lost changes * a change + egress)
+    disasters a year * (RTO in hours * an hour + lost changes, at least * a change + egress)
     + disasters a year * P(two of three stores are gone) * everything
 
-P counts failure domains: two stores of one provider are lost together.
+P counts failure domains: two stores of one provider are lost together. Lost changes are counted as log entries, which
+commits share under load: at least so many are lost.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ class Assumptions:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to protect. ``providers``: one for each store; ``lag_s``: what async may lose."""
+    """One way to protect. ``providers``: one for each of ``stores``; ``lag_s``: what async may lose."""
 
     durability: str  # sync, async
     standby: str  # warm, cold
@@ -62,6 +63,7 @@ class Choice:
     retention: Policy
     lag_s: float
     rto_s: float
+    stores: tuple[str, ...]
 
     @property
     def rpo_s(self) -> float:
@@ -171,8 +173,8 @@ def costs(measured: Measured, choice: Choice, prices: Prices, assumed: Assumptio
     stays = keep(grows, choice.retention)
     storage = requests = transfer = first = egress = machines = 0.0
     estimate = standby_estimate(grows)
-    for place, at in enumerate(choice.providers):
-        flow = total(purposes_of(_flows(measured, place), choice.standby, estimate))
+    for store, at in zip(choice.stores, choice.providers, strict=True):
+        flow = total(purposes_of(asked(measured, store), choice.standby, estimate))
         storage += storage_cost(stays.bytes, grows, at)
         requests += requests_cost(flow, at)
         transfer += transfer_cost(flow, at, stays.bytes)
@@ -180,7 +182,7 @@ def costs(measured: Measured, choice: Choice, prices: Prices, assumed: Assumptio
         egress += recovery_bytes(grows) / len(choice.providers) / GB * at.egress
         machines += at.machine
     processing = MONTHS * (prices.draas + machines + (prices.standby if choice.standby == "warm" else 0.0))
-    lost = measured.entries / YEAR_S * choice.rpo_s * assumed.lost_change
+    lost = lost_changes(measured, choice) * assumed.lost_change
     recovered = choice.rto_s / 3600 * assumed.hour_of_downtime + lost + egress
     gone = two_of_three_gone([at.key for at in choice.providers], assumed.store_lost_per_year)
     return Costs(
@@ -194,10 +196,20 @@ def costs(measured: Measured, choice: Choice, prices: Prices, assumed: Assumptio
     )
 
 
-def _flows(measured: Measured, place: int) -> Mapping[str, Flow]:
-    """Of the store in this place; any provider in it would be asked the same."""
-    stores = list(measured.flows.values())
-    return stores[place % len(stores)] if stores else {}
+def asked(measured: Measured, store: str) -> Mapping[str, Flow]:
+    """Of ``store``, wherever it lies; one that was not counted yet would be asked what the others are, on average."""
+    if store in measured.flows:
+        return measured.flows[store]
+    found: dict[str, Flow] = {}
+    for purposes in measured.flows.values():
+        for purpose, flow in purposes.items():
+            found[purpose] = found.get(purpose, Flow()).plus(flow.times(1 / len(measured.flows)))
+    return found
+
+
+def lost_changes(measured: Measured, choice: Choice) -> float:
+    """At least so many, in one disaster: commits that come together share an entry."""
+    return measured.entries / YEAR_S * choice.rpo_s
 
 
 def total(purposes: Mapping[str, Flow]) -> Flow:
@@ -228,7 +240,7 @@ def two_of_three_gone(domains: Sequence[str], each: float) -> float:
 
 def at_one(measured: Measured, choice: Choice, at: Provider) -> Costs:
     """One store at ``at``, as the first of the choice's is asked: what the providers are compared by."""
-    one = replace(choice, providers=(at,))
+    one = replace(choice, providers=(at,), stores=choice.stores[:1])
     none = Assumptions(setup_hours=0, disasters_per_year=0)
     return costs(measured, one, Prices(_NO_DATE, "", "", 0.0, 0.0, {}), none)
 

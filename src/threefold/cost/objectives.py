@@ -39,11 +39,12 @@ class Objectives:
 
 @dataclass(frozen=True, slots=True)
 class Considered:
-    """One combination. ``misses``: why it does not do; empty: it does."""
+    """One combination. ``misses``: why it does not do; empty: it does. Without an RTO ``costs`` lacks the outage."""
 
     choice: Choice
     costs: Costs
     misses: tuple[str, ...]
+    rto_known: bool
 
 
 def rto_warm(measured: Measured, *, automatic: bool, notices_s: float, detects_s: float) -> Rto:
@@ -93,14 +94,15 @@ def considered(
     found = []
     for durability, standby in _WAYS:
         rto = rtos[standby]
+        known = rto.seconds is not None
         misses = tuple(_misses(durability, standby, now.lag_s, rto, wanted))
         way = replace(now, durability=durability, standby=standby, rto_s=rto.seconds or 0.0)
         options = [replace(way, providers=three) for three in triples(prices.providers.values())]
         priced = [(costs(measured, each, prices, assumed), each) for each in options]
         if priced:
             best = min(priced, key=lambda each: each[0].total)
-            found.append(Considered(best[1], best[0], misses))
-        found.append(Considered(way, costs(measured, way, prices, assumed), misses))
+            found.append(Considered(best[1], best[0], misses, known))
+        found.append(Considered(way, costs(measured, way, prices, assumed), misses, known))
     return sorted(found, key=lambda each: each.costs.total)
 
 
@@ -116,11 +118,9 @@ def _misses(durability: str, standby: str, lag_s: float, rto: Rto, wanted: Objec
     rpo_s = 0.0 if durability == "sync" else lag_s
     if wanted.rpo_s is not None and rpo_s > wanted.rpo_s:
         yield f"async may lose the last {span(rpo_s)}, more than {span(wanted.rpo_s)}"
-    if wanted.rto_s is None:
-        return
-    if rto.seconds is None:
-        yield f"how long a recovery from {standby} takes is not known yet"
-    elif rto.seconds > wanted.rto_s:
+    if rto.seconds is None:  # whatever was asked: the hours without a CRM are not in its costs
+        yield f"RTO not known ({standby}): what an outage costs is not counted"
+    elif wanted.rto_s is not None and rto.seconds > wanted.rto_s:
         yield f"{standby} is back in {span(rto.seconds)}, later than {span(wanted.rto_s)}"
 
 

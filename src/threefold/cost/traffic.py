@@ -3,8 +3,8 @@
 The *purpose* explains a bill: the paper's storage and transfer expenditure say how much, this says what for. It follows
 from which verb asked, and of what part of the store.
 
-A record holds one verb's counts of the last `DAYS_KEPT` days. Each process adds what it has counted since it last did
-(keeping.py).
+A record holds one verb's counts of the last `DAYS_KEPT` days of the calendar. Each process adds what it has
+counted since it last did (keeping.py).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import zstandard
@@ -121,10 +121,16 @@ class TrafficRecord:
         today = self.days.setdefault(f"{now:%Y-%m-%d}", {})
         for cell, count in counts.items():
             today.setdefault(cell, Count()).add(count)
-        for old in sorted(self.days)[:-DAYS_KEPT]:
+        first = first_day(now)
+        for old in [day for day in self.days if day < f"{first:%Y-%m-%d}"]:
             del self.days[old]
-            self.since = max(self.since, f"{min(self.days)}T00:00:00+00:00")
+        self.since = max(datetime.fromisoformat(self.since), first).isoformat(timespec="milliseconds")
         self.recovered = [*self.recovered, *recovered][-_RECOVERIES_KEPT:]
+
+
+def first_day(now: datetime) -> datetime:
+    """When the days that count began: `DAYS_KEPT` of them, whether or not anything was counted in each."""
+    return now.replace(hour=0, minute=0, second=0, microsecond=0) - timedelta(days=DAYS_KEPT - 1)
 
 
 def cells(verb: str, traffic: Iterable[Traffic]) -> dict[Cell, Count]:
