@@ -77,9 +77,12 @@ async def open_parts(
     are missing, the environment's does (bootstrap_keys.py), or what ``ask`` gets from a person.
     """
     async with open_stores(settings) as (every, health, clock):
-        membership = await _in_force(every, clock)
-        stores = {name: every[name] for name in named_of(settings).voters(membership)}
-        keyring = await ring_of(settings, stores, clock, opener=opener, ask=ask)
+        named = named_of(settings)
+        # Notices are sealed. What lies where a store is only to join may be another log's: no key is taken from there.
+        known = {name: store for name, store in every.items() if name != named.joining}
+        keyring = await ring_of(settings, known, clock, opener=opener, ask=ask)
+        membership = await _in_force(every, keyring, clock)
+        stores = {name: every[name] for name in named.voters(membership)}
         keeper = Keeper(verb, stores, health, keyring, clock)
         keeping = asyncio.create_task(keeper.run())
         try:
@@ -90,17 +93,18 @@ async def open_parts(
             await keeper.flush()
 
 
-async def _in_force(stores: Mapping[str, ObservedStore], clock: Clock) -> Membership:
+async def _in_force(stores: Mapping[str, ObservedStore], keyring: Keyring, clock: Clock) -> Membership:
     """As far as the stores tell soon. Whoever decides anything with two of them finds out if it was too little."""
     try:
-        return await Driver(stores, clock).run(newest_notice(tuple(stores)), patience=_NOTICE_PATIENCE_S)
+        return await Driver(stores, clock).run(newest_notice(tuple(stores), keyring), patience=_NOTICE_PATIENCE_S)
     except Unavailable:
         return FOUNDED
 
 
 async def still_members(parts: Parts) -> None:
     """For what two stores were to keep: whether they still count. Raises ReplacedError, Unavailable."""
-    now = await Driver(parts.stores, parts.clock).run(newest_notice(tuple(parts.stores)), patience=_MEMBERS_PATIENCE_S)
+    asking = newest_notice(tuple(parts.stores), parts.keyring)
+    now = await Driver(parts.stores, parts.clock).run(asking, patience=_MEMBERS_PATIENCE_S)
     if now.generation > parts.membership.generation:
         raise ReplacedError(now)
 

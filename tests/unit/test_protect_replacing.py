@@ -61,7 +61,7 @@ class _Middle:
 
 async def test_a_notice_whose_author_died_is_on_both_that_stay_before_the_last_filling() -> None:
     here = _Middle()
-    here.stores["S1"].objects[keys.notice_key(1)] = encode_notice(JOINT)
+    here.stores["S1"].objects[keys.notice_key(1)] = encode_notice(JOINT, KEYRING)
     assert await here.last()
     for name in ("S1", "S2", "S4"):
         assert keys.notice_key(1) in here.stores[name].objects
@@ -73,7 +73,7 @@ async def test_nothing_is_filled_for_the_last_time_before_both_have_the_notice(
 ) -> None:
     monkeypatch.setattr(replacing, "PATIENCE_S", 2.0)
     here = _Middle()
-    here.stores["S1"].objects[keys.notice_key(1)] = encode_notice(JOINT)
+    here.stores["S1"].objects[keys.notice_key(1)] = encode_notice(JOINT, KEYRING)
     if body is None:
         here.stores["S2"].silent = True
     else:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Generator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from tests.simulation.world import World, at_once
 
-from threefold.failover.deciding import Desk, Unclear, decide, look
+from threefold.failover.deciding import Desk, Unclear, Undecided, decide, look
 from threefold.failover.steps import Kind, Step, encode, key_of
 from threefold.kernel.clock import SystemClock
+from threefold.kernel.errors import BadInput
 from threefold.kernel.keys import Keyring
 from threefold.quorum import keys
 from threefold.quorum.intake import StoreIntake
 from threefold.quorum.members import Format
-from threefold.quorum.membership import FOUNDED, Membership, ReplacedError
+from threefold.quorum.membership import FOUNDED, Membership, ReplacedError, encode_membership
 from threefold.quorum.notices import encode_notice, newest_notice, put_notice
 from threefold.quorum.requests import Pause, Read
 from threefold.stores.memory import MemoryStore
@@ -36,12 +39,12 @@ def _world() -> World:
 
 def test_the_newest_notice_is_found_by_whoever_asks_a_store_that_stays() -> None:
     world = _world()
-    assert at_once(world, newest_notice(OLD_THREE), OLD_THREE) == FOUNDED
+    assert at_once(world, newest_notice(OLD_THREE, KEYRING), OLD_THREE) == FOUNDED
     for membership in (JOINT, NEW):
-        at_once(world, put_notice(membership), OLD_THREE)
+        at_once(world, put_notice(membership, KEYRING), OLD_THREE)
     assert keys.notice_key(1) not in world.stores["S3"].objects
     for pair in (("S1", "S3"), ("S2", "S3"), ("S1", "S2")):
-        assert at_once(world, newest_notice(pair), pair) == NEW
+        assert at_once(world, newest_notice(pair, KEYRING), pair) == NEW
 
 
 @pytest.mark.parametrize("pair", [("S1", "S3"), ("S2", "S3"), ("S1", "S2")])
@@ -52,7 +55,7 @@ def test_nothing_is_concluded_in_the_journal_by_two_of_the_old_three(pair: tuple
         world.stores[store].keep(key, body, 0.0)
     desk = Desk(OLD_THREE, KEYRING)
     at_once(world, look(desk, key), pair)
-    at_once(world, put_notice(JOINT), OLD_THREE)
+    at_once(world, put_notice(JOINT, KEYRING), OLD_THREE)
     for procedure in (look(desk, key), decide(desk, key, body)):
         with pytest.raises(ReplacedError):
             at_once(world, procedure, pair)
@@ -86,7 +89,7 @@ def test_a_store_that_does_not_say_whether_it_has_a_notice_has_no_vote(answer: b
     world, key = _world(), key_of(1, 0)
     body = encode(Step(Kind.ORDERED, "us", "", 0.0, {"to": "x", "source": ""}), key, KEYRING, bytes(12))
     desk = Desk(OLD_THREE, KEYRING)
-    at_once(world, put_notice(JOINT), OLD_THREE)
+    at_once(world, put_notice(JOINT, KEYRING), OLD_THREE)
     with pytest.raises(TimeoutError):
         _at_once_with(world, decide(desk, key, body), answer)
     assert _at_once_with(world, look(desk, key), answer) == Unclear((body,))
@@ -95,12 +98,40 @@ def test_a_store_that_does_not_say_whether_it_has_a_notice_has_no_vote(answer: b
 @pytest.mark.parametrize("answer", [Unknown("503"), b"damaged"])
 def test_that_nobody_has_a_notice_is_concluded_from_two_that_say_so(answer: bytes | Unknown) -> None:
     world = _world()
-    at_once(world, put_notice(JOINT), OLD_THREE)
+    at_once(world, put_notice(JOINT, KEYRING), OLD_THREE)
     with pytest.raises(TimeoutError):
-        _at_once_with(world, newest_notice(OLD_THREE), answer)
+        _at_once_with(world, newest_notice(OLD_THREE, KEYRING), answer)
     with pytest.raises(TimeoutError):
-        at_once(world, newest_notice(OLD_THREE), ("S3",))
-    assert at_once(world, newest_notice(OLD_THREE), ("S2", "S3")) == JOINT
+        at_once(world, newest_notice(OLD_THREE, KEYRING), ("S3",))
+    assert at_once(world, newest_notice(OLD_THREE, KEYRING), ("S2", "S3")) == JOINT
+
+
+def test_a_notice_that_one_store_made_up_stops_nobody() -> None:
+    world, key = _world(), key_of(1, 0)
+    forged = [encode_notice(JOINT, Keyring(b"x" * 32)), json.dumps(encode_membership(JOINT)).encode()]
+    elsewhere = encode_notice(replace(JOINT, generation=2), KEYRING)  # ours, but of another place
+    for notice in (*forged, elsewhere):
+        world.stores["S3"].objects.pop(keys.notice_key(1), None)
+        world.stores["S3"].keep(keys.notice_key(1), notice, 0.0)
+        assert at_once(world, newest_notice(OLD_THREE, KEYRING), OLD_THREE) == FOUNDED
+        assert at_once(world, look(Desk(OLD_THREE, KEYRING), key), OLD_THREE) == Undecided()
+        with pytest.raises(TimeoutError):  # but it is no word for it that there is none, either
+            at_once(world, newest_notice(OLD_THREE, KEYRING), ("S1", "S3"))
+
+
+def test_two_notices_under_another_key_say_that_the_key_file_is_an_old_one() -> None:
+    world, rotated = _world(), Keyring(bytes(32), b"x" * 32)
+    at_once(world, put_notice(JOINT, rotated), OLD_THREE)
+    with pytest.raises(BadInput, match="goes on under"):
+        at_once(world, newest_notice(OLD_THREE, KEYRING), OLD_THREE)
+    with pytest.raises(BadInput):
+        at_once(world, look(Desk(OLD_THREE, KEYRING), key_of(1, 0)), OLD_THREE)
+    assert at_once(world, newest_notice(OLD_THREE, rotated), OLD_THREE) == JOINT
+
+
+def test_whoever_puts_a_notice_puts_the_same() -> None:
+    assert encode_notice(JOINT, KEYRING) == encode_notice(JOINT, Keyring(bytes(32)))
+    assert b"S4" not in encode_notice(JOINT, KEYRING)
 
 
 async def test_an_intake_on_two_of_the_old_three_is_not_believed() -> None:
@@ -108,7 +139,7 @@ async def test_an_intake_on_two_of_the_old_three_is_not_believed() -> None:
     intake = StoreIntake(stores, KEYRING, SystemClock())
     await intake.put("one", b"body", lambda other: other == b"body")
     for name in JOINT.stores:
-        await stores[name].create(keys.notice_key(1), encode_notice(JOINT))
+        await stores[name].create(keys.notice_key(1), encode_notice(JOINT, KEYRING))
     with pytest.raises(ReplacedError):
         await intake.put("two", b"body", lambda other: other == b"body")
     with pytest.raises(ReplacedError):

@@ -165,7 +165,8 @@ class _Watch:
 async def _in_force(parts: Parts) -> Membership:
     """Of what the stores say, unless too few of them say anything: then what was known stays."""
     try:
-        return await Driver(parts.all_stores, parts.clock).run(newest_notice(tuple(parts.all_stores)), patience=10.0)
+        asking = newest_notice(tuple(parts.all_stores), parts.keyring)
+        return await Driver(parts.all_stores, parts.clock).run(asking, patience=10.0)
     except Unavailable:
         return parts.membership
 

@@ -118,10 +118,10 @@ def look(desk: Desk, key: str) -> Procedure[Verdict]:
 
 def _of_members(desk: Desk, votes: Votes) -> Procedure[Verdict]:
     """Count the votes of those who remember. Raises ReplacedError where one of them knows of a newer membership."""
-    voters, newer = tuple(votes), desk.generation + 1
-    asked = tuple(Read(store, key) for key in (FORMAT, notice_key(newer)) for store in voters)
+    voters, newer = tuple(votes), notice_key(desk.generation + 1)
+    asked = tuple(Read(store, key) for key in (FORMAT, newer) for store in voters)
     answers: Answers = yield Ask(asked)
-    notice = notice_in((answers.get(len(voters) + place) for place in range(len(voters))), newer)
+    notice = notice_in((answers.get(len(voters) + place) for place in range(len(voters))), newer, desk.keyring)
     if notice is not None:
         raise ReplacedError(notice)
     seen = roll({store: answers.get(place) for place, store in enumerate(voters)})

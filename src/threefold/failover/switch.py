@@ -222,7 +222,7 @@ async def set_fence(
     Raises Unavailable, Fenced (somebody else fenced us: ask the journal), NotThere.
     """
     driver = Driver(stores, clock)
-    membership = await driver.run(newest_notice(tuple(stores)), patience=PATIENCE_S)
+    membership = await driver.run(newest_notice(tuple(stores), keyring), patience=PATIENCE_S)
     voters = Named(tuple(stores)).known(membership) if membership.generation else tuple(stores)
     before = await driver.run(read_roll(voters), patience=PATIENCE_S)
     log = agreed_format(before, keyring, QUORUM)

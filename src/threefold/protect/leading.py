@@ -138,7 +138,7 @@ class Leading:
         every = with_.all_stores or with_.stores
         (with_.named or Named(tuple(every))).voters(now)  # or it is refused here, with what to change
         try:
-            await Driver(every, with_.clock).run(put_notice(now), patience=PATIENCE_S)
+            await Driver(every, with_.clock).run(put_notice(now, with_.keyring), patience=PATIENCE_S)
         except Unavailable as error:
             return await self._later(error)
         raise ReplacedError(now)

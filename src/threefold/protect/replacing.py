@@ -65,7 +65,7 @@ async def change_membership(
             # What it said while we took over counts only if it had its memory then: so it has it now.
             raise Unavailable(f"{name} does not answer, or lost its memory meanwhile", hint="it is tried again")
     await driver.run(start(scope, epoch, begin), patience=PATIENCE_S)
-    await driver.run(put_notice(after), patience=PATIENCE_S)
+    await driver.run(put_notice(after, keyring), patience=PATIENCE_S)
     return epoch
 
 
@@ -127,7 +127,7 @@ class Joining:
         """Whether both that stay have the notice (its author may have died): what has none yet, this pass may miss."""
         both = dict(zip(self.membership.stores, self.staying, strict=True))
         try:
-            await Driver(both, self.clock).run(put_notice(self.membership), patience=PATIENCE_S)
+            await Driver(both, self.clock).run(put_notice(self.membership, self.keyring), patience=PATIENCE_S)
         except Unavailable as error:
             self._say(error.message)
             return False

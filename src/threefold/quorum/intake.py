@@ -44,7 +44,8 @@ class StoreIntake:
     ) -> None:
         """``generation``: of the membership by which ``stores`` were chosen."""
         self._stores = stores
-        self._newer = generation + 1
+        self._notice = notice_key(generation + 1)
+        self._keyring = keyring
         self._sealer = keyring.sealer(PREFIX)
         self._clock = clock
 
@@ -105,8 +106,8 @@ class StoreIntake:
 
     async def _still_counts(self, store: ObjectStore) -> bool:
         """Whether it knows of no newer membership; asked after it answered. Raises ReplacedError."""
-        answer = await store.read(notice_key(self._newer))
-        notice = notice_in([answer], self._newer)
+        answer = await store.read(self._notice)
+        notice = notice_in([answer], self._notice, self._keyring)
         if notice is not None:
             raise ReplacedError(notice)
         return answer is ABSENT
