@@ -5,23 +5,21 @@ Secrets are taken from files, from the environment, or from a prompt: never from
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
-from threefold.kernel import keyfile, secret_file, shares, wraps
+from threefold.kernel import keyfile, secret_file, shares
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import BadInput, Damaged, NotThere, ThreefoldError, Unavailable
+from threefold.kernel.errors import BadInput
 from threefold.kernel.hardening import keep_out_of_dumps
 from threefold.kernel.keys import Keyring
 from threefold.kernel.shares import Opened
-from threefold.kernel.wraps import Opener, Passphrase, UnsuitedOpener
-from threefold.quorum.keys import WRAPPED
+from threefold.kernel.wraps import Opener, Passphrase
 from threefold.settings import Settings
-from threefold.stores.reads import Reader
-from threefold.stores.store import ObjectStore, Page, Unknown
+from threefold.stores.store import ObjectStore
+from threefold.upkeep.unwrap import unwrap_from_stores
 
 PASSPHRASE: Final = "THREEFOLD_PASSPHRASE"  # noqa: S105 - the variable's name
 SHARE_FILES: Final = "THREEFOLD_SHARE_FILES"
@@ -108,44 +106,6 @@ def replace_wrapped(settings: Settings, wrapped: bytes) -> None:
     kind, _, rest = (settings.keys.wrapped or "").partition(":")
     if kind == "file":
         secret_file.replace(settings.path(Path(rest)), wrapped.decode() + "\n")
-
-
-async def unwrap_from_stores(stores: Mapping[str, ObjectStore], clock: Clock, opener: Opener) -> Keyring:
-    """The keys from the wrapped copies in the stores: all that open, the copy that holds the most of them first.
-
-    (Two rotations that were begun at the same time leave two copies with a new key each; data may be under either.)
-
-    Raises WrongOpener (BadInput) where none opens, Damaged, NotThere, Unavailable.
-    """
-    pages = await asyncio.gather(*(store.list(WRAPPED) for store in stores.values()))
-    keys = {listed.key for page in pages if isinstance(page, Page) for listed in page.objects}
-    silent = {page.reason for page in pages if isinstance(page, Unknown)}
-    if not keys and silent:
-        raise Unavailable(
-            f"the stores that answer have no wrapped master key ({'; '.join(sorted(silent))})",
-            hint="wait for a store, or use the key file: [keys] master in threefold.toml",
-        )
-    if not keys:
-        raise NotThere("no store has a wrapped master key", hint="use the key file: [keys] master in threefold.toml")
-    reader = Reader(stores, clock, lambda _: None)
-
-    async def accept(body: bytes) -> Keyring:
-        return await asyncio.to_thread(wraps.unwrap, body, opener)
-
-    found: list[Keyring] = []
-    failed: list[ThreefoldError] = []
-    for key in sorted(keys):
-        try:
-            found.append(await reader.read(key, accept))
-        except ThreefoldError as error:
-            failed.append(error)
-    if found:
-        found.sort(key=lambda ring: (-len(ring.ids), ring.ids))
-        return Keyring(*dict.fromkeys(master for ring in found for master in ring.masters()))
-    # What is damaged may be the one that this opens: say that first, and never that the passphrase is wrong.
-    graver = [error for error in failed if isinstance(error, Damaged | Unavailable)]
-    tried = [error for error in failed if not isinstance(error, UnsuitedOpener)]
-    raise (graver or tried or failed)[0]
 
 
 def _text(path: Path) -> str:

@@ -6,10 +6,9 @@ import asyncio
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Coroutine
-from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -31,6 +30,7 @@ from threefold.cli.output import Output
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.machine import this_machine
 from threefold.kernel.memory import return_large_blocks
+from threefold.protect.beside import Work, beside
 from threefold.protect.child import AgentProgram, keep_agent
 from threefold.protect.leader import Deployment
 from threefold.protect.run import protect as protect_until
@@ -111,18 +111,6 @@ def _deployment(found: Settings, parts: Parts, lag: float | None) -> Deployment:
     )
 
 
-@asynccontextmanager
-async def _beside(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Goes on as long as what it stands beside."""
-    tasks = [asyncio.create_task(each) for each in work]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def _protect(
     found: Settings, output: Output, agent: AgentProgram | None, *, take_over: bool, waits: bool
 ) -> None:
@@ -130,16 +118,17 @@ async def _protect(
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     lag = found.system.max_lag.total_seconds() if found.system.durability == "async" else None
-    agents = [keep_agent(agent, SystemClock(), telemetry.report)] if agent else []
-    async with _beside(*agents):
+    clock, tell = SystemClock(), telemetry.report
+    agents: dict[str, Work] = {"the agent": partial(keep_agent, agent, clock, tell)} if agent else {}
+    async with beside(agents, clock, tell):
         while not stop.is_set():
             try:
                 async with open_parts(found, verb="protect") as parts:
                     renewal = renewal_of(parts)
-                    locking = (
-                        [keep_locked(renewal, parts.clock, telemetry.report, found.locks.period)] if renewal else []
-                    )
-                    async with _beside(*locking):
+                    locking: dict[str, Work] = {}
+                    if renewal:
+                        locking["the locks"] = partial(keep_locked, renewal, parts.clock, tell, found.locks.period)
+                    async with beside(locking, parts.clock, tell):
                         await protect_until(
                             _deployment(found, parts, lag),
                             where_of(parts, overdue_of(parts, telemetry.report)),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import hmac
 import json
+import re
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,8 +38,8 @@ SALT_BYTES: Final = 16
 # 128 MiB and a third of a second: what OWASP asks for at least. Ours are random, and need it less.
 _SCRYPT: Final = {"n": 2**17, "r": 8, "p": 1}
 _FIRST_SCRYPT: Final = {"n": 2**15, "r": 8, "p": 1}
-# What is read comes from a store: it must not make us take all memory.
-_SCRYPT_MOST: Final = {"n": 2**20, "r": 16, "p": 4}
+_MOST_BYTES: Final = 2**20  # a hundred keys take a hundredth of it
+_KEY_ID: Final = re.compile("[0-9a-f]{16}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,21 @@ def vouched(wrapped: bytes, keyring: Keyring) -> bool:
     """Whether somebody with a key of this ring made it: who holds a store can write there what he likes."""
     try:
         record = _record(wrapped)
-        return hmac.compare_digest(str(record.get("vouched", "")), _voucher(record, keyring))
+        said = str(record.get("vouched", "")).encode(errors="replace")
+        return hmac.compare_digest(said, _voucher(record, keyring).encode())
     except (Damaged, KeyError):
         return False
+
+
+def holds(wrapped: bytes, keyring: Keyring, key_id: str) -> bool:
+    """Whether it holds that key of the ring for certain: that key or a later one vouches for it.
+
+    (Whoever stole an older key can vouch with that one, and would say that his copy holds the newest.)
+    """
+    if not vouched(wrapped, keyring):
+        return False
+    said = describe(wrapped)
+    return key_id in said.keys and keyring.ids.index(said.key_id) >= keyring.ids.index(key_id)
 
 
 def suits(said: Described, opener: Opener) -> bool:
@@ -159,26 +172,47 @@ def _authenticated(record: Mapping[str, Any], without: tuple[str, ...] = ("diges
 
 
 def _record(wrapped: bytes) -> dict[str, Any]:
-    """Checked: of a known version, all fields there, as they were written. Raises Damaged."""
+    """Checked: of a known version, all fields there, as they were written. Raises Damaged, and nothing else.
+
+    What is read comes from a store, and whoever writes there can make the digest fit.
+    """
     damaged = Damaged("the wrapped master key is damaged", hint="take the copy of another store")
+    if len(wrapped) > _MOST_BYTES:
+        raise damaged
     try:
         record = json.loads(wrapped)
-        version, key_id = record["version"], record["key_id"]
+        version = record["version"]
         salt, sealed = b64decode(record["salt"], validate=True), b64decode(record["sealed"], validate=True)
-        whole = version == 1 or ("replaces" in record and record["digest"] == digest(_authenticated(record)).hex())
-        by_passphrase = version == 1 or record["opened_by"] == "passphrase"
-        costs = {name: record[name] for name in _SCRYPT} if by_passphrase else {}
-        fits = all(isinstance(each, int) and 0 < each <= _SCRYPT_MOST[name] for name, each in costs.items())
-    except (ValueError, KeyError, TypeError):
+        whole = len(salt) == SALT_BYTES and bool(sealed) and _names_a_key(record["key_id"])
+        if version != 1:
+            whole = whole and record["digest"] == digest(_authenticated(record)).hex()
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise damaged from None
-    if version not in {1, 2}:
+    if whole and type(version) is int and version not in {1, 2}:
         raise Damaged(
             f"the wrapped master key has format version {version}", hint="use the newer program that wrote it"
         )
-    if not (whole and fits and isinstance(key_id, str) and len(salt) == SALT_BYTES and sealed):
+    if not (whole and type(version) is int and (version == 1 or _shaped(record))):
         raise damaged
     found: dict[str, Any] = record
     return found
+
+
+def _shaped(record: Mapping[str, Any]) -> bool:
+    """Of version 2: each field of the type that was written. Other costs of scrypt than ours could take all memory."""
+    keys, replaces = record.get("keys"), record.get("replaces")
+    if not (isinstance(keys, list) and keys and all(map(_names_a_key, keys)) and keys[-1] == record["key_id"]):
+        return False
+    if not (isinstance(replaces, list) and all(isinstance(each, str) for each in replaces)):
+        return False
+    if record.get("opened_by") == "shares":
+        return type(record.get("split")) is int
+    as_ours = all(type(record.get(name)) is int and record[name] == cost for name, cost in _SCRYPT.items())
+    return record.get("opened_by") == "passphrase" and "split" not in record and as_ours
+
+
+def _names_a_key(text: object) -> bool:
+    return isinstance(text, str) and _KEY_ID.fullmatch(text) is not None
 
 
 def _text(data: bytes) -> str:
