@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
+from threefold.failover.journal import Journal
+from threefold.failover.steps import Kind, Step, encode, key_of
 from threefold.kernel.clock import SystemClock
+from threefold.kernel.errors import Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.protect import replacing
 from threefold.protect.replacing import Joining
@@ -81,3 +84,37 @@ async def test_nothing_is_filled_for_the_last_time_before_both_have_the_notice(
     assert not await here.last()
     assert here.stores["S4"].objects == {}
     assert "S2" in here.joining.reason
+
+
+def _step(by: str) -> tuple[str, bytes]:
+    key = key_of(1, 0)
+    step = Step(Kind.ORDERED, by, "2026-11-24T20:00:00+00:00", 0.0, {"to": "cloud", "source": "office"})
+    return key, encode(step, key, KEYRING, bytes(12))
+
+
+@pytest.mark.parametrize("third", ["C", "A", None])
+async def test_no_change_begins_where_the_two_that_stay_could_not_tell_a_step(third: str | None) -> None:
+    """Three bodies are void, two of three decided; of the two that stay alone it would be unclear for ever."""
+    here = _Middle()
+    for name, by in (("S1", "A"), ("S2", "B"), ("S3", third)):
+        if by:
+            key, body = _step(by)
+            here.stores[name].objects[key] = body
+    assert not await here.joining.ahead(lambda _epoch, _slot: True)
+    assert key_of(1, 0) in here.joining.reason
+    del here.stores["S2"].objects[key_of(1, 0)]
+    assert await here.joining.ahead(lambda _epoch, _slot: True)  # one of the two lacks it: it is helped there
+    assert key_of(1, 0) not in here.stores["S4"].objects
+
+
+async def test_who_cannot_tell_a_step_in_the_middle_hears_of_the_way_back() -> None:
+    here = _Middle()
+    both = {name: here.stores[name] for name in JOINT.stores}
+    for name, store in both.items():
+        key, body = _step(name)
+        store.objects[key] = body
+    journal = Journal(both, KEYRING, SystemClock(), primary_site="office", patience=0.3, generation=1)
+    with pytest.raises(Unavailable) as refused:
+        await journal.read()
+    assert "threefold store replace" in refused.value.hint
+    assert "--abandon" in refused.value.hint

@@ -9,17 +9,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from threefold.failover.deciding import Decided, Desk, Void, decide, read_switches
 from threefold.failover.steps import Active, Kind, Step, Switch, Switches, encode, key_of, may_follow
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Refused
+from threefold.kernel.errors import Refused, Unavailable
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.quorum.driver import Driver
+from threefold.quorum.majority import STORES
+from threefold.quorum.requests import Procedure
 from threefold.stores.store import ObjectStore
 
 PATIENCE_S: Final = 10.0
+
+T = TypeVar("T")
 
 
 class Journal:
@@ -54,7 +58,7 @@ class Journal:
 
         Raises ReplacedError where other stores are members by now.
         """
-        found = await self._driver.run(read_switches(self._desk, self._known), patience=self._patience)
+        found = await self._run(read_switches(self._desk, self._known))
         self._known = found
         return found
 
@@ -142,11 +146,24 @@ class Journal:
         """Whether ``step`` is what was decided under that key; None: the key is void."""
         key = key_of(number, k)
         body = encode(step, key, self._keyring, bytes.fromhex(self._clock.new_id())[:NONCE_BYTES])
-        match await self._driver.run(decide(self._desk, key, body), patience=self._patience):
+        match await self._run(decide(self._desk, key, body)):
             case Decided(decided):
                 return decided == body
             case Void():
                 return None
+
+    async def _run(self, procedure: Procedure[T]) -> T:
+        try:
+            return await self._driver.run(procedure, patience=self._patience)
+        except Unavailable as error:
+            if len(self._desk.stores) >= STORES:
+                raise
+            raise Unavailable(
+                error.message,
+                hint="a store is being replaced, and both that stay are needed; if both answer "
+                "(threefold store status) and this goes on, they differ: go back with "
+                "`threefold store replace STORE --abandon`",
+            ) from None
 
     def _step(self, kind: Kind, seconds: float, facts: Mapping[str, Any]) -> Step:
         at = self._clock.now().isoformat(timespec="milliseconds")

@@ -36,7 +36,7 @@ from threefold.quorum.reader import PATIENCE_S, agreed_format
 from threefold.quorum.start import opening, start
 from threefold.quorum.view import Scope
 from threefold.stores.probe import probe
-from threefold.stores.store import ABSENT, ObjectStore
+from threefold.stores.store import ABSENT, ObjectStore, Unknown
 
 SWITCHES = "switches"
 _VERIFIED_AT_ONCE = 4
@@ -91,12 +91,12 @@ class Joining:
 
     async def ahead(self, counts: Counts) -> bool:
         """The bulk, while nothing has changed yet: whether it is time for the change."""
-        if self.refused or not await self._may_join():
+        if self.refused or not await self._may_join() or not await self._can_tell():
             return False
         self.reason = "is being filled"
         if self.leaving is not None:
             await self._fill([*self.staying, self.leaving], AHEAD, counts)
-        return await self._copy(AHEAD, counts) and await self._verify()
+        return await self._copy(AHEAD, counts) and await self._verify() and await self._can_tell()
 
     async def last(self, counts: Counts) -> bool:
         """In the middle: all that the two that stay hold. Then it carries the format, and may vote from the next epoch.
@@ -166,21 +166,46 @@ class Joining:
             self._say(f"whole on neither store that stays: {', '.join(done.damaged[:3])}; run `threefold store scrub`")
         return done.complete and not done.damaged
 
-    async def _undecided(self) -> str:
-        """A step of a switch that the two that stay hold differently: only the third can say which one was decided."""
+    async def _can_tell(self) -> bool:
+        """Whether the two that stay hold every step alike: in the middle one that differs could never be told.
+
+        It stays as it is (created once), and nobody leads who cannot read the journal: so no middle is begun.
+        """
+        differing = await self._differing()
+        if differing is None:
+            self._say("a store that stays does not tell its steps of switches")
+        elif differing:
+            first, second = self.membership.stores
+            leaving = self.membership.leaving
+            self._say(
+                f"{min(differing)} is not the same on {first} and {second}: with these two alone nobody could tell "
+                f"what was decided there, so {leaving} cannot be replaced; where it is the same on {leaving} and one "
+                "of them, replace the other one"
+            )
+        return differing == {}
+
+    async def _differing(self) -> dict[str, tuple[bytes, bytes]] | None:
+        """The steps of switches that the two that stay hold differently; None where one of them does not tell."""
         mine: list[dict[str, bytes]] = []
         for store in self.staying:
             names = await listing(store, SWITCHES)
             if names is None:
-                return "a store that stays does not list"
+                return None
             bodies = {key: await store.read(key) for key in sorted(names)}
+            if any(isinstance(body, Unknown) for body in bodies.values()):
+                return None
             mine.append({key: body for key, body in bodies.items() if isinstance(body, bytes)})
         first, second = mine
-        for key in first.keys() & second.keys():
-            if first[key] == second[key]:
-                continue
+        return {key: (first[key], second[key]) for key in first.keys() & second.keys() if first[key] != second[key]}
+
+    async def _undecided(self) -> str:
+        """A step of a switch that the two that stay hold differently: only the third can say which one was decided."""
+        differing = await self._differing()
+        if differing is None:
+            return "a store that stays does not tell its steps of switches"
+        for key, both in differing.items():
             third = await self.leaving.read(key) if self.leaving is not None else None
-            votes = Counter([first[key], second[key], third])
+            votes = Counter([*both, third])
             body, count = votes.most_common(1)[0]
             if count < QUORUM or not isinstance(body, bytes):
                 return f"{key} differs between the two that stay, and the one that leaves does not say which one counts"
