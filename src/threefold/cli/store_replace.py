@@ -20,7 +20,7 @@ from threefold.kernel.progress import Progress
 from threefold.kernel.wraps import Opener
 from threefold.protect.beacon import SILENCE_S, read_leader
 from threefold.protect.fill import AHEAD
-from threefold.protect.replacing import change_membership
+from threefold.protect.replacing import change_membership, membership_in_log
 from threefold.quorum import keys
 from threefold.quorum.driver import Driver
 from threefold.quorum.membership import Membership, MovedError, Named
@@ -215,7 +215,8 @@ async def _dry_run(found: Settings, named: Named, output: Output, opener: Opener
 
 async def _abandon(found: Settings, named: Named, output: Output, opener: Opener | None) -> None:
     async with open_parts(found, opener=opener, ask=ask_opener, verb="store") as parts:
-        now = parts.membership
+        # A notice may be missing, where its author died: what counts stands in the log.
+        now = await membership_in_log(parts.stores, parts.keyring, parts.clock, parts.membership)
         match stage(named, now):
             case "replaced":
                 raise Refused(

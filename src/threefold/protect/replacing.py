@@ -33,6 +33,7 @@ from threefold.quorum.membership import Membership
 from threefold.quorum.notices import put_notice
 from threefold.quorum.objects import Codec
 from threefold.quorum.reader import PATIENCE_S, agreed_format
+from threefold.quorum.reading import membership_now
 from threefold.quorum.start import opening, start
 from threefold.quorum.view import Scope
 from threefold.stores.probe import probe
@@ -57,6 +58,8 @@ async def change_membership(
     epoch, found = await driver.run(fence(scope), patience=PATIENCE_S)
     if found is None:
         raise NotThere("the log has not begun: there is nothing to move", hint="start `threefold protect` first")
+    if before.generation:  # in force, as was just seen; the next notice is looked for behind it
+        await driver.run(put_notice(before, keyring), patience=PATIENCE_S)
     begin = replace(opening(found, found.timeline, found.end), membership=after)
     again = await driver.run(read_roll(both), patience=PATIENCE_S)
     for name, known in roll.members.items():
@@ -67,6 +70,21 @@ async def change_membership(
     await driver.run(start(scope, epoch, begin), patience=PATIENCE_S)
     await driver.run(put_notice(after, keyring), patience=PATIENCE_S)
     return epoch
+
+
+async def membership_in_log(
+    stores: Mapping[str, ObjectStore], keyring: Keyring, clock: Clock, assumed: Membership
+) -> Membership:
+    """Which membership the newest epoch names; its notice may be missing. Asks ``stores``, chosen by ``assumed``.
+
+    Raises Unavailable where fewer than two of them answer, NotThere where there is no log.
+    """
+    driver = Driver(stores, clock)
+    roll = await driver.run(read_roll(tuple(stores)), patience=PATIENCE_S)
+    log = agreed_format(roll, keyring, QUORUM)
+    codec = Codec(keyring, log.log)
+    scope = Scope(tuple(roll.members), codec, clock.new_id(), QUORUM, log.segment_bytes, membership=assumed)
+    return await driver.run(membership_now(scope), patience=PATIENCE_S)
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from threefold.kernel.errors import Damaged
 from threefold.quorum.claim import highest_claim
+from threefold.quorum.membership import Membership, MovedError
 from threefold.quorum.requests import Pause, Procedure
 from threefold.quorum.segments import ASK_AGAIN_S
 from threefold.quorum.view import Scope, View, look, look_at, look_well
@@ -41,6 +42,15 @@ def read_log(scope: Scope, *, up_to_damage: bool = False) -> Procedure[Found | N
         highest, head = yield from _newest_start(scope)
         if not superseded and before == (highest, head.epoch if head else 0):
             return found
+
+
+def membership_now(scope: Scope) -> Procedure[Membership]:
+    """Whose answers count by the newest slot 0 that these stores show; as assumed where no epoch has begun."""
+    try:
+        yield from _newest_start(scope)
+    except MovedError as moved:
+        return moved.membership
+    return scope.membership
 
 
 def believe(scope: Scope, view: View) -> Procedure[None]:
