@@ -7,17 +7,24 @@ from datetime import timedelta
 
 import pytest
 from tests.recovering import Faulty
-from tests.stored import KEYRING, WRAPPED, found
+from tests.stored import CLOCK, KEYRING, LOG, NAMES, WRAPPED, found, stored
 from tests.unit.test_upkeep_locks import World
 
 from threefold.kernel import wraps
 from threefold.kernel.errors import Refused, Unavailable
 from threefold.kernel.keys import digest
+from threefold.kernel.progress import Silent
 from threefold.kernel.wraps import Passphrase
+from threefold.protect.fill import fill
+from threefold.protect.founding import _key_can_be_recovered
 from threefold.quorum.keys import wrapped_key_key
+from threefold.quorum.objects import Codec
+from threefold.stores.health import HealthBook
+from threefold.stores.memory import MemoryStore
 from threefold.stores.store import ObjectStore
 from threefold.upkeep import rewrap
 from threefold.upkeep.rewrap import Rewrap
+from threefold.upkeep.scrub import Scrub
 from threefold.upkeep.wrapped import copies, put
 
 OLD, NEW = Passphrase("a passphrase"), Passphrase("another passphrase")
@@ -99,5 +106,74 @@ async def test_a_forged_copy_replaces_nothing_and_a_newer_key_is_not_overwritten
     assert not any(copy.replaced for copy in await copies(plain, KEYRING))
     newer = rewrap.prepared(KEYRING)
     await stores["S3"].create(f"keys/{newer.newest}-00000000", wraps.wrap(newer, NEW, salt=bytes(16)))
+    rewrap.none_newer(await copies(plain, KEYRING), KEYRING)  # one store alone may have forged it
+    await stores["S2"].create(f"keys/{newer.newest}-00000000", wraps.wrap(newer, NEW, salt=bytes(16)))
     with pytest.raises(Refused, match="rotated on another host"):
         rewrap.none_newer(await copies(plain, KEYRING), KEYRING)
+
+
+def _forged(body: bytes, **other: object) -> bytes:
+    record = json.loads(body) | other
+    record["digest"] = digest(wraps._authenticated(record)).hex()
+    return json.dumps(record).encode()
+
+
+async def test_a_key_stands_on_two_stores_that_hold_it_for_certain() -> None:
+    ring = rewrap.prepared(KEYRING)
+    true, key = wraps.wrap(ring, NEW, salt=bytes(16)), wrapped_key_key(ring.newest, "1")
+    stores: dict[str, ObjectStore] = {name: MemoryStore(name) for name in ("S1", "S2", "S3")}
+    await stores["S1"].create(key, true)
+    await stores["S2"].create(key, _forged(true, sealed="AAAA"))
+    with pytest.raises(Refused, match="would be lost"):
+        rewrap.stands(await copies(stores, ring), ring, list(stores))
+    with pytest.raises(Refused, match="would be lost"):
+        await _key_can_be_recovered(stores, ring.activated())
+    older = json.loads(wraps.wrap(KEYRING, NEW, salt=bytes(16))) | {"keys": [ring.newest, KEYRING.newest]}
+    older["vouched"] = wraps._voucher(older, KEYRING)
+    await stores["S2"].create(wrapped_key_key(KEYRING.newest, "2"), _forged(json.dumps(older).encode()))
+    with pytest.raises(Refused, match="would be lost"):
+        rewrap.stands(await copies(stores, ring), ring, list(stores))
+    await stores["S3"].create(key, true)
+    rewrap.stands(await copies(stores, ring), ring, list(stores))
+    await _key_can_be_recovered(stores, ring.activated())
+
+
+async def test_a_host_without_the_prepared_key_begins_an_epoch_where_two_stores_hold_the_newer_copy_alike() -> None:
+    ours = KEYRING.followed_by(bytes(range(5, 37))).activated()
+    later = ours.followed_by(bytes(range(9, 41)))
+    true, key = wraps.wrap(later, NEW, salt=bytes(16)), wrapped_key_key(later.newest, "1")
+    stores: dict[str, ObjectStore] = {name: MemoryStore(name) for name in ("S1", "S2", "S3")}
+    await stores["S1"].create(key, true)
+    await stores["S2"].create(key, _forged(true, sealed="AAAA"))
+    with pytest.raises(Refused, match="would be lost"):
+        await _key_can_be_recovered(stores, ours)
+    await stores["S3"].create(key, true)
+    await _key_can_be_recovered(stores, ours)
+
+
+async def test_who_stole_an_old_key_replaces_no_newer_copy() -> None:
+    ring = KEYRING.followed_by(bytes(range(5, 37))).activated()
+    key = wrapped_key_key(ring.newest, "1")
+    stores: dict[str, ObjectStore] = {name: MemoryStore(name) for name in ("S1", "S2", "S3")}
+    await put(stores, {key: wraps.wrap(ring, NEW, salt=bytes(16))})
+    stolen = wraps.wrap(KEYRING, OLD, salt=bytes(16), replaces=[key, wrapped_key_key(KEYRING.newest)])
+    await put(stores, {wrapped_key_key(KEYRING.newest): WRAPPED, wrapped_key_key(KEYRING.newest, "2"): stolen})
+    gone = {copy.key for copy in await copies(stores, ring) if copy.replaced}
+    assert gone == {wrapped_key_key(KEYRING.newest)}
+
+
+async def test_neither_filling_nor_repair_brings_a_replaced_copy_back() -> None:
+    here = await stored()
+    old, new = wrapped_key_key(KEYRING.newest), wrapped_key_key(KEYRING.newest, "1")
+    body = wraps.wrap(KEYRING, NEW, salt=bytes(16), replaces=[old])
+    for store in here.stores.values():
+        store.objects[new] = body
+    for name in ("S2", "S3"):
+        del here.stores[name].objects[old]
+    del here.stores["S3"].objects[new]
+    sources = [here.stores["S1"], here.stores["S2"]]
+    await fill(here.stores["S3"], sources, KEYRING, Codec(KEYRING, LOG), lambda *_: True, prefixes=["keys"])
+    assert [key for key in here.stores["S3"].objects if key.startswith("keys/")] == [new]
+    report = await Scrub(here.stores, KEYRING, CLOCK, HealthBook(NAMES), Silent()).everything()
+    assert not [finding for finding in report.findings if finding.key == old]
+    assert [name for name, store in here.stores.items() if old in store.objects] == ["S1"]

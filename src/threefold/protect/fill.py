@@ -16,6 +16,7 @@ from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.quorum import keys
 from threefold.quorum.check import Counts, check_log_object, fits_slot
 from threefold.quorum.objects import Codec, Kind, LogObject
+from threefold.quorum.wrapped import replaced_on
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.vault.check import check_object
@@ -62,6 +63,8 @@ async def fill(
     answering = list(sources)
     # What is being pruned is not to come back from the stores that have not deleted it yet.
     doomed = (await read_marks([target, *sources], keyring)).doomed()
+    if "keys" in prefixes:  # nor an old way to open the keys
+        doomed |= await replaced_on([target, *sources], keyring)
     for prefix in prefixes:
         have = await listing(target, prefix)
         if have is None:

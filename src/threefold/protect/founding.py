@@ -72,8 +72,12 @@ async def _key_can_be_recovered(stores: Mapping[str, ObjectStore], keyring: Keyr
     """
     if keyring.key_id == keyring.founding:
         return  # whether that one lies in the stores is said by the settings, and was warned of
-    found = await asyncio.gather(*(_wraps(store, keyring.key_id) for store in stores.values()))
-    if found.count(True) >= QUORUM:
+    found = await asyncio.gather(*(_wraps(store, keyring) for store in stores.values()))
+    each = [bodies for bodies in found if bodies is not None]
+    # A key that we do not hold yet cannot vouch: its copies are believed where two stores hold them alike.
+    alike = {body for bodies in each for body in bodies if sum(body in others for others in each) >= QUORUM}
+    sure = [any(body in alike or wraps.vouched(body, keyring) for body in bodies) for bodies in each]
+    if sure.count(True) >= QUORUM:
         return
     if None in found:
         raise Unavailable(f"whether two stores hold key {keyring.key_id} wrapped is not known: too few answer")
@@ -83,17 +87,23 @@ async def _key_can_be_recovered(stores: Mapping[str, ObjectStore], keyring: Keyr
     )
 
 
-async def _wraps(store: ObjectStore, key_id: str) -> bool | None:
-    """Whether a wrapped copy there holds the key; None: it does not say."""
+async def _wraps(store: ObjectStore, keyring: Keyring) -> set[bytes] | None:
+    """The wrapped copies there that hold the key in force, or say so under a later key than we have; None: unknown."""
     page = await store.list(keys.WRAPPED)
     if not isinstance(page, Page):
         return None
+    held: set[bytes] = set()
     for listed in page.objects:
         body = await store.read(listed.key)
+        if isinstance(body, Unknown):
+            return None
         with suppress(Damaged):
-            if isinstance(body, bytes) and key_id in wraps.describe(body).keys:
-                return True
-    return False
+            if isinstance(body, bytes):
+                said = wraps.describe(body)
+                later = said.key_id not in keyring.ids and keyring.key_id in said.keys
+                if later or wraps.holds(body, keyring, keyring.key_id):
+                    held.add(body)
+    return held
 
 
 async def _unborn(stores: Mapping[str, ObjectStore], roll: Roll) -> bool:

@@ -106,8 +106,13 @@ def position_of(key: str) -> tuple[int, int] | None:
         return None
 
 
-def decide(key: str, copies: Mapping[str, Copy], log: LogFacts | None) -> Decision:
-    """``log`` is None where it could not be read: then nothing in log/ is touched."""
+def decide(key: str, copies: Mapping[str, Copy], log: LogFacts | None, *, replaced: bool = False) -> Decision:
+    """``log`` is None where it could not be read: then nothing in log/ is touched.
+
+    ``replaced``: a wrapped key that a newer one took the place of. It is on its way out, and is not brought back.
+    """
+    if replaced:
+        return Decision(unknown=_in(copies, State.UNKNOWN))
     prefix = prefix_of(key)
     if prefix == keys.LOG:
         return _in_log(key, copies, log)

@@ -10,7 +10,7 @@ running `threefold protect`, fills in.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Final
@@ -58,11 +58,14 @@ class Mender:
         pace: Pace,
         *,
         segment_bytes: int = keys.SEGMENT_BYTES,
+        replaced: Collection[str] = (),
     ) -> None:
+        """``replaced``: wrapped keys that are not to be brought back."""
         self._stores = stores
         self._keyring = keyring
         self._codec = codec
         self._segment_bytes = segment_bytes
+        self._replaced = frozenset(replaced)
         self._clock = clock
         self._pace = pace
         self.away: dict[str, str] = {}  # stores that are not asked any more, and why
@@ -82,7 +85,7 @@ class Mender:
     async def mend(self, seen: Seen, log: LogFacts | None, *, only: str | None = None, first: int = 0) -> list[Finding]:
         """Look, decide, act. ``only`` one store is changed."""
         copies = await self.look(seen, first=first)
-        decision = decide(seen.key, copies, log)
+        decision = decide(seen.key, copies, log, replaced=seen.key in self._replaced)
         if decision.fine:
             return []
         key, findings = seen.key, []

@@ -49,10 +49,15 @@ def prepared(keyring: Keyring) -> Keyring:
 def none_newer(there: Sequence[Copy], keyring: Keyring) -> None:
     """That we hold every key that is wrapped there: else a copy of ours would take the place of one that holds more.
 
-    Raises Refused.
+    A key that we do not hold cannot vouch for itself. Two stores are believed: one may have forged it, and what lies on
+    one alone has sealed nothing yet (`stands`). Raises Refused.
     """
-    known = [key_id for copy in there if not isinstance(copy.said, Damaged) for key_id in copy.said.keys]
-    newer = [key_id for key_id in known if key_id not in keyring.ids]
+    unknown: dict[str, set[str]] = {}
+    for copy in there:
+        for key_id in () if isinstance(copy.said, Damaged) else copy.said.keys:
+            if key_id not in keyring.ids:
+                unknown.setdefault(key_id, set()).add(copy.store)
+    newer = [key_id for key_id, stores in unknown.items() if len(stores) >= QUORUM]
     if newer:
         raise Refused(
             f"the stores hold key {newer[-1]} wrapped, and this key file does not: it was rotated on another host",
@@ -92,7 +97,11 @@ async def check(there: Sequence[Copy], keyring: Keyring, openers: Sequence[Opene
 
 def stands(there: Sequence[Copy], keyring: Keyring, stores: Sequence[str]) -> None:
     """That two stores hold the newest key wrapped: before anything is sealed with it. Raises Refused."""
-    holding = {copy.store for copy in there if not isinstance(copy.said, Damaged) and keyring.newest in copy.said.keys}
+    holding = {
+        copy.store
+        for copy in there
+        if not isinstance(copy.said, Damaged) and wraps.holds(copy.body, keyring, keyring.newest)
+    }
     if len(holding) < QUORUM:
         lacking = ", ".join(sorted(set(stores) - holding))
         raise Refused(

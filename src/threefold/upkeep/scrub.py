@@ -28,6 +28,7 @@ from threefold.quorum.history import Piece
 from threefold.quorum.members import Format, read_roll
 from threefold.quorum.objects import Codec
 from threefold.quorum.reader import Extent, agreed_format, read_extent
+from threefold.quorum.wrapped import replaced_on
 from threefold.stores.health import HealthBook
 from threefold.stores.store import ObjectStore
 from threefold.upkeep.decide import PREFIXES, LogFacts
@@ -162,7 +163,15 @@ class Scrub:
             self._lost_log = damage.message
         codec = Codec(self._keyring, agreed.log)
         size = self._segment_bytes = agreed.segment_bytes
-        mender = Mender(self._stores, self._keyring, codec, self._clock, self._pace, segment_bytes=size)
+        mender = Mender(
+            self._stores,
+            self._keyring,
+            codec,
+            self._clock,
+            self._pace,
+            segment_bytes=size,
+            replaced=await replaced_on(self._all.values(), self._keyring),
+        )
         for name in roll.silent:
             body = await self._all[name].read(keys.FORMAT)
             if isinstance(body, bytes):

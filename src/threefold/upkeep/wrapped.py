@@ -17,6 +17,7 @@ from threefold.kernel.errors import Damaged, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.wraps import Described
 from threefold.quorum.keys import WRAPPED, wraps_key
+from threefold.quorum.wrapped import replaced
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import Locked, ObjectStore, Page, Unknown
 
@@ -58,8 +59,7 @@ async def copies(stores: Mapping[str, ObjectStore], keyring: Keyring) -> list[Co
 
 def _marked(found: list[Copy], keyring: Keyring) -> list[Copy]:
     """``keyring`` vouches for what is said to be replaced: else a forged copy would end the locks of all others."""
-    trusted = [copy.said for copy in found if wraps.vouched(copy.body, keyring)]
-    gone = {key for said in trusted if not isinstance(said, Damaged) for key in said.replaces}
+    gone = replaced(((copy.key, copy.body) for copy in found), keyring)
     return [replace(copy, replaced=copy.key in gone) for copy in found]
 
 
