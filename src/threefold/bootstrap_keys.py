@@ -54,6 +54,7 @@ async def ring_of(
 
 def keyring_from(settings: Settings) -> Keyring:
     """The keys of the settings' key file. Raises BadInput, Refused."""
+    keep_out_of_dumps()
     return keyfile.decode(settings.secret_bytes(settings.keys.master))
 
 

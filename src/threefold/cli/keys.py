@@ -253,13 +253,23 @@ async def _verify(found: Settings, output: Output, opener: Opener | None) -> Non
     rows = table("store", "what", "", "")
     for each in proofs.proofs:
         rows.add_row(each.store, each.what, each.found.value, each.detail)
-    output.result(facts, rows, "[green]Everything opens.[/]" if proofs.good else "")
+    output.result(facts, rows, _summed_up(proofs))
     if not proofs.good:
         raise _not_good(proofs)
 
 
+def _summed_up(proofs: Proofs) -> str:
+    if not proofs.good:
+        return ""
+    if not proofs.complete:
+        return "What could be checked opens. What is not checked: try it with the passphrase (--passphrase-file)."
+    return "[green]Everything opens.[/]"
+
+
 def _not_good(proofs: Proofs) -> Damaged:
-    bad = [each for each in proofs.proofs if each.found not in {"opens", "nothing there yet", "replaced"}]
+    bad = [
+        each for each in proofs.proofs if each.found not in {"opens", "nothing there yet", "replaced", "not checked"}
+    ]
     told = "; ".join(f"{each.what} on {each.store}: {each.found.value}" for each in bad)
     return Damaged(f"not everything opens: {told}", hint="what to do is in docs/howto/keep-the-key.md")
 

@@ -1,7 +1,7 @@
 """Keys stay out of core dumps, and out of the reach of other processes of the same user (debuggers, /proc/PID/mem).
 
-Called once, in one place, by whoever is about to hold a key (bootstrap_keys.py). What it does not do is said in
-docs/explanation/security.md: root reads everything, and memory may be swapped out.
+Called by whoever is about to hold a key: one that is read (bootstrap_keys.py), or made (local/create.py). What it does
+not do is said in docs/explanation/security.md: root reads everything, and memory may be swapped out.
 """
 
 from __future__ import annotations

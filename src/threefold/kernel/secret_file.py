@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from threefold.kernel.errors import BadInput, Refused
@@ -17,8 +18,12 @@ def write_new(path: Path, text: str) -> None:
         raise Refused(f"{path} is there already", hint="nothing is overwritten: name another file") from None
     except OSError as error:
         raise _cannot(path, error) from None
-    _write(descriptor, text)
-    _keep(path.parent)
+    try:
+        _write(descriptor, text)
+        _keep(path.parent)
+    except OSError as error:
+        path.unlink(missing_ok=True)  # a part of a key file would be taken for one
+        raise _cannot(path, error) from None
 
 
 def replace(path: Path, text: str) -> None:
@@ -35,6 +40,8 @@ def replace(path: Path, text: str) -> None:
         beside.rename(path)
         _keep(path.parent)
     except OSError as error:
+        with suppress(OSError):
+            beside.unlink(missing_ok=True)
         raise _cannot(path, error) from None
 
 

@@ -60,6 +60,7 @@ class Described:
     keys: tuple[str, ...]
     opened_by: str
     split: int | None = None
+    first: bool = False  # of the first version, which no key vouches for
     replaces: tuple[str, ...] = ()  # objects that are worth nothing any more, and stay where a lock keeps them
 
     @property
@@ -120,9 +121,14 @@ def describe(wrapped: bytes) -> Described:
     """Raises Damaged."""
     record = _record(wrapped)
     if record["version"] == 1:
-        return Described(record["key_id"], (record["key_id"],), "passphrase")
-    replaces = tuple(record["replaces"])
-    return Described(record["key_id"], tuple(record["keys"]), record["opened_by"], record.get("split"), replaces)
+        return Described(record["key_id"], (record["key_id"],), "passphrase", first=True)
+    return Described(
+        record["key_id"],
+        tuple(record["keys"]),
+        record["opened_by"],
+        record.get("split"),
+        replaces=tuple(record["replaces"]),
+    )
 
 
 def unwrap(wrapped: bytes, opener: Opener) -> Keyring:

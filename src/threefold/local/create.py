@@ -17,6 +17,7 @@ from typing import Final
 
 from threefold.kernel import keyfile, wraps
 from threefold.kernel.errors import BadInput, Refused
+from threefold.kernel.hardening import keep_out_of_dumps
 from threefold.kernel.keys import Keyring, new_master
 from threefold.kernel.wraps import Passphrase
 from threefold.local.home import CRM_USER, REPLICATION_USER
@@ -132,6 +133,7 @@ def create_home(
 def _fill(folder: Path, passphrase: str, ports: Ports, standby: str, policy: str) -> None:
     for name, mode in (("keys", 0o700), ("secrets", 0o700), ("storage", 0o700), ("run", 0o755), ("log", 0o755)):
         (folder / name).mkdir(mode=mode)
+    keep_out_of_dumps()
     ring = Keyring(new_master(secrets.token_bytes))
     _write(folder / "keys/master.key", keyfile.encode(ring).strip())
     wrapped = wraps.wrap(ring, Passphrase(passphrase), salt=secrets.token_bytes(wraps.SALT_BYTES))

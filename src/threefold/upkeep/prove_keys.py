@@ -26,6 +26,7 @@ class Found(StrEnum):
     OPENS = "opens"
     OTHER = "another key"  # whole, and not opened by what we have
     REPLACED = "replaced"  # by a newer copy; a retention lock keeps it, or it could not be removed yet
+    NOT_CHECKED = "not checked"  # nothing that was given tells whether it is whole
     DAMAGED = "damaged"
     ABSENT = "nothing there yet"
     UNKNOWN = "unknown"  # the store did not answer
@@ -49,7 +50,13 @@ class Proofs:
 
     @property
     def good(self) -> bool:
-        return all(each.found in {Found.OPENS, Found.ABSENT, Found.REPLACED} for each in self.proofs)
+        fine = {Found.OPENS, Found.ABSENT, Found.REPLACED, Found.NOT_CHECKED}
+        return all(each.found in fine for each in self.proofs)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all was tried."""
+        return not any(each.found is Found.NOT_CHECKED for each in self.proofs)
 
 
 async def prove(stores: Mapping[str, ObjectStore], clock: Clock, keyring: Keyring, opener: Opener | None) -> Proofs:
@@ -92,9 +99,16 @@ async def _wraps(store: ObjectStore, keyring: Keyring, opener: Opener | None) ->
 
 def _wrap(copy: Copy, keyring: Keyring, opener: Opener | None) -> Proof:
     assert not isinstance(copy.said, Damaged)  # noqa: S101 - told apart by the caller
+    if opener is None and copy.said.first:
+        how = "as the first version wrote it: only the passphrase tells whether it is whole"
+        return Proof(copy.store, copy.key, Found.NOT_CHECKED, how)
+    if opener is None and copy.said.key_id in keyring.ids and not wraps.vouched(copy.body, keyring):
+        return Proof(copy.store, copy.key, Found.DAMAGED, "the key that it names did not make it: damaged, or forged")
     lacking = [key_id for key_id in keyring.ids if key_id not in copy.said.keys]
     if lacking:
         return Proof(copy.store, copy.key, Found.OTHER, f"it lacks the newer key {lacking[-1]}")
+    if opener is None and copy.said.key_id not in keyring.ids:
+        return Proof(copy.store, copy.key, Found.OTHER, f"it is of key {copy.said.key_id}, which we do not have")
     if opener is None:
         return Proof(copy.store, copy.key, Found.OPENS, f"whole; opened by {copy.said.words}, which was not tried")
     try:
@@ -113,11 +127,10 @@ async def _log(store: ObjectStore, clock: Clock, keyring: Keyring) -> str:
 async def _vault(store: ObjectStore, clock: Clock, keyring: Keyring) -> str:
     vault = Vault({store.name: store}, keyring, clock)
     catalogue = await vault.catalogue()
-    if not catalogue.summaries:
-        if catalogue.notes:
-            raise Damaged(catalogue.notes[0])
+    there = [*(summary.id for summary in catalogue.summaries), *catalogue.damaged]
+    if not there:
         raise NotThere("no snapshot yet")
-    manifest = await vault.manifest(catalogue.summaries[-1].id)
+    manifest = await vault.manifest(max(there))  # the newest, and no older one where that is damaged
     if manifest.places:
         await vault.chunks([(manifest.names[-1], manifest.places[-1])])
     return f"snapshot {manifest.summary.id}"
