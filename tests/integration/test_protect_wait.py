@@ -72,6 +72,7 @@ async def test_the_leader_is_stopped_and_wakes_and_each_waits_for_the_other() ->
             await here.same_as_primary()
 
 
+@pytest.mark.long
 async def test_the_leader_is_cut_off_from_the_primary() -> None:
     async with site() as here:
         server = here.primary.server

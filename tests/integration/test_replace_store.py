@@ -67,6 +67,7 @@ async def _disaster(here: Site, people: Team) -> None:
     await people.judge()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("gone", [False, True])
 async def test_a_store_is_replaced_while_people_commit(gone: bool) -> None:
     async with site() as here:
@@ -129,6 +130,7 @@ async def test_old_settings_that_reach_only_the_old_store_and_one_that_stays_are
                 await _turned_away(here, old, *verb)
 
 
+@pytest.mark.long
 async def test_it_is_gone_back_from_in_the_middle() -> None:
     async with site() as here:
         protecting = await here.protect()

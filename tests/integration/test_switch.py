@@ -57,6 +57,7 @@ async def test_there_in_good_order_and_back() -> None:
         assert [switch.target for switch in switches] == [AWAY, HOME]
 
 
+@pytest.mark.long
 async def test_the_third_site_comes_up_from_the_stores_when_the_second_fails_too() -> None:
     """NA14: before eu has a standby it is gone as well. The third machine's settings know karachi and itself only."""
     async with two_sites() as here:

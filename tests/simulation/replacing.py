@@ -128,6 +128,8 @@ class Operator:
         aim = onward(leader.known)
         if aim(now) is not None:
             self._run.lead_again(leader, aim)
+        elif leader.known == self._run.known:
+            self._heard(now)  # it is refused: what was wanted was given up meanwhile, and the operator reads why
 
     def prefill(self, leader: Leader) -> None:
         """Ahead of the change, so that it is short; what is missed is no harm."""

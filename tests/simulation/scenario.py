@@ -470,6 +470,10 @@ class Run:
             for leader in self._living():
                 if leader.stuck and not leader.stalled:
                     leader.crash("is stuck, and is started anew")
+            newest = max((leader.epoch for leader in self._living() if leader.appender), default=0)
+            for leader in self._living():
+                if leader.appender and leader.epoch < newest and not leader.stalled:
+                    leader.crash("hears of a newer epoch")  # by its beacon: who has nothing to write meets no seal
             busy = [leader for leader in self._living() if leader.primary in last and not leader.stuck]
             if not busy and not any(r.alive for r in [*recovering, *self.agents]):
                 standing = [p for p in last if not p.obsolete]

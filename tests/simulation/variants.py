@@ -521,7 +521,7 @@ VARIANTS: dict[str, Variant] = {
         asks_before_the_claim, "switching", seeds=400
     ),
     "promotes before fencing": Variant(promotes_before_fencing, "switching"),
-    "promotes a switch that was abandoned": Variant(promotes_what_was_abandoned, "switching"),
+    "promotes a switch that was abandoned": Variant(promotes_what_was_abandoned, "switching", seeds=500),
     "bundles what is not settled": Variant(bundles_what_is_not_settled),
     "adds a surplus at any time": Variant(adds_a_surplus_at_any_time, "switching"),
     "the new store votes before it is full": Variant(votes_before_it_is_full, "replacing"),
