@@ -19,6 +19,7 @@ from threefold.quorum.reading import read_log
 from threefold.quorum.requests import Ask, Read
 from threefold.quorum.trim import trim
 from threefold.quorum.view import Scope, View
+from threefold.stores.store import ABSENT
 
 WRITER = "0123456789abcdef" * 2
 LAST = 21
@@ -126,6 +127,21 @@ def test_one_whole_copy_is_enough_and_a_silent_store_is_not_waited_for() -> None
     (absent, *_) = (world.stores["S2"].perform(ask.requests[1], 0.0, stale=False),)
     assert not ask.enough({0: absent})
     assert ask.enough({0: absent, 2: absent})
+
+
+def test_a_damaged_copy_does_not_end_the_wait_for_a_whole_one() -> None:
+    scope = _scope()
+    whole = _bundles(scope, _log(scope))[0].body
+    procedure = read_bundles(scope, 1, [0])
+    ask = next(procedure)
+    assert isinstance(ask, Ask)
+    assert not ask.enough({0: b"rot"})
+    assert not ask.enough({0: b"rot", 1: ABSENT})
+    answers = {0: b"rot", 1: ABSENT, 2: whole}
+    assert ask.enough(answers)
+    with pytest.raises(StopIteration) as done:
+        procedure.send(answers)
+    assert [entry.header.slot for entry in done.value.value[0]] == list(range(1, 8))
 
 
 def test_a_bundle_in_a_slot_is_no_entry() -> None:

@@ -62,23 +62,26 @@ def header(scope: Scope, epoch: int, number: int) -> Header:
 
 
 def read_bundles(scope: Scope, epoch: int, numbers: Sequence[int]) -> Procedure[dict[int, list[LogObject]]]:
-    """The entries of those of the epoch's bundles that any store has whole; each asked for from all stores."""
+    """The entries of those of the epoch's bundles that any store has whole; each asked for from all stores.
+
+    A damaged copy decides nothing: another store's may be whole, and is waited for.
+    """
     asked = tuple(Read(store, keys.bundle_key(epoch, number)) for number in numbers for store in scope.stores)
     width = len(scope.stores)
-
-    def decided(answers: Answers, number: int) -> bool:
-        mine = [answers[place] for place in range(number * width, (number + 1) * width) if place in answers]
-        there = any(isinstance(answer, bytes) for answer in mine)
-        return there or sum(answer is ABSENT for answer in mine) >= scope.decisive
-
-    answers: Answers = yield Ask(asked, lambda answers: all(decided(answers, each) for each in range(len(numbers))))
     found: dict[int, list[LogObject]] = {}
-    for place in sorted(answers):
-        number = numbers[place // width]
-        if number not in found:
-            entries = _entries(scope, epoch, number, answers[place])
-            if entries:
+    absent = dict.fromkeys(numbers, 0)
+    judged: set[int] = set()
+
+    def decided(answers: Answers) -> bool:
+        for place in answers.keys() - judged:  # asked after each answer, and opening one takes a while
+            judged.add(place)
+            number = numbers[place // width]
+            absent[number] += answers[place] is ABSENT
+            if number not in found and (entries := _entries(scope, epoch, number, answers[place])):
                 found[number] = entries
+        return all(number in found or absent[number] >= scope.decisive for number in numbers)
+
+    decided((yield Ask(asked, decided)))
     return found
 
 
