@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.integration.storage_server.test_storage_engine import opened, put
+from storage_engines import opened, put
 
 
 async def test_one_request_is_written_at_once_and_a_slow_disk_holds_up_nobody_else(
