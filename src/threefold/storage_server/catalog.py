@@ -105,6 +105,7 @@ class Catalog:
         self.buckets: dict[str, Bucket] = {}
         self.live_bytes = 0
         self.vanished_batch = 0  # the newest batch that holds a delete: "not there" is said only when it is durable
+        self.lengthened_batch = 0  # the newest batch that makes a lock longer
 
     def make_bucket(self, name: str, place: Place) -> None:
         bucket = self.buckets.get(name)
@@ -129,6 +130,10 @@ class Catalog:
         if before is not None:
             self.live_bytes -= before.place.record_bytes
         return before
+
+    def lengthen(self, entry: Entry, mode: int, until_ms: int, batch: int) -> None:
+        entry.lengthen(mode, until_ms)
+        self.lengthened_batch = batch
 
     def entry(self, bucket: str, key: str) -> Entry | None:
         there = self.buckets.get(bucket)

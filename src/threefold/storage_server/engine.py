@@ -119,9 +119,9 @@ class Engine:
     async def find(self, bucket: str, key: str) -> Entry:
         """The object's entry, durable. Raises S3Error where there is none, durably."""
         while (entry := self.bucket(bucket).objects.get(key)) is not None:
-            if entry.place.batch <= self.journal.durable_batch:
+            if (said := self._said_by(entry)) <= self.journal.durable_batch:
                 break
-            await self.journal.durable(entry.place.batch)  # and look again: it may have changed or moved
+            await self.journal.durable(said)  # and look again: it may have changed or moved
         if entry is None:
             await self.journal.durable(self._catalog.vanished_batch)
             raise no_such_key()
@@ -154,7 +154,7 @@ class Engine:
         if not condition.holds(before.etag if before else None):
             await self.journal.durable(before.place.batch if before else self._catalog.vanished_batch)
             raise no_such_key() if before is None else precondition_failed()
-        self._check_lock(before)
+        await self._check_lock(before)
         self.check_room(size)
 
     def check_room(self, size: int) -> None:
@@ -203,7 +203,7 @@ class Engine:
         if before is None:
             await self.journal.durable(self._catalog.vanished_batch)
             return
-        self._check_lock(before)
+        await self._check_lock(before)
         place = self._append(Kind.DELETE, encode_delete(bucket, key))
         self._catalog.delete(bucket, key, place.batch)
         await self.journal.durable(place.batch)
@@ -216,7 +216,7 @@ class Engine:
         if until_ms < entry.locked_until_ms and entry.locked_until_ms > self._clock.now().timestamp() * 1000:
             raise locked()
         place = self._append(Kind.LOCK, encode_lock(bucket, key, mode, until_ms))
-        entry.lengthen(mode, until_ms)
+        self._catalog.lengthen(entry, mode, until_ms, place.batch)
         await self.journal.durable(place.batch)
 
     async def _commit(self, bucket: str, key: str, entry: Entry, kind: Kind, body: bytes, condition: Condition) -> None:
@@ -252,9 +252,15 @@ class Engine:
             place=_NOWHERE,
         )
 
-    def _check_lock(self, entry: Entry | None) -> None:
+    async def _check_lock(self, entry: Entry | None) -> None:
+        """Returns without waiting, or raises S3Error once the lock is durable."""
         if entry is not None and entry.locked_until_ms > self._clock.now().timestamp() * 1000:
+            await self.journal.durable(self._said_by(entry))
             raise locked()
+
+    def _said_by(self, entry: Entry) -> int:
+        """The batch that has to be durable before anything is said of it, or because of it."""
+        return max(entry.place.batch, self._catalog.lengthened_batch) if entry.lock_mode else entry.place.batch
 
     def _append(self, kind: Kind, meta: bytes, body: bytes = b"") -> Place:
         try:

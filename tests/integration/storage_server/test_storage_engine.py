@@ -20,7 +20,7 @@ from storage_engines import OPTIONS, contents, crash, get, opened, put
 
 from threefold.kernel.errors import Refused
 from threefold.storage_server.compaction import compact_oldest
-from threefold.storage_server.s3 import S3Error
+from threefold.storage_server.s3 import Condition, S3Error
 
 KEYS = st.sampled_from(["a", "b", "c/d", "c/e", "ä"])
 BODIES = st.one_of(st.binary(max_size=50), st.integers(0, 1000).map(lambda n: b"x" * n), st.just(b"large" * 300))
@@ -169,3 +169,37 @@ async def test_a_folder_has_one_owner(tmp_path: Path) -> None:
         await opened(tmp_path)
     await engine.close()
     await (await opened(tmp_path)).close()
+
+
+async def test_a_lock_is_told_and_refuses_only_when_it_cannot_vanish_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither its length nor its object may be gone after a crash that follows the answer."""
+    engine = await opened(tmp_path)
+    await put(engine, "k", b"v")
+    lock = ("COMPLIANCE", 2**42)
+    gate, real = threading.Event(), os.fdatasync
+
+    def slow(fd: int) -> None:
+        gate.wait(5)
+        real(fd)
+
+    monkeypatch.setattr(os, "fdatasync", slow)
+    engine.journal.quick_s = -1.0
+    new = engine.put_small(
+        "b-b", "new", b"v", sha256=bytes(32), condition=Condition(), attributes=b"", lock=("COMPLIANCE", 2**42)
+    )
+    first = [asyncio.create_task(engine.lengthen_lock("b-b", "k", lock)), asyncio.create_task(new)]
+    await asyncio.sleep(0.05)
+    rests = [engine.find("b-b", "k"), engine.lengthen_lock("b-b", "k", ("COMPLIANCE", 2**41))]
+    rests += [act for key in ("k", "new") for act in (engine.delete("b-b", key), put(engine, key, b"w"))]
+    tasks = [asyncio.create_task(rest) for rest in rests]
+    await asyncio.sleep(0.1)
+    early = [task for task in [*first, *tasks] if task.done()]
+    gate.set()
+    _, _, seen, *refused = await asyncio.gather(*first, *tasks, return_exceptions=True)
+    assert early == []
+    assert seen.locked_until_ms == 2**42
+    assert [error.status for error in refused] == [403] * 5
+    monkeypatch.undo()
+    await engine.close()
