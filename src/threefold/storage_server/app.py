@@ -171,7 +171,16 @@ class App:
         raise _not_offered()
 
     async def _get(self, request: Request, bucket: str, key: str) -> Reply:
-        entry = await self._engine.find(bucket, key)
+        while True:
+            entry = await self._engine.find(bucket, key)
+            try:
+                return await self._show(request, entry)
+            except Damaged:
+                # Replaced or deleted meanwhile, and its file with it? Then what stands there now is the answer.
+                if await self._engine.find(bucket, key) is entry:
+                    raise
+
+    async def _show(self, request: Request, entry: Entry) -> Reply:
         etag = f'"{entry.etag}"'
         if (match := request.headers.get("if-match")) is not None and match.strip('"') not in {"*", entry.etag}:
             raise s3.precondition_failed()

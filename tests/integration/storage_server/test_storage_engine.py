@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections.abc import Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,9 +19,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from storage_engines import OPTIONS, contents, crash, get, opened, put
 
+from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Refused
+from threefold.storage_server.app import App, AppOptions
 from threefold.storage_server.compaction import compact_oldest
+from threefold.storage_server.messages import Request
 from threefold.storage_server.s3 import Condition, S3Error
+from threefold.storage_server.sigv4 import Credentials, Verifier
 
 KEYS = st.sampled_from(["a", "b", "c/d", "c/e", "ä"])
 BODIES = st.one_of(st.binary(max_size=50), st.integers(0, 1000).map(lambda n: b"x" * n), st.just(b"large" * 300))
@@ -202,4 +207,31 @@ async def test_a_lock_is_told_and_refuses_only_when_it_cannot_vanish_again(
     assert seen.locked_until_ms == 2**42
     assert [error.status for error in refused] == [403] * 5
     monkeypatch.undo()
+    await engine.close()
+
+
+@pytest.mark.parametrize("then", ["replaced", "deleted"])
+async def test_a_large_object_that_goes_while_it_is_found_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    engine = await opened(tmp_path)
+    await put(engine, "k", b"v" * 5000)
+    app = App(engine, {"key": Credentials("key", "a secret of sixteen")}, SystemClock(), AppOptions())
+    monkeypatch.setattr(Verifier, "verify", lambda *_: "UNSIGNED-PAYLOAD")
+    real, due = engine.blobs.act, [True]
+
+    async def act(step: Any, *arguments: Any, **named: Any) -> Any:
+        if step is os.open and due[0]:
+            due[0] = False
+            await (put(engine, "k", b"w" * 5000) if then == "replaced" else engine.delete("b-b", "k"))
+        return await real(step, *arguments, **named)
+
+    monkeypatch.setattr(engine.blobs, "act", act)
+    caller = SimpleNamespace(secure=False, address="192.0.2.1")
+    reply = await app(Request(caller, "GET", "/b-b/k", headers={"host": "h"}))  # type: ignore[arg-type]
+    if then == "deleted":
+        assert reply.status == 404
+    else:
+        assert reply.status == 200
+        assert b"".join([piece async for piece in reply.body]) == b"w" * 5000  # type: ignore[union-attr]
     await engine.close()
