@@ -8,7 +8,7 @@
   they tell the same.
 3 Fenced: once slot 0 of an epoch was on two stores, a lower epoch acknowledges only what that epoch's log contains (a
   reply may be read late; what it confirms had then been adopted).
-4 Live is checked by scenario.py.
+4 Live is checked by ending.py.
 5 Clean: no deletion ever hits a claim, or a seal whose slot is not in segments on two stores. That nothing needed is
   deleted shows in 1.
 6 One site: once a switch promoted at the end that it fixed, nothing beyond that end is acknowledged for any site that

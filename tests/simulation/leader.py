@@ -227,7 +227,7 @@ class Leader(Client):
             return start.opening(found, timeline.number, Lsn(ORIGIN)), True
         fork = timeline.leaves(self.run.checker.line_of(found))
         if fork is None:
-            fork = timeline.fork  # only where nobody checked: see variants.py
+            fork = timeline.fork  # only where nobody checked: see broken/taking_over.py
         if found.tail or fork > found.placed:
             # First an epoch on the old timeline, which brings its last bytes to two stores.
             begin = start.opening(found, found.timeline, found.placed)

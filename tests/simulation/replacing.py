@@ -146,7 +146,7 @@ class Operator:
             leader.later(1.0, lambda: self.make_whole(leader, joint))
             return
         self.copy(leader, sources, joining)
-        self._run.format(joining)
+        self._run.disks.format(joining)
         world.note(f"{leader.name} has {joining.name} whole")
         leader.later(world.rng.expovariate(1 / 0.5), lambda: self._run.lead_again(leader, completing(joint)))
 

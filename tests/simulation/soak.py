@@ -2,7 +2,7 @@
 
 python -m tests.simulation.soak                      until stopped, from a seed nobody tried yet
 python -m tests.simulation.soak --seed 2536 -v       one seed again, with all that happened
-python -m tests.simulation.soak --world contended    in worlds of one bias (variants.py, WORLDS)
+python -m tests.simulation.soak --world contended    in worlds of one bias (worlds.py)
 python -m tests.simulation.soak --variant NAME       with the protocol broken on purpose: it has to fail
 """
 
@@ -20,7 +20,8 @@ from typing import Any
 
 from tests.simulation.checker import Violation
 from tests.simulation.scenario import Run
-from tests.simulation.variants import VARIANTS, WORLDS
+from tests.simulation.variants import VARIANTS
+from tests.simulation.worlds import WORLDS
 from threefold.kernel.errors import ThreefoldError
 
 BATCH = 100

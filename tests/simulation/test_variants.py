@@ -8,7 +8,8 @@ from __future__ import annotations
 import pytest
 
 from tests.simulation.soak import command, judge
-from tests.simulation.variants import VARIANTS, WORLDS
+from tests.simulation.variants import VARIANTS
+from tests.simulation.worlds import WORLDS
 
 CORRECT_SEEDS = 40
 
