@@ -16,20 +16,16 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from base64 import b64encode
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import psutil
-import psycopg
-
-from tests.pg import PASSWORD, SUPERUSER, Cluster, cluster, folder, free_port
+from tests.pg import PASSWORD, SUPERUSER, Cluster, cluster, folder
+from tests.processes import VERB, Failed, Process, Storage, until
 from tests.promise import keep
+from tests.team import Team, team
 from threefold.bootstrap import Parts, open_parts
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.server import Server
@@ -39,156 +35,29 @@ from threefold.quorum import keys
 from threefold.quorum.reader import read_extent, read_wal
 from threefold.recover.destination import MARKER
 from threefold.settings import load
-from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
 from threefold.stores.store import Page
+
+# All that a test with a site asks for comes from here.
+__all__ = [
+    "MASTER",
+    "NAMES",
+    "PASSPHRASE",
+    "SYNC",
+    "VERB",
+    "Failed",
+    "Process",
+    "Site",
+    "Storage",
+    "Team",
+    "site",
+    "team",
+    "until",
+]
 
 NAMES = ("S1", "S2", "S3")
 MASTER = bytes(range(32))
 PASSPHRASE = "a passphrase of tests"
 SYNC = "ANY 1 (threefold)"
-
-
-# What `threefold storage serve` does, without the second that the command line's imports take.
-_SERVE = """
-import sys
-from pathlib import Path
-from threefold.storage_server.engine import EngineOptions
-from threefold.storage_server.serve import ServeConfig, create_bucket, serve
-folder, port, least = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-engine = EngineOptions(min_free_bytes=least)
-create_bucket(folder, "crm-dr", options=engine)
-serve(ServeConfig(data_dir=folder, port=port, engine=engine), on_ready=lambda *_: print("serving", flush=True))
-"""
-
-
-# One verb as cli/main.py runs it, without the seconds that importing all the others takes.
-VERB = """
-import importlib, sys
-import typer
-from threefold.cli.output import Output
-from threefold.kernel.errors import ThreefoldError
-verb = sys.argv.pop(1)
-app = typer.Typer(pretty_exceptions_enable=False)
-app.command()(getattr(importlib.import_module(f"threefold.cli.{verb}"), verb))
-try:
-    app(standalone_mode=False)
-except ThreefoldError as error:
-    Output(as_json="--json" in sys.argv).error(error)
-    sys.exit(error.exit_code)
-"""
-
-
-class Failed(AssertionError):
-    """A process did not do what it had to; with what it said."""
-
-
-class Process:
-    """One of ours. ``said`` is all that it wrote, stdout and stderr."""
-
-    def __init__(self, arguments: Sequence[str | Path], log: Path, environment: Mapping[str, str]) -> None:
-        self._log = log
-        with log.open("ab") as file:
-            self._from = file.tell()
-            self._process = subprocess.Popen(
-                [sys.executable, *map(str, arguments)],
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                env={**os.environ, **environment},
-                start_new_session=True,
-            )
-
-    @property
-    def name(self) -> str:
-        return self._log.name
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
-
-    @property
-    def code(self) -> int | None:
-        return self._process.poll()
-
-    @property
-    def said(self) -> str:
-        return self._log.read_bytes()[self._from :].decode(errors="replace")
-
-    def rss(self) -> int:
-        return int(psutil.Process(self.pid).memory_info().rss)
-
-    def signal(self, number: int) -> None:
-        """Nothing where it has ended: its number may be somebody else's by now, which a bare kill would not know."""
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self._process.wait(10)
-
-    async def ended(self, within: float = 60) -> int:
-        await until(lambda: self.code is not None, f"an end of {self._log.name}", within, lambda: self.said)
-        assert self.code is not None
-        return self.code
-
-    async def says(self, text: str, within: float = 60) -> None:
-        def heard() -> bool:
-            if text not in self.said and self.code is not None:
-                raise Failed(f"ended with {self.code}, never said {text!r}: {self.said[-2000:]}")
-            return text in self.said
-
-        await until(heard, f"{text!r} in {self._log.name}", within, lambda: self.said)
-
-
-async def until(
-    done: Callable[[], bool | Awaitable[bool]], what: str, within: float = 60, said: Callable[[], str] = lambda: ""
-) -> None:
-    end = asyncio.get_running_loop().time() + within
-    while True:
-        answer = done()
-        if answer if isinstance(answer, bool) else await answer:
-            return
-        if asyncio.get_running_loop().time() > end:
-            raise Failed(f"no {what} within {within} s: {said()[-3000:]}")
-        await asyncio.sleep(0.05)
-
-
-@dataclass
-class Storage:
-    """One storage server and its disk."""
-
-    name: str
-    data: Path
-    log: Path
-    port: int = field(default_factory=free_port)
-    min_free: int = 64 * 2**20
-    process: Process | None = None
-
-    def start(self) -> None:
-        secrets = {ENV_KEY: self.name, ENV_SECRET: f"only loopback sees {self.name}"}
-        self.process = Process(["-c", _SERVE, self.data, str(self.port), str(self.min_free)], self.log, secrets)
-
-    async def ready(self) -> None:
-        assert self.process is not None
-        await self.process.says("serving")
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.signal(number)
-
-    def kill(self) -> None:
-        assert self.process is not None
-        self.process.kill()
-
-    def stop(self) -> None:
-        self.signal(signal.SIGSTOP)
-
-    def go_on(self) -> None:
-        self.signal(signal.SIGCONT)
-
-    def wipe(self) -> None:
-        """The server is dead; its disk is replaced by an empty one."""
-        shutil.rmtree(self.data)
 
 
 class Site:
@@ -449,96 +318,3 @@ async def site(
         finally:
             here.close()
             shutil.rmtree(home, ignore_errors=True)
-
-
-class Team:
-    """Several connections that commit as fast as they are told "saved", and remember exactly that."""
-
-    TABLE = "CREATE TABLE IF NOT EXISTS saved (who int, number int, what text, PRIMARY KEY (who, number))"
-
-    def __init__(self, site: Site, size: int = 4, *, level: str = "on", pause: float = 0.02) -> None:
-        self._site = site
-        self._level = level
-        self._pause = pause
-        self.tried: set[tuple[int, int]] = set()
-        self.acked: set[tuple[int, int]] = set()
-        self.times: list[tuple[float, float]] = []  # (when it was acked, how long it took)
-        self._may = asyncio.Event()
-        self._may.set()
-        self._tasks = [asyncio.create_task(self._work(who)) for who in range(size)]
-        self._busy = dict.fromkeys(range(size), False)
-
-    async def _work(self, who: int) -> None:
-        loop = asyncio.get_running_loop()
-        number = 0
-        while True:
-            # Read-only: it was made the other site's standby under our feet.
-            with suppress(
-                psycopg.OperationalError, psycopg.errors.UndefinedTable, psycopg.errors.ReadOnlySqlTransaction
-            ):
-                dsn = self._site.primary.dsn(connect_timeout="5")
-                async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
-                    warned: list[str] = []
-                    connection.add_notice_handler(lambda notice, warned=warned: warned.append(str(notice)))
-                    await connection.execute(f"SET synchronous_commit = {self._level}")
-                    while True:
-                        await self._may.wait()
-                        number += 1
-                        self.tried.add((who, number))
-                        self._busy[who] = True
-                        began = loop.time()
-                        await connection.execute(
-                            "INSERT INTO saved VALUES (%s, %s, %s)", (who, number, os.urandom(100).hex())
-                        )
-                        self._busy[who] = False
-                        if not warned:
-                            self.acked.add((who, number))
-                            self.times.append((loop.time(), loop.time() - began))
-                        await asyncio.sleep(self._pause)
-            self._busy[who] = False
-            await asyncio.sleep(0.1)
-
-    def pause(self) -> None:
-        self._may.clear()
-
-    def resume(self) -> None:
-        self._may.set()
-
-    async def progress(self, more: int = 20, within: float = 90) -> None:
-        """Until so many more commits were acked."""
-        before = len(self.acked)
-        said = self._site.processes
-        await until(
-            lambda: len(self.acked) >= before + more,
-            f"{more} more commits",
-            within,
-            lambda: "\n".join(each.said[-1500:] for each in said[-2:]),
-        )
-
-    async def stop(self) -> None:
-        """Where it can be, between two commits."""
-        self.pause()
-        with suppress(Failed):
-            await until(lambda: not any(self._busy.values()), "quiet", 1)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def judge(self) -> None:
-        """Everything that was acked is there, and nothing that was not tried."""
-        # A recovered primary takes their writes again: what it acknowledges while it is asked is not in the answer.
-        acked = set(self.acked)
-        rows = {(who, number) for who, number in await self._site.primary.sql("SELECT who, number FROM saved")}
-        lost = acked - rows
-        keep(not lost, f"{len(lost)} of {len(acked)} acknowledged changes are lost, {sorted(lost)[:5]} first")
-        keep(rows <= self.tried, "there is what nobody wrote")
-
-
-@asynccontextmanager
-async def team(here: Site, size: int = 4, **more: Any) -> AsyncIterator[Team]:
-    await here.primary.sql(Team.TABLE)
-    working = Team(here, size, **more)
-    try:
-        yield working
-    finally:
-        await working.stop()
