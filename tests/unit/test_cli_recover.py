@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from threefold.cli import recover as verb
+from threefold.cli.options import Given
 from threefold.kernel.errors import BadInput, NotThere
 
 
@@ -27,7 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         heard.update(told)
         raise NotThere("no snapshot")
 
-    monkeypatch.setattr(verb, "settings", lambda *_: None)
+    monkeypatch.setattr(Given, "settings", lambda _: None)
     monkeypatch.setattr(verb, "open_parts", parts)
     monkeypatch.setattr(verb, "recover_now", recover)
     monkeypatch.setattr(verb, "execute", lambda work, _output: asyncio.run(work))

@@ -14,8 +14,8 @@ import typer
 
 from threefold.bootstrap import Parts, journal_of, open_parts
 from threefold.cli import cost_words
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cost.keeping import read_traffic
 from threefold.cost.measured import DAY_S, Flow, Measured, Stored, bandwidth, growth, last_recovery, yearly
@@ -70,7 +70,9 @@ class Report:
         return (self.wanted.rpo_s, self.wanted.rto_s) != (None, None)
 
 
+@opens_the_stores
 def cost(
+    given: Given,
     rpo: Annotated[
         str | None, typer.Option(help="At most so much may be lost: 0s, 5s. Names the cheapest that keeps to it.")
     ] = None,
@@ -81,11 +83,6 @@ def cost(
     write_prices: Annotated[
         Path | None, typer.Option(help="Write the shipped price table to FILE, to be corrected, and stop.")
     ] = None,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """What protection costs a year: starting, running and possible disaster expenditure, from measured figures.
 
@@ -100,14 +97,14 @@ def cost(
 
     threefold cost --write-prices prices.toml
     """
-    output = Output(as_json, quiet)
+    output = given.output
     if write_prices is not None:
         _write(write_prices, output)
         return
-    found = settings(config, output)
+    found = given.settings()
     table = prices_of(prices or (found.path(found.cost.prices) if found.cost.prices else None))
     wanted = Objectives(_seconds("--rpo", rpo), _seconds("--rto", rto))
-    execute(_cost(found, output, opener_from(passphrase_file, share_file), table, wanted), output)
+    execute(_cost(found, output, given.opener(), table, wanted), output)
 
 
 def prices_of(path: Path | None) -> Prices:

@@ -10,8 +10,8 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import open_parts
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, size, span
 from threefold.kernel.errors import BadInput
@@ -21,14 +21,11 @@ from threefold.recover.eject import eject as write_out
 from threefold.settings import Settings
 
 
+@opens_the_stores
 def eject(
+    given: Given,
     store: Annotated[str, typer.Option("--store", help="The store that is read; it alone.", metavar="NAME")],
     to: Annotated[Path, typer.Option("--to", help="A new or an empty folder, or one to go on with.", metavar="DIR")],
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Write out everything that one store holds as plain PostgreSQL base backups and WAL files.
 
@@ -37,8 +34,7 @@ def eject(
 
     [bold]Example:[/] threefold eject --store S2 --to /mnt/disk/crm
     """
-    output = Output(as_json, quiet)
-    execute(_eject(settings(config, output), output, opener_from(passphrase_file, share_file), store, to), output)
+    execute(_eject(given.settings(), given.output, given.opener(), store, to), given.output)
 
 
 async def _eject(found: Settings, output: Output, opener: Opener | None, name: str, to: Path) -> None:

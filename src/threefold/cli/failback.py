@@ -8,15 +8,15 @@ import typer
 
 from threefold.cli.common import execute, settings
 from threefold.cli.failover import Wanted, switch_over
-from threefold.cli.options import CONFIG, Config, Json, Quiet
+from threefold.cli.options import CONFIG, Config, Json, OnlySay, Quiet, Reason
 from threefold.cli.output import Output
 from threefold.failover.steps import Kind
 from threefold.kernel.errors import BadInput
 
 
 def failback(
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
-    reason: Annotated[str, typer.Option(help="Why: it is kept in the journal.", metavar="TEXT")] = "",
+    dry_run: OnlySay = False,
+    reason: Reason = "",
     until: Annotated[
         str, typer.Option(help="Return when the site is serving, or is protected.", metavar="STEP")
     ] = "protected",

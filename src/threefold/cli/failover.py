@@ -9,8 +9,8 @@ import typer
 from threefold import telemetry
 from threefold.bootstrap import Parts, journal_of, open_parts
 from threefold.bootstrap_failover import data_dir_of, hands_of, keeper_of, one_agent, site_of
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, OnlySay, Reason, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import span
 from threefold.failover import switch as procedure
@@ -39,14 +39,16 @@ _SAYS = {
 }
 
 
+@opens_the_stores
 def failover(
+    given: Given,
     to: Annotated[
         str | None, typer.Option(help="The site that shall be active; the one that is not, if absent.", metavar="SITE")
     ] = None,
     planned: Annotated[
         bool, typer.Option("--planned", help="In good order: the active site's PostgreSQL is stopped first.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
+    dry_run: OnlySay = False,
     yes: Annotated[bool, typer.Option("--yes", "--force", help="Although the active site seems to be well.")] = False,
     here: Annotated[
         bool,
@@ -55,15 +57,10 @@ def failover(
     abandon: Annotated[
         bool, typer.Option("--abandon", help="End the switch under way, if its site is not active yet.")
     ] = False,
-    reason: Annotated[str, typer.Option(help="Why: it is kept in the journal.", metavar="TEXT")] = "",
+    reason: Reason = "",
     until: Annotated[
         str, typer.Option(help="Return when the new site is serving, or is protected.", metavar="STEP")
     ] = "protected",
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Switch to another site: fence the old one, complete the copy, promote it, protect it.
 
@@ -75,12 +72,11 @@ def failover(
 
     threefold failover --planned --to eu-cloud
     """
-    output = Output(as_json, quiet)
-    found = settings(config, output)
+    output, found = given.output, given.settings()
     if until not in {"serving", "protected"}:
         raise BadInput(f"not a step to wait for: {until}", hint="--until serving, or --until protected")
     wanted = Wanted(to, planned=planned, forced=yes, here=here, reason=reason, until=Kind(until), dry_run=dry_run)
-    opener = opener_from(passphrase_file, share_file)
+    opener = given.opener()
     work = _abandon(found, output) if abandon else switch_over(found, output, wanted, opener)
     execute(work, output)
 

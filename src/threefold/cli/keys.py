@@ -11,8 +11,8 @@ import typer
 from threefold import bootstrap_keys
 from threefold.bootstrap import open_parts
 from threefold.bootstrap_keys import key_file, replace_wrapped
-from threefold.cli.common import ask_opener, ask_passphrase, ask_shares, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, ask_passphrase, ask_shares, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import table
 from threefold.kernel import keyfile, secret_file
@@ -35,13 +35,10 @@ NewShares = Annotated[
 
 
 @app.command()
+@opens_the_stores
 def export(
+    given: Given,
     to: Annotated[Path, typer.Option("--to", help="The file to write; it must not be there yet.", metavar="FILE")],
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Write the key file: from the stores with the passphrase or two shares, or a copy of the one that is here.
 
@@ -49,8 +46,7 @@ def export(
 
     [bold]Example:[/] threefold keys export --to /etc/threefold/master.key
     """
-    output = Output(as_json, quiet)
-    execute(_export(settings(config, output), output, opener_from(passphrase_file, share_file), to), output)
+    execute(_export(given.settings(), given.output, given.opener(), to), given.output)
 
 
 async def _export(found: Settings, output: Output, opener: Opener | None, to: Path) -> None:
@@ -61,22 +57,15 @@ async def _export(found: Settings, output: Output, opener: Opener | None, to: Pa
 
 
 @app.command()
-def split(
-    to: NewShares = None,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@opens_the_stores
+def split(given: Given, to: NewShares = None) -> None:
     """Make three shares, any two of which open the master key in the stores. Shares that were made before end.
 
     They are shown once, or written into a file for each holder. The key stays the same and so does the passphrase.
 
     [bold]Example:[/] threefold keys split --to /mnt/stick
     """
-    output = Output(as_json, quiet)
-    execute(_split(settings(config, output), output, opener_from(passphrase_file, share_file), to), output)
+    execute(_split(given.settings(), given.output, given.opener(), to), given.output)
 
 
 async def _split(found: Settings, output: Output, opener: Opener | None, to: Path | None) -> None:
@@ -92,7 +81,9 @@ async def _split(found: Settings, output: Output, opener: Opener | None, to: Pat
 
 
 @app.command()
+@opens_the_stores
 def rotate(
+    given: Given,
     key: Annotated[bool, typer.Option("--key", help="Prepare a new master key.")] = False,
     activate: Annotated[bool, typer.Option("--activate", help="Put the prepared key into force.")] = False,
     passphrase: Annotated[bool, typer.Option("--passphrase", help="A new passphrase for the same key.")] = False,
@@ -103,11 +94,6 @@ def rotate(
         bool, typer.Option("--new-shares", help="With --key: new shares instead of the ones that are out.")
     ] = False,
     to: NewShares = None,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Change the master key from now on (--key, then --activate), or the passphrase alone (--passphrase).
 
@@ -121,16 +107,16 @@ def rotate(
 
     threefold keys rotate --activate   # then restart threefold protect
     """
-    output = Output(as_json, quiet)
+    output = given.output
     if key + activate + passphrase != 1:
         raise BadInput("which rotation is not said", hint="--key, then --activate; or --passphrase; see --help")
-    found = settings(config, output)
+    found = given.settings()
     if activate:
         execute(_activate(found, output), output)
     elif key:
-        execute(_key(found, output, passphrase_file, share_file, to, new_shares=new_shares), output)
+        execute(_key(found, output, given.passphrase_file, given.share_files, to, new_shares=new_shares), output)
     else:
-        opener = opener_from(passphrase_file, share_file)
+        opener = given.opener()
         execute(_passphrase(found, output, opener, new_passphrase_file), output)
 
 
@@ -228,13 +214,8 @@ async def _passphrase(found: Settings, output: Output, opener: Opener | None, ne
 
 
 @app.command()
-def verify(
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@opens_the_stores
+def verify(given: Given) -> None:
     """Prove that what you keep opens what lies in each store, without showing it.
 
     With a passphrase or two shares: each wrapped key is opened with it. Without: the key file is tried. Then the keys
@@ -242,8 +223,7 @@ def verify(
 
     [bold]Example:[/] threefold keys verify --share-file anna.share --share-file bilal.share
     """
-    output = Output(as_json, quiet)
-    execute(_verify(settings(config, output), output, opener_from(passphrase_file, share_file)), output)
+    execute(_verify(given.settings(), given.output, given.opener()), given.output)
 
 
 async def _verify(found: Settings, output: Output, opener: Opener | None) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 from rich.table import Table
 
 from threefold.bootstrap import Parts, open_parts
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import moment, size, table
 from threefold.kernel.errors import NotThere
@@ -19,21 +19,15 @@ from threefold.settings import Settings
 from threefold.vault.chunk_store import Catalogue, Vault
 
 
-def list_points(
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@opens_the_stores
+def list_points(given: Given) -> None:
     """Recovery points: the snapshots, and the range of the log that leads on from them.
 
     Reads the stores alone, so it works when the primary is gone.
 
     [bold]Example:[/] threefold list --json | jq .log.end
     """
-    output = Output(as_json, quiet)
-    execute(_list(settings(config, output), opener_from(passphrase_file, share_file), output), output)
+    execute(_list(given.settings(), given.opener(), given.output), given.output)
 
 
 async def _list(found: Settings, opener: Opener | None, output: Output) -> None:

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import open_parts, policy_of
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import count, facts_table, moment, size, span
 from threefold.kernel.wraps import Opener
@@ -21,15 +21,12 @@ from threefold.vault.retention import Policy
 _SHOWN = 20
 
 
+@opens_the_stores
 def prune(
+    given: Given,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would go and what it saves; change nothing.")
     ] = False,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Mark what no recovery point needs any more, and delete what an earlier run marked, after the grace period.
 
@@ -37,8 +34,7 @@ def prune(
 
     [bold]Example:[/] threefold prune --dry-run
     """
-    output = Output(as_json, quiet)
-    execute(_prune(settings(config, output), output, opener_from(passphrase_file, share_file), dry_run=dry_run), output)
+    execute(_prune(given.settings(), given.output, given.opener(), dry_run=dry_run), given.output)
 
 
 async def _prune(found: Settings, output: Output, opener: Opener | None, *, dry_run: bool) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from threefold.bootstrap import open_parts
 from threefold.cli import words
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import size, span
 from threefold.kernel.errors import BadInput
@@ -29,7 +29,9 @@ _PHASES = {
 }
 
 
+@opens_the_stores
 def recover(
+    given: Given,
     into: Annotated[Path | None, typer.Option(help="A new or empty folder for the database.", metavar="DIR")] = None,
     to: Annotated[
         str, typer.Option(help="latest; a time with its zone; an LSN; name:POINT; immediate.", metavar="TARGET")
@@ -52,11 +54,6 @@ def recover(
             metavar="NAME=VALUE",
         ),
     ] = None,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Restore the database from the stores: the last snapshot and every change after it.
 
@@ -69,9 +66,9 @@ def recover(
 
     threefold recover --to 2026-11-22T10:15:00Z --into /srv/before-the-mistake --start --port 5433
     """
-    output = Output(as_json, quiet)
+    output = given.output
     target = parse_target(to)
-    found = settings(config, output)
+    found = given.settings()
     folder = into or (found.path(found.recovery.data_dir) if found.recovery.data_dir else None)
     if folder is None:
         raise BadInput("where to is not said", hint="--into DIR, or [recovery] data_dir in threefold.toml")
@@ -90,7 +87,7 @@ def recover(
             tablespaces=places,
             port=port if start else None,
             settings_over=settings_over,
-            opener=opener_from(passphrase_file, share_file),
+            opener=given.opener(),
         ),
         output,
     )

@@ -10,10 +10,10 @@ from rich.table import Table
 
 from threefold.bootstrap import open_parts
 from threefold.cli import status_sites
-from threefold.cli.common import ask_opener, execute, opener_from, settings
+from threefold.cli.common import ask_opener, execute
 from threefold.cli.list_points import facts as points_facts
 from threefold.cli.list_points import recovery_points
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span, table
 from threefold.kernel.errors import Unavailable
@@ -34,19 +34,13 @@ _STATES = {
 _COLOURS = {"voting": "green", "behind": "yellow", "filling": "yellow", "silent": "red", "lost": "red"}
 
 
-def status(
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@opens_the_stores
+def status(given: Given) -> None:
     """Who leads, how far the stores are, what could be recovered now; which site is active, and what is missing.
 
     [bold]Example:[/] watch threefold status
     """
-    output = Output(as_json, quiet)
-    execute(_status(settings(config, output), output, opener_from(passphrase_file, share_file)), output)
+    execute(_status(given.settings(), given.output, given.opener()), given.output)
 
 
 async def _status(found: Settings, output: Output, opener: Opener | None) -> None:

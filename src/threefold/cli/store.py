@@ -11,8 +11,8 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import Parts, named_of, open_parts, renewal_of
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.store_replace import replace
 from threefold.cli.words import count, moment, size, span, table
@@ -51,14 +51,11 @@ def rate_of(text: str | None) -> float | None:
 
 
 @app.command()
+@opens_the_stores
 def scrub(
+    given: Given,
     rate: Rate = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="From the beginning, also where one was stopped.")] = False,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Read and verify everything on every store, and mend what is missing or damaged from the other stores.
 
@@ -66,62 +63,45 @@ def scrub(
 
     [bold]Example:[/] threefold store scrub --rate 20MB/s
     """
-    output = Output(as_json, quiet)
-    found = settings(config, output)
-    execute(_scrub(found, output, opener_from(passphrase_file, share_file), rate_of(rate), None, fresh=fresh), output)
+    work = _scrub(given.settings(), given.output, given.opener(), rate_of(rate), None, fresh=fresh)
+    execute(work, given.output)
 
 
 @app.command()
+@opens_the_stores
 def repair(
+    given: Given,
     store: Annotated[str, typer.Argument(help="The store to repair.", metavar="STORE")],
     rate: Rate = None,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Bring one store up to date: what the others list and it lacks, and what the last scrub found damaged on it.
 
     [bold]Example:[/] threefold store repair S2 --rate 50MB/s
     """
-    output = Output(as_json, quiet)
-    found = settings(config, output)
-    execute(_scrub(found, output, opener_from(passphrase_file, share_file), rate_of(rate), store, fresh=True), output)
+    work = _scrub(given.settings(), given.output, given.opener(), rate_of(rate), store, fresh=True)
+    execute(work, given.output)
 
 
 @app.command()
-def lock(
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@opens_the_stores
+def lock(given: Given) -> None:
     """Make the retention locks of all that is needed longer, now; `threefold protect` does so by itself.
 
     For what lay there before [locks] was set, and where no DRaaS server runs. Exit code 1 if something is not locked.
 
     [bold]Example:[/] threefold store lock
     """
-    output = Output(as_json, quiet)
-    execute(_lock(settings(config, output), output, opener_from(passphrase_file, share_file)), output)
+    execute(_lock(given.settings(), given.output, given.opener()), given.output)
 
 
 @app.command()
-def status(
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
-) -> None:
+@opens_the_stores
+def status(given: Given) -> None:
     """What each store holds, what the last scrub found on it, how it answers, and a score to choose by.
 
     [bold]Example:[/] threefold store status --json
     """
-    output = Output(as_json, quiet)
-    execute(_status(settings(config, output), output, opener_from(passphrase_file, share_file)), output)
+    execute(_status(given.settings(), given.output, given.opener()), given.output)
 
 
 async def _scrub(

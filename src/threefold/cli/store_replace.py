@@ -11,8 +11,8 @@ from typing import Annotated, Any, Final
 import typer
 
 from threefold.bootstrap import Parts, named_of, open_parts
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import size, span
 from threefold.kernel.errors import BadInput, Refused, Unavailable
@@ -34,7 +34,9 @@ _LOOK_EVERY_S: Final = 2.0
 _COUNT_EVERY: Final = 5  # looks
 
 
+@opens_the_stores
 def replace(
+    given: Given,
     store: Annotated[str, typer.Argument(help="The store that leaves.", metavar="STORE")],
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Try the new store, say what is to be copied, and change nothing.")
@@ -42,11 +44,6 @@ def replace(
     abandon: Annotated[
         bool, typer.Option("--abandon", help="Go back to the old three, if the new three are not in force yet.")
     ] = False,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Wait until another store has taken the place of one, while commits go on.
 
@@ -55,8 +52,7 @@ def replace(
 
     [bold]Example:[/] threefold store replace S3 --dry-run
     """
-    output = Output(as_json, quiet)
-    found = settings(config, output)
+    output, found = given.output, given.settings()
     named = named_of(found)
     if not named.joining or named.leaving != store:
         raise BadInput(
@@ -66,7 +62,7 @@ def replace(
     if dry_run and abandon:
         raise BadInput("--dry-run and --abandon do not go together", hint="leave one of them out")
     work = _dry_run if dry_run else _abandon if abandon else _follow
-    execute(work(found, named, output, opener_from(passphrase_file, share_file)), output)
+    execute(work(found, named, output, given.opener()), output)
 
 
 def stage(named: Named, now: Membership) -> str:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 
 from threefold.cli.common import execute
-from threefold.cli.options import HERE, Json, Quiet
+from threefold.cli.options import HERE, HomeFolder, Json, Quiet
 from threefold.cli.output import Output
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Unavailable
@@ -23,7 +21,7 @@ _COLOURS = {"S1": "cyan", "S2": "magenta", "S3": "yellow", "protect": "green", "
 
 
 def up(
-    folder: Annotated[Path, typer.Argument(help="The folder that `threefold init` made.", metavar="[DIR]")] = HERE,
+    folder: HomeFolder = HERE,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:

@@ -9,8 +9,8 @@ import typer
 from rich.table import Table
 
 from threefold.bootstrap import open_parts
-from threefold.cli.common import ask_opener, execute, opener_from, settings
-from threefold.cli.options import CONFIG, Config, Json, PassphraseFile, Quiet, ShareFile
+from threefold.cli.common import ask_opener, execute
+from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import count, facts_table, size
 from threefold.kernel.errors import BadInput, Damaged, ThreefoldError
@@ -21,13 +21,10 @@ from threefold.settings import Settings
 from threefold.vault.chunk_store import Vault
 
 
+@opens_the_stores
 def verify(
+    given: Given,
     deep: Annotated[bool, typer.Option("--deep", help="Read, decrypt and compare every byte of every copy.")] = False,
-    config: Config = CONFIG,
-    passphrase_file: PassphraseFile = None,
-    share_file: ShareFile = None,
-    as_json: Json = False,
-    quiet: Quiet = False,
 ) -> None:
     """Prove that what is stored can be restored: snapshots, packs, and a log without a gap.
 
@@ -35,8 +32,7 @@ def verify(
 
     [bold]Example:[/] threefold verify --deep
     """
-    output = Output(as_json, quiet)
-    execute(_verify(settings(config, output), output, opener_from(passphrase_file, share_file), deep=deep), output)
+    execute(_verify(given.settings(), given.output, given.opener(), deep=deep), given.output)
 
 
 async def _verify(found: Settings, output: Output, opener: Opener | None, *, deep: bool) -> None:
