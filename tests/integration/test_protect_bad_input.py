@@ -7,7 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.conformance.servers import Missing, rclone
+from tests.conformance.products import Missing
+from tests.conformance.servers import rclone
 from tests.pg import folder, small_disk
 from tests.protect_process import MASTER, NAMES, PASSPHRASE, Site, site, team, until
 

@@ -13,8 +13,9 @@ from typing import Any, cast
 
 import pytest
 from tests.conformance import seaweedfs as weed
+from tests.conformance.products import Missing
 from tests.conformance.seaweedfs import SeaweedFS
-from tests.conformance.servers import ACCOUNT, ACCOUNT_KEY, Azurite, Missing
+from tests.conformance.servers import ACCOUNT, ACCOUNT_KEY, Azurite
 from tests.protect_process import Process, Site, Storage, site, team
 
 pytestmark = pytest.mark.long
