@@ -216,8 +216,9 @@ def agent_lock(data_dir: Path) -> Path:
 def journal_of(parts: Parts, *, by: str = "") -> Journal:
     """The switches of this system; before the first, the primary's site is active."""
     primary, _ = parts.settings.sites()
-    generation = parts.membership.generation
-    return Journal(parts.stores, parts.keyring, parts.clock, primary_site=primary.name, by=by, generation=generation)
+    return Journal(
+        parts.stores, parts.keyring, parts.clock, primary_site=primary.name, by=by, membership=parts.membership
+    )
 
 
 def where_of(parts: Parts, overdue: Overdue | None = None) -> AsksWhere:

@@ -17,7 +17,7 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Refused, Unavailable
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.quorum.driver import Driver
-from threefold.quorum.majority import STORES
+from threefold.quorum.membership import FOUNDED, Membership
 from threefold.quorum.requests import Procedure
 from threefold.stores.store import ObjectStore
 
@@ -38,13 +38,14 @@ class Journal:
         primary_site: str,
         by: str = "",
         patience: float = PATIENCE_S,
-        generation: int = 0,
+        membership: Membership = FOUNDED,
     ) -> None:
         """``primary_site`` is active before the first switch; ``by`` signs what is proposed.
 
-        ``generation``: of the membership by which ``stores`` were chosen.
+        ``membership``: by which ``stores`` were chosen.
         """
-        self._desk = Desk(tuple(stores), keyring, generation)
+        self._desk = Desk(tuple(stores), keyring, membership.generation)
+        self._membership = membership
         self._driver = Driver(stores, clock)
         self._keyring = keyring
         self._clock = clock
@@ -156,13 +157,13 @@ class Journal:
         try:
             return await self._driver.run(procedure, patience=self._patience)
         except Unavailable as error:
-            if len(self._desk.stores) >= STORES:
+            if not self._membership.is_joint:
                 raise
             raise Unavailable(
                 error.message,
                 hint="a store is being replaced, and both that stay are needed; if both answer "
                 "(threefold store status) and this goes on, they differ: go back with "
-                "`threefold store replace STORE --abandon`",
+                f"`threefold store replace {self._membership.leaving} --abandon`",
             ) from None
 
     def _step(self, kind: Kind, seconds: float, facts: Mapping[str, Any]) -> Step:

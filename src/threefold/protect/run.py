@@ -122,9 +122,9 @@ class _Server:
 
     async def _hint(self, error: Unavailable) -> str:
         """Two stores tell which site is active; that there is no log yet, and so no switch, takes all three."""
-        driver, now = Driver(self._with.stores, self._with.clock), self._with.membership
-        if now.is_joint:
-            return error.hint.replace("replace STORE", f"replace {now.leaving}")
+        if self._with.membership.is_joint:
+            return error.hint
+        driver = Driver(self._with.stores, self._with.clock)
         seen = await driver.run(read_roll(tuple(self._with.stores)))
         if seen.members or not seen.silent or not seen.strangers:
             return error.hint
