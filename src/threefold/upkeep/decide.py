@@ -15,6 +15,10 @@ not: a delete makes the key look absent on that store until the good copy stands
   Anything else there is reported. It still does its work: a damaged seal lets nobody create in its slot.
 - Claims (epochs/) and the steps of switches (switches/) are never deleted either: a deleted one could be won again. A
   third copy is made only of what two stores hold alike, so that no copy of ours decides anything.
+- Notices of a membership (members/) are copied from any store that has one whole: they are put when the change has
+  begun, and tell it to one more. A damaged one is never deleted: who decided something on two stores asks them for a
+  notice afterwards (quorum/notices.py), takes a damaged one for no answer, and an absent one for "nothing has changed".
+  In the gap it could be the one of the two that stay.
 - Invariant 5: what is deleted is a copy that is no good, of an object that two other stores hold.
 - Invariant 6: nothing is copied that did not open; damage is read twice before it is believed (mend.py).
 - Invariant 7: a store that did not answer neither lacks nor holds anything. It is left alone.
@@ -33,7 +37,17 @@ from threefold.quorum.objects import SEAL_BYTES
 
 SWITCHES: Final = "switches"
 # In the order in which they are looked at: small and decisive first.
-PREFIXES: Final = ("keys", keys.EPOCHS, SWITCHES, keys.TIMELINES, keys.LOG, keys.WAL, "snapshots", "packs")
+PREFIXES: Final = (
+    "keys",
+    keys.EPOCHS,
+    keys.MEMBERS,
+    SWITCHES,
+    keys.TIMELINES,
+    keys.LOG,
+    keys.WAL,
+    "snapshots",
+    "packs",
+)
 PURPOSES: Final = {keys.LOG: "log", keys.WAL: "wal", "packs": "packs", "snapshots": "manifests"}
 
 _OTHERS: Final = 2  # stores that hold it whole before a damaged copy elsewhere is deleted
@@ -42,6 +56,10 @@ _NEVER: Final = {
     SWITCHES: "steps of a switch are never deleted, and a damaged one counts as taken",
     keys.FORMAT: "the store does not vote so; if it is to be filled anew, delete this object there by hand",
 }
+_NOTICE: Final = (
+    "a notice is never deleted while somebody may ask for it: when every machine has the settings that name today's "
+    "stores, delete it there by hand, and scrub again"
+)
 _MAY_BE_A_SEAL: Final = "it may be a seal: those are never deleted, and a damaged one still bars its slot"
 
 
@@ -118,6 +136,8 @@ def decide(key: str, copies: Mapping[str, Copy], log: LogFacts | None, *, replac
         return _in_log(key, copies, log)
     if prefix in _NEVER:
         return _decided_by_two(copies, _NEVER[prefix])
+    if prefix == keys.MEMBERS:
+        return _notice(copies)
     if prefix == "keys":
         copies = _odd_one_out(copies)
     return _content(copies)
@@ -134,6 +154,14 @@ def _content(copies: Mapping[str, Copy]) -> Decision:
         return found
     found.copy_to = found.missing
     _replace(found, len(whole) + len(found.copy_to), found.damaged)
+    return found
+
+
+def _notice(copies: Mapping[str, Copy]) -> Decision:
+    """Told on, and never taken back."""
+    found = _content(copies)
+    found.replace = ()
+    found.why |= dict.fromkeys(found.damaged, _NOTICE)
     return found
 
 
