@@ -11,14 +11,15 @@ import asyncio
 import os
 import random
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 from urllib.parse import urlsplit
 
-from threefold.bootstrap import keyring_from, store_configs
+from threefold.bootstrap import store_configs
+from threefold.bootstrap_keys import keyring_from
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
@@ -150,7 +151,7 @@ async def write_log(home: Home, shape: Shape, say: Callable[[str], None]) -> Lsn
         stores = {
             name: EngineStore(name, engine, places.bucket, places.prefix, keeps=name == first) for name in places.names
         }
-        end = await _epochs(stores, codec, shape, say)
+        end = await write_epochs(stores, codec, shape, say)
     finally:
         await engine.close()
     for number, name in enumerate(places.names):
@@ -168,7 +169,9 @@ async def write_log(home: Home, shape: Shape, say: Callable[[str], None]) -> Lsn
     return end
 
 
-async def _epochs(stores: Mapping[str, ObjectStore], codec: Codec, shape: Shape, say: Callable[[str], None]) -> Lsn:
+async def write_epochs(
+    stores: Mapping[str, ObjectStore], codec: Codec, shape: Shape, say: Callable[[str], None]
+) -> Lsn:
     driver = Driver(stores, _CLOCK)
     large, end = shape.entries - shape.tiny, Lsn(WAL_SEGMENT)
     for epoch in range(shape.epochs):
@@ -214,17 +217,37 @@ async def _append(stores: Mapping[str, ObjectStore], codec: Codec, appender: App
 
 @dataclass(frozen=True, slots=True)
 class Churn:
-    """A database of ``chunks`` MiB, of which a share changes before each of ``snapshots`` snapshots, a day apart."""
+    """A database of ``chunks`` MiB, of which a share changes before each of ``snapshots`` snapshots, a day apart.
+
+    ``hot``: nine of ten changes fall upon the last tenth of it, as they do where new rows are what people work on.
+    """
 
     snapshots: int = 100
     chunks: int = 1024
     share: float = 0.01
+    hot: bool = False
+
+    def changed(self, rng: random.Random) -> set[int]:
+        count = round(self.chunks * self.share)
+        if not self.hot:
+            return set(rng.sample(range(self.chunks), count))
+        cold = self.chunks * 9 // 10
+        return {rng.randrange(cold, self.chunks) if rng.random() < 0.9 else rng.randrange(cold) for _ in range(count)}
 
 
 async def write_snapshots(
-    stores: Mapping[str, ObjectStore], keyring: Keyring, churn: Churn, log: tuple[Lsn, Lsn], say: Callable[[str], None]
+    stores: Mapping[str, ObjectStore],
+    keyring: Keyring,
+    churn: Churn,
+    log: tuple[Lsn, Lsn],
+    say: Callable[[str], None],
+    *,
+    then: Callable[[datetime], Awaitable[None]] | None = None,
 ) -> list[int]:
-    """Bytes that each snapshot sent to each store. Half of a page compresses, as of a real table."""
+    """Bytes that each snapshot sent to each store. Half of a page compresses, as of a real table.
+
+    ``then`` is done after each one, whose time it is told.
+    """
     rng = random.Random(7)
     namer = ChunkNamer(keyring)
     vault = Vault(stores, keyring, _CLOCK)
@@ -233,9 +256,7 @@ async def write_snapshots(
     begin, end = log
     for number in range(churn.snapshots):
         at = T0 + timedelta(days=number)
-        changed = (
-            range(churn.chunks) if number == 0 else rng.sample(range(churn.chunks), round(churn.chunks * churn.share))
-        )
+        changed = range(churn.chunks) if number == 0 else sorted(churn.changed(rng))
         fresh: dict[bytes, bytes] = {}
         for place in changed:
             plain = os.urandom(CHUNK_BYTES // 2) + bytes(CHUNK_BYTES // 2)
@@ -281,6 +302,8 @@ async def write_snapshots(
         size, _ = await vault.publish(manifest)
         await vault.unaffected(manifest)
         sent.append(uploads.bytes + size)
+        if then is not None:
+            await then(at)
         if number % 10 == 9:
             say(f"{number + 1} snapshots")
     return sent

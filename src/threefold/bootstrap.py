@@ -36,6 +36,7 @@ from threefold.stores.observed import ObservedStore
 from threefold.stores.open import StoreConfig, open_store, same_place
 from threefold.stores.store import ObjectStore
 from threefold.upkeep.renew import AT_CREATION, Renewal
+from threefold.upkeep.sparse import MIB, Thresholds
 from threefold.vault.retention import Policy
 
 _NOTICE_PATIENCE_S = 2.0
@@ -142,6 +143,14 @@ def policy_of(settings: Settings) -> Policy:
     """What prune goes by."""
     rules = settings.retention
     return Policy(rules.pitr, rules.daily, rules.weekly, rules.monthly, rules.grace)
+
+
+def thresholds_of(settings: Settings) -> Thresholds | None:
+    """Which packs prune writes anew; None: none."""
+    rules = settings.retention
+    if not rules.repack_below:
+        return None
+    return Thresholds(rules.repack_below, rules.repack_least_mib * MIB, rules.repack_most_mib * MIB)
 
 
 def renewal_of(parts: Parts, progress: Progress | None = None) -> Renewal | None:

@@ -27,6 +27,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from threefold.kernel.errors import BadInput, Refused
 from threefold.settings_cost import Cost
+from threefold.settings_retention import Locks, Retention
 from threefold.settings_values import (
     Duration,
     Name,
@@ -37,8 +38,6 @@ from threefold.settings_values import (
     is_host_and_port,
     is_place,
 )
-
-_LOCK_MOST = timedelta(days=3650)
 
 
 class System(Section):
@@ -202,44 +201,6 @@ class Failover(Section):
         default=Path("spool"), description="Where the spool lies; on a disk that survives the DRaaS server's end."
     )
     spool_max_mib: int = Field(default=4096, ge=16, description="The most the spool may hold; then commits wait. MiB.")
-
-
-class Retention(Section):
-    """How long what is stored is kept; `threefold prune` goes by it."""
-
-    pitr: Duration = Field(
-        default=timedelta(days=7),
-        description="Every moment of that long before the newest snapshot can be recovered. A duration.",
-    )
-    daily: int = Field(default=7, ge=0, description="The last snapshot of each of so many days is kept.")
-    weekly: int = Field(default=4, ge=0, description="The last snapshot of each of so many weeks is kept.")
-    monthly: int = Field(default=12, ge=0, description="The last snapshot of each of so many months is kept.")
-    grace: Duration = Field(
-        default=timedelta(hours=24),
-        description="What is needed no more is marked, and deleted by a later `threefold prune`, at least that long "
-        "afterwards, if it still is needed no more. A duration.",
-    )
-
-
-class Locks(Section):
-    """Retention locks: nobody deletes what a recovery needs, not even with our own credentials."""
-
-    period: Duration = Field(
-        default=timedelta(0),
-        description="How long segments, packs, manifests, timelines and wrapped keys are locked at the stores; made "
-        "longer while they are needed. 0s: no locks. A duration of days, 3650d at the most.",
-    )
-    mode: Literal["compliance", "governance"] = Field(
-        default="compliance",
-        description="What S3 calls the lock. compliance: nobody ends it early. governance: who has a right of its own "
-        "can; never give that right to the keys of this file.",
-    )
-
-    @model_validator(mode="after")
-    def _of_a_sensible_length(self) -> Locks:
-        if self.period > _LOCK_MOST:
-            raise ValueError("a lock lasts 3650d at the most: nobody ends a longer one if it was a slip")
-        return self
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import random
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,59 @@ async def test_a_store_that_lost_objects_is_repaired_alone_at_a_rate() -> None:
         report = await result(here, "store", "repair", "S3", "--rate", "50MB/s")
         assert report["counts"]["S3"] == {"missing": len(doomed), "mended": len(doomed)}
         assert await here.objects("S3") == whole
+
+
+@pytest.mark.long
+async def test_packs_of_dead_bytes_are_written_anew_while_people_commit_and_prunes_are_killed() -> None:
+    chance = random.Random(11)
+    async with site() as here:
+        here.configure(
+            more='[retention]\npitr = "1ms"\ndaily = 0\nweekly = 0\nmonthly = 0\ngrace = "0s"\n'
+            "repack_below = 0.95\nrepack_least_mib = 1\n"
+        )
+        await here.protect()
+        await here.primary.sql("CREATE TABLE filler AS SELECT md5(random()::text) x FROM generate_series(1, 400000)")
+        await here.done("snapshot")
+        async with team(here) as people:
+            for rows in (50000, 40000, 30000):
+                await people.progress(20)
+                await here.primary.sql("TRUNCATE filler")
+                await here.primary.sql(f"INSERT INTO filler SELECT md5(random()::text) FROM generate_series(1, {rows})")
+                await here.done("snapshot")
+            looked = await result(here, "prune", "--dry-run")
+            assert looked["repack"]["packs"]
+            assert looked["repack"]["won_bytes"] > 10**6
+            assert looked["repack"]["put_off"] == ""
+            for _ in range(5):
+                pruning = command(here, "prune")
+                await asyncio.sleep(chance.uniform(0.3, 1.8))
+                pruning.kill()
+                assert (await here.done("verify"))["restorable"]
+            reports = []
+            while not reports or reports[-1]["marked"] or reports[-1]["repack"]["packs"]:
+                reports.append(await result(here, "prune"))
+                assert len(reports) < 8, reports[-1]
+            await people.progress(20)
+            assert (await here.done("snapshot"))["chunks_reused"] > 0
+            points = await here.done("list_points")
+            assert all("." not in each["id"] for each in points["snapshots"])
+            held = await here.objects("S1")
+            assert any("." in key for key in held if key.startswith("snapshots/"))
+            assert not {f"packs/{each}" for each in looked["repack"]["packs"]} & held.keys()
+            await here.whole()
+            verified = await here.done("verify", "--deep")
+            assert verified["restorable"]
+            assert verified["problems"] == []
+            assert (await result(here, "store", "scrub"))["findings"] == []
+            acked = len(people.acked)
+        assert acked
+        here.destroy_primary()
+        here.stores["S1"].kill()
+        oldest = points["snapshots"][0]["id"]
+        await here.recover("--snapshot", oldest)  # by the name under which it was taken
+        await people.judge()
+        ((rows,),) = await here.primary.sql("SELECT count(*) FROM filler")
+        assert rows == 30000
 
 
 @pytest.mark.long

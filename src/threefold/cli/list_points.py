@@ -17,6 +17,7 @@ from threefold.kernel.wraps import Opener
 from threefold.quorum.reader import Extent, read_extent
 from threefold.settings import Settings
 from threefold.vault.chunk_store import Catalogue, Vault
+from threefold.vault.revisions import original
 
 
 @opens_the_stores
@@ -58,7 +59,7 @@ def facts(extent: Extent | None, catalogue: Catalogue) -> dict[str, Any]:
     return {
         "snapshots": [
             {
-                "id": summary.id,
+                "id": original(summary.id),
                 "taken": summary.stopped,
                 "start": summary.start,
                 "stop": summary.stop,
@@ -79,7 +80,7 @@ def snapshots_table(catalogue: Catalogue) -> Table:
     rows = table("snapshot", "taken", "from", "size", "PostgreSQL", "on", title="Snapshots")
     for summary in catalogue.summaries:
         rows.add_row(
-            summary.id,
+            original(summary.id),
             moment(summary.stopped),
             f"{summary.start} (timeline {summary.timeline})",
             size(summary.size),

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from threefold.bootstrap import open_parts, policy_of
+from threefold.bootstrap import open_parts, policy_of, thresholds_of
 from threefold.cli.common import ask_opener, execute
 from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
@@ -30,6 +30,7 @@ def prune(
 ) -> None:
     """Mark what no recovery point needs any more, and delete what an earlier run marked, after the grace period.
 
+    What is needed of packs that are mostly dead is written into new ones, so that the old ones can go as well.
     Run it once a day. What is kept stands in [retention] of the settings.
 
     [bold]Example:[/] threefold prune --dry-run
@@ -42,7 +43,10 @@ async def _prune(found: Settings, output: Output, opener: Opener | None, *, dry_
     progress = output.progress()
     async with open_parts(found, opener=opener, ask=ask_opener, verb="prune") as parts:
         try:
-            report = await Prune(parts.stores, parts.keyring, parts.clock, progress, policy).run(dry_run=dry_run)
+            work = Prune(
+                parts.stores, parts.keyring, parts.clock, progress, policy, repack=thresholds_of(parts.settings)
+            )
+            report = await work.run(dry_run=dry_run)
         finally:
             output.finish(progress)
     output.result(asdict(report), *_human(report, policy))
@@ -63,6 +67,7 @@ def _human(report: PruneReport, policy: Policy) -> list[Table | str]:
     elif report.deleted:
         where = ", ".join(f"{number} on {name}" for name, number in sorted(report.deleted.items()))
         lines.append(f"Deleted: {where}; {size(report.freed_bytes)} are free again.")
+    lines += _repacked(report, policy)
     if report.marked:
         lines.append(
             f"{count(len(report.marked), 'object')} ({size(report.marked_bytes)}) {would}marked: nothing needs them. "
@@ -84,8 +89,27 @@ def _human(report: PruneReport, policy: Policy) -> list[Table | str]:
         )
     for name, keys in sorted(report.held.items()):
         lines.append(f"[yellow]{name} does not let {count(len(keys), 'object')} go:[/] {keys[0]} ...")
-    if not (report.marked or report.deleted or report.due or report.waiting or report.locked):
+    if not (report.marked or report.deleted or report.due or report.waiting or report.locked or report.repack.packs):
         lines.append("[green]Everything that is stored is needed.[/]")
+    return lines
+
+
+def _repacked(report: PruneReport, policy: Policy) -> list[str]:
+    """Of packs that are needed in small part only."""
+    found, lines = report.repack, []
+    if found.packs and (report.dry_run or found.revised):
+        would = "would be" if report.dry_run else "were"
+        also = f", and with them {count(len(found.snapshots), 'manifest')}"
+        lines.append(
+            f"{count(len(found.packs), 'pack')}, mostly of what nothing needs, {would} written anew{also}: "
+            f"{size(found.copied_bytes)} copied. When the old ones are deleted, {span(policy.grace.total_seconds())} "
+            f"after they are marked, {size(found.won_bytes)} are won; until then both are there."
+        )
+        if found.locked_until is not None:
+            lines.append(f"Some of the old ones stay under their retention lock until {moment(found.locked_until)}.")
+    if found.put_off:
+        lines.append(f"[yellow]Writing packs anew is put off:[/] {found.put_off}.")
+    lines += [f"[yellow]Pack {pack} stays as it is:[/] {why}" for pack, why in sorted(found.left.items())]
     return lines
 
 

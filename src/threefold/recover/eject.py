@@ -33,6 +33,7 @@ from threefold.recover.wal_files import WalFiles, write_histories
 from threefold.stores.store import ObjectStore
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Summary
+from threefold.vault.revisions import original
 
 STATE: Final = "threefold-eject.json"
 _TABLESPACES: Final = """
@@ -102,17 +103,18 @@ async def eject(
         await asyncio.to_thread(_save, to, state)
     fetched = 0
     for summary in fit:
-        if summary.id in state.snapshots:
+        name = original(summary.id)  # of its files, by whatever revision
+        if name in state.snapshots:
             continue
         try:
-            fetched += await _base(vault, summary, to / "base" / summary.id, progress)
+            fetched += await _base(vault, summary, to / "base" / name, progress)
         except (Damaged, NotThere) as error:
-            skipped[summary.id] = error.message
-            progress.note(f"snapshot {summary.id} is left out: {error.message}")
+            skipped[name] = error.message
+            progress.note(f"snapshot {name} is left out: {error.message}")
             continue
-        state.snapshots.append(summary.id)
+        state.snapshots.append(name)
         await asyncio.to_thread(_save, to, state)
-    done = [summary for summary in fit if summary.id in state.snapshots]
+    done = [summary for summary in fit if original(summary.id) in state.snapshots]
     if not done:
         raise Damaged(f"no snapshot on {store.name} reads whole", hint="eject another store; or scrub, then try again")
     start = min(segment_begin(summary) for summary in done)
@@ -191,7 +193,8 @@ def _save(to: Path, state: _State) -> None:
 def _readme(store: str, snapshots: Sequence[Summary], skipped: Mapping[str, str], log: OpenLog, start: Lsn) -> str:
     newest = max(snapshots, key=lambda each: each.stop)
     rows = "\n".join(
-        f"| `base/{each.id}` | {each.stopped:%Y-%m-%d %H:%M:%S} UTC | {each.major} | {each.stop} | {each.timeline} |"
+        f"| `base/{original(each.id)}` | {each.stopped:%Y-%m-%d %H:%M:%S} UTC | {each.major} | {each.stop} "
+        f"| {each.timeline} |"
         for each in sorted(snapshots, key=lambda each: each.stop)
     )
     left_out = "".join(f"\nLeft out: {name}: {why}." for name, why in sorted(skipped.items()))
@@ -210,7 +213,7 @@ Plain base backups and WAL files: stock PostgreSQL recovers from them, nothing e
 With PostgreSQL {newest.major} (the major version of the base backup), as the user that it runs as (`postgres`), and
 PGDATA a folder that does not exist yet. `HERE` is this folder.
 ```
-cp -a HERE/base/{newest.id} $PGDATA && chmod 700 $PGDATA
+cp -a HERE/base/{original(newest.id)} $PGDATA && chmod 700 $PGDATA
 touch $PGDATA/recovery.signal
 cat >> $PGDATA/postgresql.auto.conf <<'END'
 restore_command = 'cp "HERE/wal/%f" "%p"'

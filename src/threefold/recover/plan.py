@@ -27,6 +27,7 @@ from threefold.postgres.wal import segment_no, segment_start
 from threefold.recover.log import LogExtent
 from threefold.recover.targets import Immediate, Latest, Position, RestorePoint, Target, Time
 from threefold.vault.manifest import Summary
+from threefold.vault.revisions import original
 
 _TARGETS: Final = (
     "recovery_target",
@@ -80,7 +81,8 @@ def choose(snapshots: Sequence[Summary], extent: LogExtent, target: Target, *, s
     """The plan. Raises BadInput for a target that the stores do not reach, NotThere where nothing can be restored."""
     history = parse_history(extent.timeline, extent.history_files.get(extent.timeline))
     if snapshot is not None:
-        snapshots = [each for each in snapshots if each.id == snapshot]
+        # Whichever revision was named, or none: the one that is there.
+        snapshots = [each for each in snapshots if original(each.id) == original(snapshot)]
         if not snapshots:
             raise BadInput(f"there is no snapshot {snapshot}", hint="`threefold list` shows those that are there")
     if not snapshots:

@@ -7,6 +7,8 @@ what is reachable by then is spared. reach.py says what is reachable.
 What is under retention lock stays until the lock ends, and with it what it needs; it is asked for before a sentence is
 written, and its mark waits.
 
+In between, packs of which little is needed are written anew (sparse.py, repack.py), so that they can go as well.
+
 A store that did not list everything keeps everything, until it does; two have to. On each store manifests go first, and
 packs and segments only when no manifest of theirs is listed there any more: no store ever names what it has lost.
 """
@@ -14,7 +16,7 @@ packs and segments only when no manifest of theirs is listed there any more: no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final
@@ -32,14 +34,18 @@ from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import Locked, ObjectStore
 from threefold.upkeep.listing import union
 from threefold.upkeep.reach import FORK_BYTES, Sizes, Survey, Verdict, decide_prune, released
+from threefold.upkeep.repack import Repack, RepackReport
+from threefold.upkeep.sparse import Thresholds, plan_repack
 from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, Summary, snapshot_key
 from threefold.vault.marks import Mark, encode, read_marks
 from threefold.vault.retention import Policy
+from threefold.vault.revisions import by_original
 
 _PREFIXES: Final = ("snapshots", "packs", WAL)  # in the order in which they are deleted on a store
 _QUORUM: Final = 2
+_ALL: Final = 3
 _BATCH: Final = 500
 _MANIFESTS_AT_ONCE: Final = 8  # one by one, a hundred of them are as many round trips
 _ASKED_AT_ONCE: Final = 16
@@ -63,6 +69,7 @@ class PruneReport:
     waits_for_locked: int = 0  # due, and needed by what is locked
     held: dict[str, list[str]] = field(default_factory=dict)  # store → keys that it does not let go
     away: dict[str, str] = field(default_factory=dict)  # stores of which nothing was deleted
+    repack: RepackReport = field(default_factory=RepackReport)
     notes: list[str] = field(default_factory=list)
 
 
@@ -87,13 +94,16 @@ class Prune:
         policy: Policy,
         *,
         fork_bytes: int = FORK_BYTES,
+        repack: Thresholds | None = None,
     ) -> None:
+        """``repack`` None: nothing is written anew."""
         self._stores = stores
         self._keyring = keyring
         self._clock = clock
         self._progress = progress
         self._policy = policy
         self._fork_bytes = fork_bytes
+        self._thresholds = repack
         self._vault = Vault(stores, keyring, clock)
         self._manifests: dict[str, Manifest] = {}  # they never change
         self._sure: set[str] = set()  # snapshots of which the packs were asked for
@@ -116,6 +126,8 @@ class Prune:
                 await self._carry_out(mark, sentences, seen, report)
         if dry_run:
             report.freed_bytes = _bytes(seen.survey, report.due)
+        if self._thresholds is not None and not seen.verdict.blocked:
+            seen = await self._repack(self._thresholds, seen, report.repack, dry_run=dry_run)
         report.marked = sorted(seen.verdict.keys - marks.doomed())
         report.marked_bytes = _bytes(seen.survey, report.marked)
         if report.marked and not dry_run:
@@ -124,8 +136,8 @@ class Prune:
 
     # --- looking ---
 
-    async def look(self) -> Looked:
-        """Raises Unavailable where fewer than two stores list everything."""
+    async def look(self, *, own: str = "") -> Looked:
+        """Raises Unavailable where fewer than two stores list everything. ``own``: the sentence of this run."""
         self._progress.step("prune-survey", "looking what the stores hold", unit="objects")
         # The lists of snapshots come first: what is published from here on is met by the next look (vault/marks.py).
         silent: dict[str, str] = {}
@@ -137,6 +149,9 @@ class Prune:
             )
         extent = await read_extent(self._stores, self._keyring, self._clock, self._progress.note)
         summaries, packs_of, unreadable = await self._read_manifests(listed["snapshots"])
+        # After the lists: what was put since its author looked is listed here only once its sentence stood.
+        sentenced = await self._sentenced_by_others(own)
+        self._sure -= {name for names in by_original(packs_of).values() if len(names) > 1 for name in names}
         whole = self._stores.keys() - silent.keys()
         unusable = {
             name: why
@@ -151,8 +166,16 @@ class Prune:
             listed,
             newest_epoch_start(extent),
             extent.format.segment_bytes,
+            behind=_behind(packs_of, listed, whole),
+            endangered={name for name, keys in packs_of.items() if not sentenced.isdisjoint(keys)},
         )
         return await self._judged(survey, silent)
+
+    async def _sentenced_by_others(self, own: str) -> frozenset[str]:
+        marks = await read_marks(self._stores, self._keyring)
+        if len(marks.listed) < _QUORUM:
+            raise Unavailable("too few stores tell what is being deleted", hint="nothing was deleted; try again later")
+        return frozenset[str]().union(*(each.keys for each in marks.sentences if each.key != own))
 
     async def _judged(self, survey: Survey, silent: Mapping[str, str]) -> Looked:
         """A snapshot that makes others superfluous is asked for by key: a listing alone is not believed."""
@@ -223,7 +246,7 @@ class Prune:
             sentence = Mark(mark.id, self._clock.now(), wanted, mark.kept, self._clock.new_id()[:8])
             await self._put(sentence)
             sentences = [*sentences, sentence.key]
-            seen = await self.look()
+            seen = await self.look(own=sentence.key)
             doomed = set(wanted & seen.verdict.keys)
             report.away |= seen.away
             for name, store in self._stores.items():
@@ -239,20 +262,27 @@ class Prune:
 
     async def _released(self, due: frozenset[str] | set[str], survey: Survey, report: PruneReport) -> set[str]:
         """Of what is due, that which may go now."""
+        for key, until in (await self._locked(due, survey)).items():
+            report.locked[key] = max(until, report.locked.get(key, until))
+        free = released(survey, due, report.locked.keys() & due)
+        report.waits_for_locked += len(due - free - report.locked.keys())
+        return free
+
+    async def _locked(self, keys: Collection[str], survey: Survey) -> dict[str, datetime]:
+        """Those under a retention lock, and until when."""
         now, room = self._clock.now(), asyncio.Semaphore(_ASKED_AT_ONCE)
+        found: dict[str, datetime] = {}
 
         async def ask(key: str, name: str) -> None:
             async with room:
                 until = await self._stores[name].locked_until(key)
             # Who does not answer says nothing: the delete will.
             if isinstance(until, datetime) and until > now:
-                report.locked[key] = max(until, report.locked.get(key, until))
+                found[key] = max(until, found.get(key, until))
 
-        sizes = {key: survey.listed[key.partition("/")[0]].get(key, {}) for key in due}
-        await asyncio.gather(*(ask(key, name) for key in sorted(due) for name in sizes[key]))
-        free = released(survey, due, report.locked.keys() & due)
-        report.waits_for_locked += len(due - free - report.locked.keys())
-        return free
+        sizes = {key: survey.listed[key.partition("/")[0]].get(key, {}) for key in keys}
+        await asyncio.gather(*(ask(key, name) for key in sorted(keys) for name in sizes[key]))
+        return found
 
     def _gone(self, mark: Mark, survey: Survey) -> set[str]:
         return {key for key in mark.keys if not any(key in keys for keys in survey.listed.values())}
@@ -294,6 +324,36 @@ class Prune:
                 if prefix == "snapshots":
                     return  # it still names them: what they need stays on this store
 
+    # --- repacking ---
+
+    async def _repack(self, thresholds: Thresholds, seen: Looked, report: RepackReport, *, dry_run: bool) -> Looked:
+        """Write sparse packs anew, and look again: then the old ones are needed no more."""
+        survey, heads = seen.survey, {name: self._manifests[name] for name in seen.verdict.heads}
+        pinned = {pack for name in seen.verdict.kept.keys() - heads.keys() for pack in self._manifests[name].packs()}
+        plan = await asyncio.to_thread(
+            plan_repack, heads, _alike(survey), pinned, _manifest_bytes(survey, heads), thresholds
+        )
+        copies = len(self._stores)
+        report.packs, report.snapshots = [each.pack for each in plan.packs], list(plan.snapshots)
+        report.copied_bytes, report.won_bytes = plan.copied * copies, plan.won * copies
+        if not plan.packs:
+            return seen
+        old = [*map(packs.pack_key, report.packs), *map(snapshot_key, plan.snapshots)]
+        until = await self._locked(old, survey)
+        report.locked_until = max(until.values(), default=None)
+        if seen.away or copies < _ALL:
+            report.put_off = "a repack takes all three stores, and " + (
+                f"{', '.join(seen.away)} does not list everything" if seen.away else "one is being replaced"
+            )
+        if dry_run or report.put_off:
+            return seen
+        done = await Repack(self._stores, self._keyring, self._clock, self._progress).run(plan, heads)
+        report.packs, report.revised, report.left, report.put_off = done.packs, done.revised, done.left, done.stopped
+        report.copied_bytes = done.copied * copies
+        # Stopped half-way, some manifest still names them: a later run goes on.
+        report.won_bytes = 0 if done.stopped else sum(e.dead for e in plan.packs if e.pack in done.packs) * copies
+        return await self.look()
+
     # --- marks ---
 
     async def _put(self, mark: Mark) -> None:
@@ -333,6 +393,33 @@ def _unusable(summary: Summary, extent: Extent, needed: frozenset[str], listed: 
         return "the log does not go through it"
     short = [key for key in needed if len(stores & listed.get(key, {}).keys()) < _QUORUM]
     return f"{len(short)} of its packs are not on two stores" if short else ""
+
+
+def _behind(packs_of: Mapping[str, frozenset[str]], listed: Mapping[str, Sizes], stores: set[str]) -> set[str]:
+    """Of snapshots with several revisions, those that some of ``stores`` does not list whole."""
+    several = [name for names in by_original(packs_of).values() if len(names) > 1 for name in names]
+    return {
+        name
+        for name in several
+        if any(
+            not _on_all(listed[key.partition("/")[0]].get(key, {}), stores)
+            for key in (snapshot_key(name), *packs_of[name])
+        )
+    }
+
+
+def _on_all(sizes: Mapping[str, int], stores: set[str]) -> bool:
+    return stores <= sizes.keys() and len({sizes[name] for name in stores}) == 1
+
+
+def _manifest_bytes(survey: Survey, names: Iterable[str]) -> dict[str, int]:
+    return {name: max(survey.listed["snapshots"][snapshot_key(name)].values()) for name in names}
+
+
+def _alike(survey: Survey) -> dict[str, int]:
+    """Sizes of the packs of which all copies that are listed have the same."""
+    found = {key: set(sizes.values()) for key, sizes in survey.listed["packs"].items()}
+    return {key: sizes.pop() for key, sizes in found.items() if len(sizes) == 1}
 
 
 def _bytes(survey: Survey, keys: Sequence[str]) -> int:

@@ -4,6 +4,9 @@ Reachable is what a snapshot that stays names, and the log from its start on. Wh
 
 - *snapshots* that retention does not keep (vault/retention.py). One that cannot be recovered from covers for nothing:
   it does not make an older one superfluous, and stays itself as long as the window lasts.
+- *earlier revisions* of a snapshot (vault/revisions.py), once a later one can be recovered from and is whole on every
+  store that lists what it has: what goes is replaced on as many stores. Until then all stay. For retention they are one
+  snapshot.
 - *packs* that no snapshot names that stays. Packs of a snapshot under way are named by none yet; they may be marked,
   and are spared when their snapshot is there by the time of the deleting (vault/marks.py says why that is safe). Those
   as young as the newest snapshot are not even marked: the next attempt reuses them.
@@ -12,6 +15,9 @@ Reachable is what a snapshot that stays names, and the log from its start on. Wh
   newest epoch (quorum/walk.py, quorum/segments.py): were that one gone, a stale listing would be all it had, and an
   epoch could be judged to have ended at its slot 0. So nothing goes from there on, nor of what a new timeline's fork
   may still need: it lies before the log's end by less than one WAL record, which is less than `FORK_BYTES`.
+
+A manifest that was put after another prune had looked may lose packs to it yet. Its author finds out, and withdraws it
+(vault/marks.py), if he lives. So what names a pack that another's sentence names makes nothing superfluous.
 
 Entries, seals, claims, timelines and keys are not prune's: entries that segments cover are trimmed by the leader
 (quorum/trim.py), the rest is never deleted (invariants 4 and 5).
@@ -34,6 +40,7 @@ from threefold.upkeep.loss import wal_begin
 from threefold.vault.manifest import Summary, snapshot_key
 from threefold.vault.pack import pack_key
 from threefold.vault.retention import Policy, kept, window_begin
+from threefold.vault.revisions import by_original, original
 
 FORK_BYTES: Final = 2**30  # a WAL record has at most 1020 MiB (PostgreSQL: XLogRecordMaxSize)
 
@@ -51,6 +58,8 @@ class Survey:
     listed: Mapping[str, Sizes]  # prefix → what lies there
     newest_epoch_start: Lsn
     segment_bytes: int
+    behind: Collection[str] = ()  # revisions of which a store that lists what it has lacks a part
+    endangered: Collection[str] = ()  # snapshots of which another prune may be deleting a part at this moment
 
 
 @dataclass(slots=True)
@@ -58,6 +67,7 @@ class Verdict:
     """``keys``: what nothing needs."""
 
     kept: dict[str, str] = field(default_factory=dict)  # snapshot → why
+    heads: list[str] = field(default_factory=list)  # of these, the revisions by which they are recovered
     keys: set[str] = field(default_factory=set)
     wal_from: Lsn = NOWHERE  # what is kept of the log
     blocked: str = ""  # why packs and segments were not looked at
@@ -65,13 +75,21 @@ class Verdict:
 
 
 def decide_prune(survey: Survey, policy: Policy, now: datetime, *, fork_bytes: int = FORK_BYTES) -> Verdict:
-    usable = [each for name, each in survey.summaries.items() if name not in survey.unusable]
+    heads, replaced = _revisions(survey)
+    usable = [survey.summaries[name] for name in heads]
     if not usable:
         return Verdict(blocked="there is no snapshot to recover from")
-    found = Verdict(kept(usable, policy, now))
+    # An endangered one is kept like any other, and makes no other one superfluous.
+    sure = [each for each in usable if each.id not in survey.endangered]
+    found = Verdict(kept(sure, policy, now) | kept(usable, policy, now))
     begin = window_begin(usable, policy, now)
+    found.heads = sorted(found.kept)
+    staying = {original(name) for name in found.kept}
+    for name in survey.summaries.keys() - replaced - survey.unusable.keys():
+        if original(name) in staying:
+            found.kept.setdefault(name, "until a revision of it is whole on every store")
     for name, why in survey.unusable.items():
-        if survey.summaries[name].stopped > begin:
+        if survey.summaries[name].stopped > begin and name not in replaced:
             found.kept[name] = f"within the window, though {why}"
     found.keys = {snapshot_key(name) for name in survey.summaries if name not in found.kept}
     if survey.unreadable:
@@ -94,6 +112,21 @@ def decide_prune(survey: Survey, policy: Policy, now: datetime, *, fork_bytes: i
         elif end <= wanted:
             found.held_by_epoch += sum(sizes.values())
     return found
+
+
+def _revisions(survey: Survey) -> tuple[list[str], set[str]]:
+    """Of each snapshot that can be recovered from, the revision that does; and those that nobody needs beside it."""
+    heads, replaced = [], set()
+    for revisions in by_original(survey.summaries).values():
+        usable = [name for name in revisions if name not in survey.unusable]
+        whole = [name for name in usable if name not in survey.behind and name not in survey.endangered]
+        if not usable:
+            continue
+        head = (whole or usable)[-1]
+        heads.append(head)
+        if whole:
+            replaced |= {name for name in revisions if name < head or name in survey.unusable}
+    return heads, replaced
 
 
 def released(survey: Survey, due: Collection[str], locked: Collection[str]) -> set[str]:

@@ -23,6 +23,7 @@ from threefold.vault.chunker import ChunkNamer
 from threefold.vault.manifest import Manifest, Summary
 from threefold.vault.marks import read_marks
 from threefold.vault.pack import Place
+from threefold.vault.revisions import by_original, original
 from threefold.vault.uploads import COPIES, Uploads
 
 S = TypeVar("S")
@@ -31,16 +32,20 @@ R = TypeVar("R")
 _AT_ONCE: Final = 16
 _SILENT_IN_A_ROW: Final = 3
 _ASK_MARKS_AGAIN_S: Final = (0.5, 2.0, 8.0)
+_LOOK_AGAIN_S: Final = 60.0
 _KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
 
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """The snapshots that are there, oldest first. ``found_on`` names the stores that list each one."""
+    """The snapshots that are there, oldest first, each by its latest revision that reads (vault/revisions.py).
+
+    ``found_on`` names the stores that list each one.
+    """
 
     summaries: tuple[Summary, ...]
     found_on: Mapping[str, frozenset[str]]
-    damaged: tuple[str, ...]  # ids of which no readable copy is left
+    damaged: tuple[str, ...]  # ids of which no readable copy is left, nor one of another revision
     notes: tuple[str, ...]
 
 
@@ -70,23 +75,27 @@ class Vault:
         self.clock = clock
         self.note = note
         self.reader = Reader(stores, clock, note, patience_seconds=read_patience_seconds)
+        self._wanted: set[str] = set()  # snapshots, by the ids under which they were taken
+        self._others: tuple[float, list[dict[bytes, Place]]] | None = None
+        self._looking = asyncio.Lock()
         self._opener = packs.PackOpener(keyring)
         self._namer = ChunkNamer(keyring)
 
     async def catalogue(self) -> Catalogue:
         """Raises Unavailable where no store answers."""
         found_on, notes = await self._listed(manifests.PREFIX)
+        latest: dict[str, Summary] = {}
         damaged = []
-        summaries = []
         ids = sorted(key.rpartition("/")[2] for key in found_on)
         for snapshot, summary in zip(ids, await _each(ids, self._summary), strict=True):
             if isinstance(summary, Summary):
-                summaries.append(summary)
+                latest[original(snapshot)] = summary
             else:
                 damaged.append(snapshot)
                 notes.append(f"snapshot {snapshot}: {summary.message}")
+        lost = tuple(snapshot for snapshot in damaged if original(snapshot) not in latest)
         where = {key.rpartition("/")[2]: frozenset(names) for key, names in found_on.items()}
-        return Catalogue(tuple(summaries), where, tuple(damaged), tuple(notes))
+        return Catalogue(tuple(latest.values()), where, lost, tuple(notes))
 
     async def manifest(self, snapshot: str) -> Manifest:
         """Raises NotThere, Damaged, Unavailable."""
@@ -94,6 +103,7 @@ class Vault:
         async def accept(data: bytes) -> Manifest:
             return await asyncio.to_thread(manifests.decode, snapshot, data, self.keyring)
 
+        self._wanted.add(original(snapshot))
         return await self.reader.read(manifests.snapshot_key(snapshot), accept)
 
     async def publish(self, manifest: Manifest) -> tuple[int, Mapping[str, Sequence[str]]]:
@@ -111,7 +121,8 @@ class Vault:
         """
         found_on, _ = await self._listed(manifests.PREFIX)
         known: dict[bytes, Place] = {}
-        newest = sorted(found_on)[-_KNOWN_SNAPSHOTS:]
+        revisions = by_original(key.rpartition("/")[2] for key in found_on)
+        newest = [manifests.snapshot_key(revisions[each][-1]) for each in sorted(revisions)[-_KNOWN_SNAPSHOTS:]]
         for key in newest:
             try:
                 known |= (await self.manifest(key.rpartition("/")[2])).known()
@@ -183,7 +194,20 @@ class Vault:
         }
 
     async def chunks(self, wanted: Sequence[tuple[bytes, Place]]) -> list[bytes]:
-        """The plain bytes of neighbours in one pack, in one read. Raises Damaged when no store has a good copy."""
+        """The plain bytes of neighbours in one pack, in one read.
+
+        Raises Damaged or NotThere when no store has a good copy, neither there nor where another revision of a
+        snapshot that was read here has it: a pack may have been written anew, and be gone, since its manifest was read.
+        """
+        try:
+            return await self._neighbours(wanted)
+        except (Damaged, NotThere) as error:
+            if len(wanted) == 1:
+                return [await self._elsewhere(*wanted[0], error)]
+        # Every copy has a damaged chunk among these, but perhaps not the same one.
+        return list(chain.from_iterable([await self.chunks([one]) for one in wanted]))
+
+    async def _neighbours(self, wanted: Sequence[tuple[bytes, Place]]) -> list[bytes]:
         pack, start = wanted[0][1].pack, wanted[0][1].offset
         last = wanted[-1][1]
 
@@ -196,15 +220,41 @@ class Vault:
         async def accept(data: bytes) -> list[bytes]:
             return await asyncio.to_thread(opened, data)
 
+        return await self.reader.read(
+            packs.pack_key(pack), accept, start=start, length=last.offset + last.stored - start
+        )
+
+    async def _elsewhere(self, name: bytes, place: Place, error: Damaged | NotThere) -> bytes:
+        """One chunk by another revision of its snapshot. Raises ``error`` where none has it."""
+        async with self._looking:
+            now = self.clock.monotonic()
+            if self._others is None or now - self._others[0] >= _LOOK_AGAIN_S:
+                self._others = now, await self._revisions()
+            others = self._others[1]
+        for known in others:
+            there = known.get(name)
+            if there is not None and there.pack != place.pack:
+                try:
+                    return (await self._neighbours([(name, there)]))[0]
+                except (Damaged, NotThere):
+                    continue
+        raise error
+
+    async def _revisions(self) -> list[dict[bytes, Place]]:
+        """Where the chunks of the snapshots that were read here lie by their revisions, the latest first."""
+        found = []
         try:
-            return await self.reader.read(
-                packs.pack_key(pack), accept, start=start, length=last.offset + last.stored - start
-            )
-        except Damaged:
-            if len(wanted) == 1:
-                raise
-        # Every copy has a damaged chunk among these, but perhaps not the same one.
-        return list(chain.from_iterable([await self.chunks([one]) for one in wanted]))
+            listed, _ = await self._listed(manifests.PREFIX)
+        except Unavailable:
+            return []
+        wanted = set(self._wanted)
+        for snapshot in sorted((key.rpartition("/")[2] for key in listed), reverse=True):
+            if original(snapshot) in wanted:
+                try:
+                    found.append((await self.manifest(snapshot)).known())
+                except (Damaged, NotThere, Unavailable):
+                    continue
+        return found
 
     async def bad_chunks(self, store: str, pack: str, chunks: Mapping[bytes, Place]) -> set[bytes] | None | Unavailable:
         """Of one store's copy of a pack, the chunks that do not open to what they are named after. None: absent."""

@@ -29,7 +29,7 @@ from typing import Final, NamedTuple
 import zstandard
 
 from threefold.kernel.errors import Damaged
-from threefold.kernel.keys import NONCE_BYTES, Keyring, RingSealer
+from threefold.kernel.keys import NONCE_BYTES, SEALED_MORE, Keyring, RingSealer
 from threefold.vault.chunker import CHUNK_BYTES, CHUNK_ID_BYTES
 
 # Large enough that a put's fixed cost vanishes, small enough that four of them are little memory.
@@ -44,6 +44,8 @@ _TRAILER_MAGIC: Final = b"3FPI"
 _RECORD: Final = struct.Struct(f">{CHUNK_ID_BYTES}sIII")
 HEADER_BYTES: Final = len(_HEADER)
 TRAILER_BYTES: Final = _TRAILER.size
+RECORD_BYTES: Final = _RECORD.size  # what a chunk takes in the index
+FRAME_BYTES: Final = HEADER_BYTES + SEALED_MORE + TRAILER_BYTES  # what is neither a chunk nor its record
 TAG_BYTES: Final = 16
 PREFIX: Final = "packs"
 
