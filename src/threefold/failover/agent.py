@@ -133,6 +133,17 @@ class Agent:
             await self._with.clock.sleep(_JOURNAL_S if self._restless else _JOURNAL_QUIET_S)
 
     @property
+    def between_switches(self) -> bool:
+        """No switch that is known is under way: whoever ends this agent and starts another one holds nothing up."""
+        newest = self.sight.switches.newest if self.sight.switches else None
+        return newest is None or newest.concluded
+
+    @property
+    def has_copy(self) -> bool:
+        """What lies in the data folder is of the log: it need not be made anew any more."""
+        return self._with.keeper.prepared
+
+    @property
     def _restless(self) -> bool:
         """A switch is not at its end, or may be ordered any moment."""
         newest = self.sight.switches.newest if self.sight.switches else None
