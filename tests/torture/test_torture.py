@@ -1,0 +1,42 @@
+"""A short campaign with a fixed seed; `make torture` runs long ones. And broken servers, which it has to notice."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.torture.campaign import run
+from tests.torture.model import Violation
+from tests.torture.variants import VARIANTS
+
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != "linux", reason="reads /proc/self/fd"),
+]
+SEED = 1
+
+
+async def test_kills_and_power_cuts_at_any_moment_lose_nothing_that_was_acknowledged() -> None:
+    said: list[str] = []
+    try:
+        figures = await run(SEED, 1500, say=said.append)
+    except Violation:
+        print(*said, sep="\n")
+        raise
+    assert figures.lives > 15
+    assert figures.compacted > 10
+    assert {"by kill -9", "at a system call"} <= figures.ends.keys()
+    assert figures.sectors > 10
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("variant", sorted(VARIANTS))
+async def test_a_broken_server_is_noticed(variant: str) -> None:
+    """Moments are real time: what one seed meets by chance, another one does."""
+    for seed in range(1, 6):
+        try:
+            await run(seed, 1500, variant=variant)
+        except Violation:
+            return
+    pytest.fail(f"nobody noticed that it {variant}")
