@@ -182,3 +182,10 @@ async def test_a_deal_is_made_by_keys_with_its_account_looked_for(crm: Served, e
     await page.get_by_role("button", name="Save").click()
     await expect(page.get_by_role("heading", name="New pier")).to_be_visible()
     assert await values(crm, "SELECT value_cents FROM crm.deals WHERE name = 'New pier'") == [129_950]
+
+
+async def test_a_telephone_shows_long_values_whole(crm: Served, emil: Person) -> None:
+    await crm.create("contacts", full_name="Maximiliane", email="maximiliane.featherstonehaugh@customers.example.com")
+    await emil.page.goto("/records/contacts")
+    await expect(emil.page.get_by_role("link", name="Maximiliane", exact=True)).to_be_visible()
+    await emil.picture("employee-contacts")

@@ -133,6 +133,7 @@ class Served:
             await context.close()
 
 
+_CUT = "cells => cells.filter(cell => cell.scrollWidth > cell.clientWidth + 1).map(cell => cell.textContent.trim())"
 _AUTHENTICATOR = {
     "protocol": "ctap2",
     "transport": "internal",
@@ -171,6 +172,8 @@ class Person:
                 await self.page.screenshot(path=PICTURES / f"{name}-{width}-{theme}.png")
             wide = await self.page.evaluate("document.documentElement.scrollWidth")
             assert wide <= width, f"{name} is {wide} wide at {width} px"
+            cut = await self.page.eval_on_selector_all(".table.stacks td", _CUT) if width == 360 else []
+            assert cut == [], f"{name} cuts at {width} px: {cut}"
         await self.page.emulate_media(color_scheme="light")
         if before is not None:
             await self.page.set_viewport_size(before)
