@@ -80,9 +80,18 @@ class Site:
     # --- settings ---
 
     def configure(
-        self, *, system: str = "", stores: Mapping[str, str] | None = None, key: bytes = MASTER, more: str = ""
+        self,
+        *,
+        system: str = "",
+        stores: Mapping[str, str] | None = None,
+        key: bytes = MASTER,
+        more: str = "",
+        to: str = "threefold.toml",
     ) -> Path:
-        """Write threefold.toml; ``stores``: lines that replace a store's url; ``more``: sections at its end."""
+        """Write threefold.toml; ``stores``: lines that replace a store's url; ``more``: sections at its end.
+
+        ``to``: another file, which `run` is told: several ways to go wrong may be tried side by side.
+        """
         (self.home / "master.key").touch(mode=0o600)
         (self.home / "master.key").write_text(b64encode(key).decode())
         text = f"""
@@ -108,8 +117,9 @@ access_key_id = "env:{name}_KEY"
 secret_access_key = "env:{name}_SECRET"
 provider = "own-{name}"
 """
-        self.config.write_text(text + more)
-        return self.config
+        path = self.home / to
+        path.write_text(text + more)
+        return path
 
     def environment(self) -> dict[str, str]:
         return {"PRIMARY_PASSWORD": PASSWORD, **self.secrets}
@@ -130,10 +140,16 @@ provider = "own-{name}"
 
     # --- processes ---
 
-    def run(self, *arguments: str | Path, log: str = "command", env: Mapping[str, str | None] | None = None) -> Process:
+    def run(
+        self,
+        *arguments: str | Path,
+        log: str = "command",
+        env: Mapping[str, str | None] | None = None,
+        config: Path | None = None,
+    ) -> Process:
         """Any verb, with our configuration."""
         process = Process(
-            ["-c", VERB, *arguments, "--config", self.config],
+            ["-c", VERB, *arguments, "--config", config or self.config],
             self.home / f"{log}-{len(self.processes)}.log",
             {**self.environment(), **{name: value or "" for name, value in (env or {}).items()}},
         )
@@ -150,10 +166,14 @@ provider = "own-{name}"
         return next(line for line in reversed(lines) if line.get("type") == "result")
 
     async def refused(
-        self, *arguments: str | Path, within: float = 60, env: Mapping[str, str | None] | None = None
+        self,
+        *arguments: str | Path,
+        within: float = 60,
+        env: Mapping[str, str | None] | None = None,
+        config: Path | None = None,
     ) -> dict[str, Any]:
         """A verb that ends with an error: kind, error, hint, exit_code."""
-        process = self.run(*arguments, "--json", env=env)
+        process = self.run(*arguments, "--json", env=env, config=config)
         code = await process.ended(within)
         lines = [json.loads(line) for line in process.said.splitlines() if line.startswith("{")]
         error = next((line for line in reversed(lines) if line.get("type") == "error"), None)

@@ -23,49 +23,60 @@ async def _stores(here: Site) -> list[dict[str, int]]:
 
 
 async def test_what_protect_cannot_use_is_refused_before_anything_is_written() -> None:
+    """Each with settings of its own, side by side: most of the time they wait for answers."""
     async with site() as here:
-        ports = here.ports
-        url = 'url = "s3://crm-dr/threefold"\nendpoint = "http://127.0.0.1:{}"'
-        # Two stores at one place, in other words.
-        here.configure(stores={"S2": f'url = "s3://crm-dr/threefold/"\nendpoint = "http://127.0.0.1:{ports["S1"]}/"'})
-        error = await here.refused("protect")
-        assert error["exit_code"] == 2
-        assert "S1 and S2 are the same place" in error["error"]
-        # A bucket that is not there: nothing is founded on two stores, and the store is named, with what it said.
-        here.configure(stores={"S3": url.format(ports["S3"]).replace("crm-dr", "crm-other")})
-        protecting = here.begin_protecting()
-        await protecting.says("S3: S3 answered 404 NoSuchBucket")
-        await protecting.says(
-            "S1 and S2 hold no log, and a new one needs all three stores; what S3 lacks: threefold check"
-        )
-        assert "leading" not in protecting.said
-        protecting.kill()
-        error = await here.refused("check")
-        assert error["exit_code"] == 3
-        assert "S3" in error["error"]
-        # A wrong secret.
-        here.configure()
-        protecting = here.run("protect", env={"S2_SECRET": "not the secret of S2"})
-        await protecting.says("SignatureDoesNotMatch")
-        protecting.kill()
+        await asyncio.gather(*(each(here) for each in (_one_place_twice, _no_bucket, _wrong_secret)))
+        missing = await _a_store_that_lies(here)
         assert await _stores(here) == [{}, {}, {}]
         assert await here.primary.sql("SELECT 1 FROM pg_replication_slots") == []
-        # A store that lets two writers win.
-        try:
-            with rclone() as liar:
-                lies = f'url = "s3://crm-dr/threefold"\nendpoint = "{liar.config.endpoint}"'
-                here.configure(stores={"S2": lies})
-                keys = {"S2_KEY": liar.config.access_key_id, "S2_SECRET": liar.config.secret_access_key}
-                error = await here.refused("protect", env=keys)
-                assert error["exit_code"] == 3
-                assert "S2 may not vote" in error["error"]
-                error = await here.refused("check", env=keys)
-                assert error["exit_code"] == 3
-                assert "store S2" in error["error"]
-        except Missing as missing:
+        if missing:
             pytest.skip(str(missing))
-        here.configure()
-        assert await _stores(here) == [{}, {}, {}]
+
+
+async def _one_place_twice(here: Site) -> None:
+    same = f'url = "s3://crm-dr/threefold/"\nendpoint = "http://127.0.0.1:{here.ports["S1"]}/"'
+    error = await here.refused("protect", config=here.configure(to="twice.toml", stores={"S2": same}))
+    assert error["exit_code"] == 2
+    assert "S1 and S2 are the same place" in error["error"]
+
+
+async def _no_bucket(here: Site) -> None:
+    """Nothing is founded on two stores, and the third is named, with what it said."""
+    other = f'url = "s3://crm-other/threefold"\nendpoint = "http://127.0.0.1:{here.ports["S3"]}"'
+    config = here.configure(to="bucket.toml", stores={"S3": other})
+    protecting = here.run("protect", log="protect", config=config)
+    error = await here.refused("check", config=config)
+    assert error["exit_code"] == 3
+    assert "S3" in error["error"]
+    await protecting.says("S3: S3 answered 404 NoSuchBucket")
+    await protecting.says("S1 and S2 hold no log, and a new one needs all three stores; what S3 lacks: threefold check")
+    assert "leading" not in protecting.said
+    protecting.kill()
+
+
+async def _wrong_secret(here: Site) -> None:
+    config = here.configure(to="secret.toml")
+    protecting = here.run("protect", config=config, env={"S2_SECRET": "not the secret of S2"})
+    await protecting.says("SignatureDoesNotMatch")
+    protecting.kill()
+
+
+async def _a_store_that_lies(here: Site) -> Missing | None:
+    """It lets two writers win; None where it was tried."""
+    try:
+        with rclone() as liar:
+            lies = f'url = "s3://crm-dr/threefold"\nendpoint = "{liar.config.endpoint}"'
+            config = here.configure(to="lies.toml", stores={"S2": lies})
+            keys = {"S2_KEY": liar.config.access_key_id, "S2_SECRET": liar.config.secret_access_key}
+            refused = await asyncio.gather(
+                here.refused("protect", env=keys, config=config), here.refused("check", env=keys, config=config)
+            )
+    except Missing as missing:
+        return missing
+    assert [error["exit_code"] for error in refused] == [3, 3]
+    assert "S2 may not vote" in refused[0]["error"]
+    assert "store S2" in refused[1]["error"]
+    return None
 
 
 async def test_a_primary_that_would_hang_or_lose_commits_does_not_pass_the_check() -> None:
