@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.made-from-lock
-# Two workers: tests start real PostgreSQL servers, and the smallest machine we promise has two cores.
-JOBS ?= 2
+# One worker more than the smallest machine that we promise has cores: a test with real servers waits half of its time.
+JOBS ?= 3
 
 .PHONY: help venv demo test test-long scenarios lint format soak chaos weather bench lock clean
 
