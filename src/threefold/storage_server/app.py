@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import json
 import logging
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -35,6 +36,13 @@ _log = logging.getLogger(__name__)
 _XML = ("content-type", "application/xml")
 _KEPT_HEADERS = frozenset(
     ("content-type", "content-encoding", "content-disposition", "content-language", "cache-control")
+)
+# With any other header a create may mean more than "these bytes under this key".
+_OF_A_PLAIN_CREATE = frozenset(
+    (
+        *("host", "content-length", "if-none-match", "authorization", "x-amz-content-sha256", "x-amz-date"),
+        *("user-agent", "accept", "accept-encoding", "connection"),
+    )
 )
 _TYPE_UNSAID = "application/octet-stream"
 _LIST_MAX = 1000
@@ -77,19 +85,45 @@ class App:
             reply = await self._turned_away(request, error)
         except S3Error as error:
             reply = _error(request, error)
-        except Vanished:
-            # Where the folder was is the log's business, as the journal ends with it; not the client's.
-            reply = _error(request, S3Error(503, "ServiceUnavailable", "this store has lost its data folder"))
         except Damaged as error:
             _log.error("%s %s: %s", request.method, request.path, error)
             reply = _error(request, S3Error(500, "ObjectDamaged", error.message))
         except ThreefoldError as error:
-            reply = _error(request, S3Error(503, "ServiceUnavailable", error.message))
+            reply = _error(request, _ended(error))
         except OSError as error:
             if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
                 raise
             reply = _error(request, disk_full())
         return reply
+
+    def at_once(self, request: Request, answer: Callable[[Reply], None]) -> bool:
+        """A small create, which is what every commit waits for: judged and journalled in this turn of the event loop.
+
+        True: ``answer`` is called once it is durable. False: nothing was done, and the long way does it, or says why
+        not. So nothing is refused here, and only what the long way would take is taken.
+        """
+        headers, body = request.headers, request.held
+        if request.method != "PUT" or request.query or headers.get("if-none-match") != "*":
+            return False
+        if len(body) > self._engine.options.inline_bytes_max or not headers.keys() <= _OF_A_PLAIN_CREATE:
+            return False
+        try:
+            signed = self._verifier.verify("PUT", request.path, "", headers, self._clock.now())
+            bucket, key = s3.split_path(request.path)
+            s3.check_key(key)
+        except (SignatureError, S3Error):
+            return False
+        sha256 = hashlib.sha256(body)
+        if sha256.hexdigest() != signed:
+            return False
+
+        def hear(failure: ThreefoldError | None) -> None:
+            if failure is None:
+                answer(Reply(200, (("etag", f'"{signed}"'),)))
+            else:
+                answer(_error(request, _ended(failure)))
+
+        return self._engine.create_at_once(bucket, key, body, sha256.digest(), hear)
 
     async def _turned_away(self, request: Request, error: SignatureError) -> Reply:
         hold = self._throttle.failed(request.address, self._clock.monotonic())
@@ -314,6 +348,12 @@ class App:
 
 def _not_offered() -> S3Error:
     return S3Error(501, "NotImplemented", "this part of S3 is not offered here")
+
+
+def _ended(failure: ThreefoldError) -> S3Error:
+    # Where the folder was is the log's business, as the journal ends with it; not the client's.
+    said = "this store has lost its data folder" if isinstance(failure, Vanished) else failure.message
+    return S3Error(503, "ServiceUnavailable", said)
 
 
 def _incomplete() -> S3Error:

@@ -26,7 +26,7 @@ from threefold.storage_server.catalog import Bucket, Catalog, Listing
 from threefold.storage_server.compaction import compact_oldest, is_due
 from threefold.storage_server.disk import DiskFull, FolderLock, NoNextFile, free_bytes, make_folder
 from threefold.storage_server.entries import INLINE, LOCK_MODES, Entry, Place, encode_delete, encode_lock, encode_put
-from threefold.storage_server.journal import Journal
+from threefold.storage_server.journal import Hear, Journal
 from threefold.storage_server.records import Kind
 from threefold.storage_server.replay import open_journal
 from threefold.storage_server.s3 import (
@@ -40,6 +40,7 @@ from threefold.storage_server.s3 import (
 
 _log = logging.getLogger(__name__)
 _NOWHERE = Place(0, 0, 0, 0, 0, 0, 0)
+_NO_LOCK = ("", 0)
 _TICK_S = 1.0
 
 
@@ -77,7 +78,7 @@ class Engine:
         except BaseException:
             self._lock.release()
             raise
-        self._room = 0
+        self._measure()
         self._tender = asyncio.create_task(self._tend())
 
     def _entries(self) -> list[Entry]:
@@ -179,6 +180,24 @@ class Engine:
         entry = self._entry(len(body), sha256, INLINE, b"", attributes, lock)
         await self._commit(bucket, key, entry, Kind.PUT, body, condition)
         return entry
+
+    def create_at_once(self, bucket: str, key: str, body: bytes, sha256: bytes, hear: Hear) -> bool:
+        """Create a small object where nothing stands; ``hear`` is told when it is durable.
+
+        False: nothing was done, for whatever reason; `put_small` does it or says why not.
+        """
+        found = self._catalog.buckets.get(bucket)
+        if found is None or key in found.objects or self._room < len(body) or self.journal.failure is not None:
+            return False
+        entry = self._entry(len(body), sha256, INLINE, b"", b"", _NO_LOCK)
+        try:
+            entry.place = self.journal.append(Kind.PUT, encode_put(bucket, key, entry), body)
+        except (ThreefoldError, OSError):
+            return False
+        self._catalog.put(bucket, key, entry)
+        self._room -= entry.size  # until the next measurement
+        self.journal.when_durable(entry.place.batch, hear)
+        return True
 
     async def put_file(
         self,

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from functools import partial
 from http import HTTPStatus
 from typing import Any
 
@@ -22,6 +23,7 @@ import httptools
 
 from threefold.kernel.clock import Clock
 from threefold.storage_server.messages import (
+    AtOnce,
     Disconnected,
     Handler,
     Reply,
@@ -44,8 +46,10 @@ CONNECTIONS_MAX = 512
 class Server:
     """What connections share: the handler, the clock, and who is connected."""
 
-    def __init__(self, handler: Handler, clock: Clock) -> None:
+    def __init__(self, handler: Handler, clock: Clock, at_once: AtOnce = lambda _request, _answer: False) -> None:
+        """``at_once`` is asked first about a request that came whole, and costs no task where it takes it."""
         self.handler = handler
+        self.at_once = at_once
         self.clock = clock
         self.connections: set[Connection] = set()
         self._date = (0, "")
@@ -105,6 +109,7 @@ class Connection(asyncio.Protocol):
         self._arriving: Request | None = None  # its head or body is being parsed
         self._waiting: deque[Request] = deque()  # heads are whole, the handler has not begun
         self._serving: Request | None = None
+        self._new = False  # `_serving` has not begun
         self._task: asyncio.Task[None] | None = None
         self._wake: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
@@ -146,6 +151,8 @@ class Connection(asyncio.Protocol):
         else:
             if self._arriving is not None and self._unbounded_bytes > HEAD_BYTES_MAX:
                 self._refuse(431)
+            elif self._new:
+                self._begin()
 
     def eof_received(self) -> bool:
         return False
@@ -190,7 +197,7 @@ class Connection(asyncio.Protocol):
         request.method = self._parser.get_method().decode("ascii")
         request.keep_alive = self._parser.should_keep_alive()
         if self._serving is None:
-            self._serve(request)
+            self._serving, self._new = request, True  # begun when all that has come is parsed
         else:
             self._waiting.append(request)
             self._hold()
@@ -237,10 +244,26 @@ class Connection(asyncio.Protocol):
 
     # serving
 
-    def _serve(self, request: Request) -> None:
-        self._serving = request
+    def _begin(self) -> None:
+        request = self._serving
+        self._new = False
         self._continue_sent = False
+        if request is None:
+            return
+        # Who does not take answers has to wait for the next one, and only a task can.
+        answer = partial(self._write_at_once, request)
+        if request.whole and self._drained is None and self._server.at_once(request, answer):
+            return
         self._task = self._loop.create_task(self._answer(request))
+
+    def _write_at_once(self, request: Request, reply: Reply) -> None:
+        if self._transport is None or not isinstance(reply.body, bytes):
+            self._serving = None
+            return
+        last = not request.keep_alive or self._server.closing
+        self._proved = self._proved or reply.status < HTTPStatus.BAD_REQUEST
+        self._transport.write(encode_head(reply, self._server.date(), last=last) + reply.body)
+        self._finished(request, close=last)
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -296,7 +319,8 @@ class Connection(asyncio.Protocol):
         elif close:
             self._transport.close()
         elif self._waiting:
-            self._serve(self._waiting.popleft())
+            self._serving = self._waiting.popleft()
+            self._begin()
         else:
             self._go_on()
 

@@ -25,6 +25,7 @@ from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -36,6 +37,8 @@ from threefold.storage_server.entries import Place
 from threefold.storage_server.journal_file import JournalFile
 from threefold.storage_server.records import PAGE, SALT_BYTES, FileHeader, Kind, encode, record_bytes
 
+# Told once: None when it is durable, or what ended the journal. Must not raise.
+Hear = Callable[[ThreefoldError | None], None]
 _QUICK_S = 0.002
 _END_BYTES = record_bytes(8, 0)
 
@@ -46,7 +49,7 @@ class _Batch:
     file: JournalFile
     start: int
     parts: list[bytes] = field(default_factory=list)
-    waiting: list[asyncio.Future[None]] = field(default_factory=list)
+    waiting: list[Hear] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,19 +131,25 @@ class Journal:
         self._end += size
         return place
 
+    def when_durable(self, batch: int, hear: Hear) -> None:
+        """``hear`` is called in the turn in which ``batch``, not on the disk yet, is there, or never will be.
+
+        Raises what ended the journal.
+        """
+        if self.failure is not None:
+            raise self.failure
+        for sent in self._in_flight:
+            if sent.number == batch:
+                sent.waiting.append(hear)
+                return
+        self._gathering.waiting.append(hear)
+
     async def durable(self, batch: int) -> None:
         """Returns when ``batch`` is on the disk; raises what ended the journal otherwise."""
         if batch <= self.durable_batch:
             return
-        if self.failure is not None:
-            raise self.failure
         answer = self._loop.create_future()
-        for sent in self._in_flight:
-            if sent.number == batch:
-                sent.waiting.append(answer)
-                break
-        else:
-            self._gathering.waiting.append(answer)
+        self.when_durable(batch, partial(_settle, answer))
         await answer
 
     @property
@@ -173,9 +182,8 @@ class Journal:
             return
         self.failure = why
         for batch in [*self._in_flight, self._gathering]:
-            for answer in batch.waiting:
-                if not answer.done():
-                    answer.set_exception(why)
+            for hear in batch.waiting:
+                hear(why)
         self.on_failure()
 
     def _send(self) -> None:
@@ -257,9 +265,8 @@ class Journal:
         self._in_flight.pop(0)
         self._writing = False
         self.durable_batch = batch.number
-        for answer in batch.waiting:
-            if not answer.done():
-                answer.set_result(None)
+        for hear in batch.waiting:
+            hear(None)
         self._send()
 
     # the end of a file, and of the journal
@@ -282,6 +289,15 @@ class Journal:
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
         await self._loop.run_in_executor(None, self._maker.shutdown)
+
+
+def _settle(answer: asyncio.Future[None], failure: ThreefoldError | None) -> None:
+    if answer.done():  # whoever asked went away
+        return
+    if failure is None:
+        answer.set_result(None)
+    else:
+        answer.set_exception(failure)
 
 
 def _remove(folder: Path, paths: list[Path]) -> None:

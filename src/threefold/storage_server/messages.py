@@ -70,6 +70,11 @@ class Request:
         """As announced; None: chunked."""
         return None if "transfer-encoding" in self.headers else int(self.headers.get("content-length", 0))
 
+    @property
+    def held(self) -> bytes:
+        """What has come of the body, not taken yet."""
+        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+
     async def chunks(self) -> AsyncIterator[bytes]:
         """The body, as it comes."""
         while True:
@@ -83,12 +88,14 @@ class Request:
 
     async def read(self) -> bytes:
         """All of it; the caller has checked the length."""
-        if self.whole and len(self.pieces) <= 1:
-            return self.pieces[0] if self.pieces else b""
+        if self.whole:
+            return self.held
         return b"".join([piece async for piece in self.chunks()])
 
 
 Handler = Callable[[Request], Awaitable[Reply]]
+# For a request that has come whole. True: the second argument is called with the reply. False: the handler is asked.
+AtOnce = Callable[[Request, Callable[[Reply], None]], bool]
 
 
 def header_name(raw: bytes) -> str:

@@ -78,6 +78,8 @@ def check_key(key: str) -> str:
 
 def decode(raw: str) -> str:
     """A part of the URL. Raises S3Error where it is not UTF-8."""
+    if "%" not in raw and raw.isascii():
+        return raw
     try:
         return unquote_to_bytes(raw.encode("latin-1")).decode()
     except UnicodeDecodeError:

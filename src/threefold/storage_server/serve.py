@@ -121,7 +121,8 @@ async def _serve(
     engine.journal.on_failure = stop.set
     gc.freeze()  # the catalog is long-lived and without cycles: walking it again and again would stall commits
     gc.set_threshold(_GC_THRESHOLD)
-    server = Server(App(engine, owners, clock, config.app), clock)
+    app = App(engine, owners, clock, config.app)
+    server = Server(app, clock, app.at_once)
     try:
         try:
             listener = await loop.create_server(

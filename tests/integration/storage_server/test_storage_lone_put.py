@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import threading
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 from storage_engines import opened, put
+
+from threefold.kernel.errors import ThreefoldError, Unavailable
 
 
 async def test_one_request_is_written_at_once_and_a_slow_disk_holds_up_nobody_else(
@@ -35,5 +39,56 @@ async def test_one_request_is_written_at_once_and_a_slow_disk_holds_up_nobody_el
     await put(engine, "still", b"v")
     await put(engine, "quick again", b"v")
     assert writers == [True, False, True, False, False, True]
+    monkeypatch.undo()
+    await engine.close()
+
+
+async def test_a_create_without_a_task_is_heard_of_once_it_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await opened(tmp_path)
+    await put(engine, "before", b"v")
+    events: list[object] = []
+    real = os.fdatasync
+
+    def watched(fd: int) -> None:
+        real(fd)
+        events.append("on the disk")
+
+    monkeypatch.setattr(os, "fdatasync", watched)
+    told = asyncio.Event()
+
+    def hear(failure: ThreefoldError | None) -> None:
+        events.append(failure)
+        told.set()
+
+    assert engine.create_at_once("b-b", "k", b"v", sha256(b"v").digest(), hear)
+    assert events == [], "nothing may be said from within"
+    await asyncio.wait_for(told.wait(), 5)
+    assert events == ["on the disk", None]
+    assert not engine.create_at_once("b-b", "k", b"other", sha256(b"other").digest(), hear), "it is taken"
+    assert not engine.create_at_once("nowhere", "k", b"v", sha256(b"v").digest(), hear)
+    monkeypatch.undo()
+    await engine.close()
+
+
+async def test_a_create_without_a_task_hears_of_a_disk_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = await opened(tmp_path)
+    await put(engine, "before", b"v")
+    heard: list[ThreefoldError | None] = []
+
+    def broken(_: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    assert engine.create_at_once("b-b", "k", b"v", sha256(b"v").digest(), heard.append)
+    for _ in range(200):
+        if heard:
+            break
+        await asyncio.sleep(0.01)
+    assert isinstance(heard[0], Unavailable)
+    assert not engine.create_at_once("b-b", "next", b"v", sha256(b"v").digest(), heard.append)
     monkeypatch.undo()
     await engine.close()
