@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping
+from functools import partial
 
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Unavailable
@@ -16,7 +17,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.quorum.appender import Appender, Encode, Send
 from threefold.quorum.objects import Codec, LogObject
 from threefold.quorum.requests import Answer, Ask, Create, Delete, List, Pause, Procedure, Read, Request, T
-from threefold.stores.store import ObjectStore, Unknown, hangs
+from threefold.stores.store import ObjectStore, Unknown, create_at_once, hangs
 
 # How many reads of one store may go on unheard: few enough for the descriptors of one process.
 _READS_LEFT_ALONE = 128
@@ -43,6 +44,10 @@ class Driver:
                 return await store.list(prefix, after=after)
             case Delete(_, keys):
                 return await store.delete(keys)
+
+    def create_at_once(self, request: Create, hear: Callable[[Answer], None]) -> bool:
+        """As `store.create_at_once`."""
+        return create_at_once(self._stores[request.store], request.key, request.body, hear)
 
     async def run(self, procedure: Procedure[T], *, patience: float | None = None) -> T:
         """Run to the end, or raise Unavailable, naming what did not answer.
@@ -154,6 +159,7 @@ class LogWriter:
         self._told = appender.settled
         self._loop = asyncio.get_running_loop()  # asking again costs a system call before Python 3.12
         self._tasks: set[asyncio.Task[None]] = set()
+        self._closed = False
         self._timer: asyncio.TimerHandle | None = None
         self._room = asyncio.Event()
         self._turn = asyncio.Event()
@@ -191,13 +197,20 @@ class LogWriter:
     def pump(self) -> None:
         """Start whatever the appender wants started."""
         for send in self.appender.poll(self._clock.monotonic()):
-            task = self._loop.create_task(self._perform(send))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            if not self._begin(send):
+                task = self._loop.create_task(self._perform(send))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
         self._set_timer()
+
+    def _begin(self, send: Send) -> bool:
+        """A create, which is what commits wait for, without a task of its own where the store can."""
+        request = send.request
+        return isinstance(request, Create) and self._driver.create_at_once(request, partial(self._heard, send.token))
 
     async def close(self) -> None:
         """Stop asking. What is under way may still land; nothing more is acknowledged."""
+        self._closed = True
         if self._timer is not None:
             self._timer.cancel()
         tasks = list(self._tasks)
@@ -212,7 +225,12 @@ class LogWriter:
             answer = await asyncio.to_thread(codec.encode, send.request.header, send.request.payload)
         else:
             answer = await self._driver.perform(send.request)
-        self.appender.answer(send.token, answer, self._clock.monotonic())
+        self._heard(send.token, answer)
+
+    def _heard(self, token: int, answer: Answer | LogObject) -> None:
+        if self._closed:
+            return
+        self.appender.answer(token, answer, self._clock.monotonic())
         if self.appender.fenced:
             self.fenced.set()
             self._room.set()

@@ -15,11 +15,11 @@ nothing is stolen, and a segment that could not be put would hold commits up. Th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
 from threefold.kernel.clock import Clock
-from threefold.stores.store import Gone, Locked, Made, NotLocked, ObjectStore, Page, Unknown
+from threefold.stores.store import Gone, Locked, Made, NotLocked, ObjectStore, Page, Unknown, create_at_once
 
 
 class LockingStore:
@@ -41,6 +41,10 @@ class LockingStore:
             if not isinstance(answer, NotLocked):
                 return answer
         return await self._store.create(key, body)
+
+    def create_at_once(self, key: str, body: bytes, hear: Callable[[Made | Unknown], None]) -> bool:
+        """As `store.create_at_once`, for what is not locked."""
+        return not key.startswith(self._prefixes) and create_at_once(self._store, key, body, hear)
 
     async def create_locked(self, key: str, body: bytes, until: datetime) -> Made | Unknown:
         return await self._store.create_locked(key, body, until)

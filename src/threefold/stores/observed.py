@@ -8,14 +8,14 @@ took. Bytes are those of bodies. A read that nobody waited for counts as a reque
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, TypeVar
 
 from threefold.kernel.clock import Clock
 from threefold.stores.health import SMALL, HealthBook, Operation
-from threefold.stores.store import Gone, Locked, Made, ObjectStore, Page, Unknown
+from threefold.stores.store import Gone, Locked, Made, ObjectStore, Page, Unknown, create_at_once
 from threefold.stores.traffic import Traffic
 
 T = TypeVar("T")
@@ -31,6 +31,17 @@ class _Count:
     bytes_in: int = 0
     large_bytes: int = 0
     large_seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """One request under way."""
+
+    operation: Operation
+    count: _Count
+    sent: int
+    began: float
+    prompt: bool
 
 
 class ObservedStore:
@@ -76,6 +87,18 @@ class ObservedStore:
     async def create(self, key: str, body: bytes) -> Made | Unknown:
         return await self._watch(Operation.CREATE, key, self._store.create(key, body), sent=len(body))
 
+    def create_at_once(self, key: str, body: bytes, hear: Callable[[Made | Unknown], None]) -> bool:
+        """As `store.create_at_once`."""
+
+        def answered(answer: Made | Unknown) -> None:
+            self._answered(asked, answer)
+            hear(answer)
+
+        if not create_at_once(self._store, key, body, answered):
+            return False
+        asked = self._ask(Operation.CREATE, key, len(body))
+        return True
+
     async def create_locked(self, key: str, body: bytes, until: datetime) -> Made | Unknown:
         return await self._watch(Operation.CREATE, key, self._store.create_locked(key, body, until), sent=len(body))
 
@@ -118,38 +141,46 @@ class ObservedStore:
             self._unanswered_since = None
 
     async def _watch(self, operation: Operation, key: str, request: Awaitable[T], *, sent: int = 0) -> T:
+        asked = self._ask(operation, key, sent)
+        try:
+            answer = await request
+        except asyncio.CancelledError:
+            now = self._clock.monotonic()
+            self._health.given_up(self.name, operation, now - asked.began, now)
+            if asked.prompt:
+                self._ended(now, heard=False, soon=now - asked.began < HANGS_S)
+            raise
+        self._answered(asked, answer)
+        return answer
+
+    def _ask(self, operation: Operation, key: str, sent: int) -> _Asked:
         counted = (operation, key.partition("/")[0])
         count = self._counts.get(counted)
         if count is None:
             count = self._counts[counted] = _Count()
         count.requests += 1
         count.bytes_out += sent
-        began = self._clock.monotonic()
         prompt = sent <= SMALL and counted[1] not in _LARGE  # an answer is due at once
+        began = self._clock.monotonic()
         if prompt:
             self._asked_at(began)
-        try:
-            answer = await request
-        except asyncio.CancelledError:
-            now = self._clock.monotonic()
-            self._health.given_up(self.name, operation, now - began, now)
-            if prompt:
-                self._ended(now, heard=False, soon=now - began < HANGS_S)
-            raise
+        return _Asked(operation, count, sent, began, prompt)
+
+    def _answered(self, asked: _Asked, answer: object) -> None:
         now = self._clock.monotonic()
+        took, count = now - asked.began, asked.count
         error = answer.reason if isinstance(answer, Unknown) else None
-        soon = now - began < HANGS_S  # a refusal that comes at once is an answer, a time-out is none
-        if prompt:
+        soon = took < HANGS_S  # a refusal that comes at once is an answer, a time-out is none
+        if asked.prompt:
             self._ended(now, heard=error is None or soon, soon=soon)
         elif error is None:
             self._unanswered_since = now if self._flying else None
         received = len(answer) if isinstance(answer, bytes) else 0
-        self._health.record(self.name, operation, now - began, sent + received, error, now)
+        self._health.record(self.name, asked.operation, took, asked.sent + received, error, now)
         count.unknown += error is not None
         count.bytes_in += received
         if isinstance(answer, Page):
             count.requests += answer.requests - 1
-        if error is None and sent + received > SMALL:
-            count.large_bytes += sent + received
-            count.large_seconds += now - began
-        return answer
+        if error is None and asked.sent + received > SMALL:
+            count.large_bytes += asked.sent + received
+            count.large_seconds += took

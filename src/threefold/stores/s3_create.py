@@ -15,6 +15,7 @@ import asyncio
 import hmac
 import re
 import ssl
+from collections.abc import Callable
 from datetime import datetime
 from hashlib import sha256
 from typing import Any, Final
@@ -64,17 +65,24 @@ class S3Creates:
         connection = self._idle.pop() if self._idle else await self._connect(seconds)
         if isinstance(connection, Failure):
             return connection
-        connection.answer = loop.create_future()
-        connection.send(self._head(key, body), body)
-        timer = loop.call_at(until, connection.give_up)
+        answer: asyncio.Future[Failure | None] = loop.create_future()
+        connection.hear = answer.set_result
+        connection.send(self._head(key, body), body, until)
         try:
-            return await connection.answer
+            return await answer
         finally:
-            timer.cancel()
-            if connection.reusable and len(self._idle) < _IDLE_MAX:
-                self._idle.append(connection)
-            else:
-                connection.close()
+            if not answer.done():  # nobody waits any more: a late answer is never taken for the next request's
+                connection.hear = None
+                connection.give_up()
+
+    def begin(self, key: str, body: bytes, seconds: float, hear: Callable[[Failure | None], None]) -> bool:
+        """The same without a task, over a connection that is there; ``hear`` is told later. False: there is none."""
+        if not self._idle or self._loop is None:
+            return False
+        connection = self._idle.pop()
+        connection.hear = hear
+        connection.send(self._head(key, body), body, self._loop.time() + seconds)
+        return True
 
     async def close(self) -> None:
         while self._idle:
@@ -85,7 +93,9 @@ class S3Creates:
         host, port = self._address
         try:
             async with asyncio.timeout(seconds):
-                _, connection = await loop.create_connection(lambda: _Connection(self._idle), host, port, ssl=self._tls)
+                _, connection = await loop.create_connection(
+                    lambda: _Connection(loop, self._idle), host, port, ssl=self._tls
+                )
         except (OSError, TimeoutError, ssl.SSLError):
             return Failure("cannot be reached")
         return connection
@@ -122,35 +132,45 @@ class S3Creates:
 
 
 class _Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection, one request at a time; among the idle ones between two that ended well."""
 
-    def __init__(self, idle: list[_Connection]) -> None:
-        self.reusable = False
+    def __init__(self, loop: asyncio.AbstractEventLoop, idle: list[_Connection]) -> None:
+        self.hear: Callable[[Failure | None], None] | None = None  # told once what came of the request under way
+        self._loop = loop
         self._idle = idle
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
-        self.answer: asyncio.Future[Failure | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._said = b""
+        self._answers: list[tuple[Failure | None, bool]] = []  # in what came last, and may another request follow
 
-    def send(self, head: bytes, body: bytes) -> None:
-        """What came of it is told to `answer`."""
-        self.reusable = False
+    def send(self, head: bytes, body: bytes, until: float) -> None:
+        """``until``: when it is given up, by the loop's clock. What came of it is told to `hear`, never from here."""
         self._said = b""
+        self._timer = self._loop.call_at(until, self.give_up)
         if self._transport is None:
-            self._settle(Failure("broke the connection off"))
+            self._loop.call_soon(self._end, Failure("broke the connection off"))
         else:
             self._transport.writelines((head, body))
 
     def give_up(self) -> None:
-        self._settle(Failure("did not answer in time"))
+        self._end(Failure("did not answer in time"))
 
     def close(self) -> None:
         if self._transport is not None:
             self._transport.abort()
 
-    def _settle(self, outcome: Failure | None) -> None:
-        if self.answer is not None and not self.answer.done():
-            self.answer.set_result(outcome)
+    def _end(self, outcome: Failure | None, *, reusable: bool = False) -> None:
+        hear, self.hear = self.hear, None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if reusable and self._transport is not None and len(self._idle) < _IDLE_MAX:
+            self._idle.append(self)  # before anybody is told: who hears may have the next request for it
+        else:
+            self.close()
+        if hear is not None:
+            hear(outcome)
 
     # asyncio.Protocol
 
@@ -161,12 +181,22 @@ class _Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
-            self._settle(Failure("sent half an answer"))
-            self.close()
+            self._end(Failure("sent half an answer"))
+            return
+        answers, self._answers = self._answers, []
+        if self.hear is None or len(answers) > 1:  # nobody asked: nothing that comes over it can be told apart
+            self._leave()
+            self._end(answers[0][0] if answers else Failure("sent what was not asked for"))
+        elif answers:
+            outcome, reusable = answers[0]
+            self._end(outcome, reusable=reusable)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
-        self._settle(Failure("broke the connection off"))
+        self._leave()
+        self._end(Failure("broke the connection off"))
+
+    def _leave(self) -> None:
         if self in self._idle:
             self._idle.remove(self)
 
@@ -180,5 +210,5 @@ class _Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:  # interim: the answer follows (RFC 9110, 15.2)
             return
-        self.reusable = self._parser.should_keep_alive()
-        self._settle(None if status < 300 else of_status(status, self._said.decode("latin-1")))
+        outcome = None if status < 300 else of_status(status, self._said.decode("latin-1"))
+        self._answers.append((outcome, self._parser.should_keep_alive()))

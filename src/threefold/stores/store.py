@@ -10,7 +10,7 @@ the caller can tell (by its writer id, by reading back) whose object it is.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -136,3 +136,12 @@ class ObjectStore(Protocol):
 def hangs(store: ObjectStore) -> bool:
     """Whether it answers nothing for a while already. A store that is observed (observed.py) tells; else: not known."""
     return bool(getattr(store, "hangs", False))
+
+
+def create_at_once(store: ObjectStore, key: str, body: bytes, hear: Callable[[Made | Unknown], None]) -> bool:
+    """Begin a create without a task of its own, where the store can; ``hear`` is told later, never from within.
+
+    False: nothing was begun, and `create` does it. What was begun cannot be given up, only not be listened to.
+    """
+    begin = getattr(store, "create_at_once", None)
+    return begin is not None and bool(begin(key, body, hear))
