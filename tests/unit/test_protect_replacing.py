@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from tests.stored import KEYRING as STORED
+from tests.stored import stored
 
 from threefold.failover.journal import Journal
 from threefold.failover.steps import Kind, Step, encode, key_of
@@ -12,11 +14,12 @@ from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.protect import replacing
-from threefold.protect.replacing import Joining
+from threefold.protect.replacing import Joining, change_membership
 from threefold.quorum import keys
+from threefold.quorum.driver import Driver
 from threefold.quorum.members import Format
-from threefold.quorum.membership import Membership
-from threefold.quorum.notices import encode_notice
+from threefold.quorum.membership import FOUNDED, Membership
+from threefold.quorum.notices import encode_notice, newest_notice
 from threefold.quorum.objects import Codec
 from threefold.stores.memory import MemoryStore
 from threefold.stores.store import Gone, Made, Unknown
@@ -117,3 +120,19 @@ async def test_who_cannot_tell_a_step_in_the_middle_hears_of_the_way_back() -> N
     with pytest.raises(Unavailable) as refused:
         await journal.read()
     assert "`threefold store replace S3 --abandon`" in refused.value.hint
+
+
+async def test_a_store_that_stayed_in_one_replacement_is_replaced_in_the_next() -> None:
+    """Of the second one, others stay than of the first: both know of the first before the second is told of."""
+    here = await stored(epochs=1, snapshots=0)
+    stores: dict[str, MemoryStore] = {**here.stores, "S4": MemoryStore("S4")}
+    clock = SystemClock()
+    first = Membership(1, ("S1", "S2"), "S3", "S4")
+    await change_membership(stores, STORED, clock, FOUNDED, first)
+    stores["S4"].objects |= stores["S1"].objects  # it is filled, short of the notice that comes last
+    await change_membership(stores, STORED, clock, first, first.completed())
+    second = Membership(3, ("S2", "S4"), "S1", "S5")
+    await change_membership(stores, STORED, clock, first.completed(), second)
+    for pair in (("S2", "S4"), ("S2", "S5"), ("S4", "S5")):
+        asked = {name: stores.get(name, MemoryStore(name)) for name in pair}
+        assert await Driver(asked, clock).run(newest_notice(pair, STORED), patience=2) == second, pair

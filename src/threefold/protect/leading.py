@@ -137,8 +137,9 @@ class Leading:
         with_ = self._with
         every = with_.all_stores or with_.stores
         (with_.named or Named(tuple(every))).voters(now)  # or it is refused here, with what to change
+        known = [store for store in now.stores if store in every and store != now.joining]
         try:
-            await Driver(every, with_.clock).run(put_notice(now, with_.keyring), patience=PATIENCE_S)
+            await Driver(every, with_.clock).run(put_notice(now, with_.keyring, on=known), patience=PATIENCE_S)
         except Unavailable as error:
             return await self._later(error)
         raise ReplacedError(now)

@@ -58,8 +58,8 @@ async def change_membership(
     epoch, found = await driver.run(fence(scope), patience=PATIENCE_S)
     if found is None:
         raise NotThere("the log has not begun: there is nothing to move", hint="start `threefold protect` first")
-    if before.generation:  # in force, as was just seen; the next notice is looked for behind it
-        await driver.run(put_notice(before, keyring), patience=PATIENCE_S)
+    if before.generation:  # in force, as was just seen; the next notice is looked for behind it, on the same two
+        await driver.run(put_notice(before, keyring, on=both), patience=PATIENCE_S)
     begin = replace(opening(found, found.timeline, found.end), membership=after)
     again = await driver.run(read_roll(both), patience=PATIENCE_S)
     for name, known in roll.members.items():

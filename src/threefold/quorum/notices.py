@@ -18,7 +18,7 @@ that is about to fill the store that joins for the last time.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from threefold.kernel.errors import Damaged, OtherKey, Unavailable
@@ -82,14 +82,16 @@ def notice_in(answers: Iterable[Answer], key: str, keyring: Keyring) -> Membersh
     return None
 
 
-def put_notice(membership: Membership, keyring: Keyring) -> Procedure[None]:
+def put_notice(membership: Membership, keyring: Keyring, *, on: Sequence[str] = ()) -> Procedure[None]:
     """On both stores that stay; asked until both give it back. (The third one hears of it by being filled.)
+
+    ``on`` other stores, where a next change has begun: of it, others stay.
 
     Raises Unavailable where one of them holds something else there: it is never replaced, for a delete that comes late
     would take the good one.
     """
     body, key = encode_notice(membership, keyring), notice_key(membership.generation)
-    lacking = [store for store in membership.stores if store != membership.joining]
+    lacking = list(on) or [store for store in membership.stores if store != membership.joining]
     spoilt = 0
     while lacking:
         yield Ask(tuple(Create(store, key, body) for store in lacking))
