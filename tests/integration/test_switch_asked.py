@@ -21,6 +21,9 @@ async def test_a_person_is_told_and_refused_before_anything_is_done() -> None:
         assert (said["from"], said["to"]) == (HOME, AWAY)
         assert said["detector"]["verdict"] == "healthy"
         assert said["lost"] == "nothing that was confirmed"
+        assert f"{HOME} seems to be well" in said["refused"]["error"]
+        refused = await here.here.refused("failover", "--dry-run", "--to", HOME)
+        assert "active site already" in refused["error"]
         refused = await here.here.refused("failover")
         assert refused["exit_code"] == 3
         assert f"{HOME} seems to be well" in refused["error"]

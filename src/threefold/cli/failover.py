@@ -16,7 +16,7 @@ from threefold.cli.words import span
 from threefold.failover import switch as procedure
 from threefold.failover.agent_beacon import wait_for_pulse
 from threefold.failover.journal import Journal
-from threefold.failover.ordering import Asked, check, order_facts, picture
+from threefold.failover.ordering import Asked, check, check_site, order_facts, picture
 from threefold.failover.steps import Kind, Step, Switch
 from threefold.failover.switch import AbandonedError
 from threefold.kernel.errors import BadInput, Refused, Unavailable
@@ -104,7 +104,8 @@ async def switch_over(found: Settings, output: Output, wanted: Wanted, opener: O
         journal = journal_of(parts, by="a person at the command line")
         asked, site = await _asked(parts, journal, wanted)
         if wanted.dry_run:
-            _show(output, picture(asked, parts.clock.now()))
+            check_site(asked)
+            _show(output, picture(asked, parts.clock.now(), forced=wanted.forced))
             return
         check(asked, forced=wanted.forced)
         switch = asked.active.switch if asked.active.under_way else None
@@ -214,6 +215,8 @@ def _show(output: Output, facts: dict[str, Any]) -> None:
     lines.append(f"The detector: {facts['detector']['sentence'] or 'nothing yet'}")
     lines.append(f"Lost would be {facts['lost']}; {facts['unconfirmed_bytes'] or 0} bytes are under way, unconfirmed.")
     lines.append(f"It should take {facts['expected']}.")
+    if facts["refused"]:
+        lines.append(f"[yellow]Now it would be refused:[/] {facts['refused']['error']}\n  {facts['refused']['hint']}")
     output.result(facts, *lines)
 
 

@@ -98,6 +98,5 @@ def describe(extent: Extent | None, catalogue: Catalogue) -> str:
     if not catalogue.summaries:
         return f"{reach} There is no snapshot to start from yet: take one with `threefold snapshot`."
     first = catalogue.summaries[0]
-    return (
-        f"{reach}\nAny moment from {moment(first.stopped)} ({first.stop}) on can be recovered: threefold recover --to"
-    )
+    since = f"{moment(first.stopped)} ({first.stop})"
+    return f"{reach}\nAny moment from {since} on can be recovered: threefold recover --to TIME"

@@ -56,7 +56,7 @@ def _human(report: PruneReport, policy: Policy) -> list[Table | str]:
     kept = facts_table("Kept")
     for name, why in sorted(report.kept.items()):
         kept.add_row(name, why)
-    kept.add_row("log", f"from {report.wal_from} on")
+    kept.add_row("log", f"from {report.wal_from} on" if report.wal_from else "all of it")
     lines: list[Table | str] = [kept, *report.notes]
     would = "would be " if report.dry_run else ""
     if report.dry_run and report.due:

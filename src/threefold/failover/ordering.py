@@ -44,11 +44,18 @@ class Asked:
         return self.leader is not None and self.leader.state == "streaming"
 
 
+def check_site(asked: Asked) -> None:
+    """Whether there is anything to do at all. Raises Refused."""
+    if asked.active.site == asked.to and not asked.active.under_way:
+        raise Refused(
+            f"{asked.to} is the active site already", hint="to make another one active: threefold failover --to SITE"
+        )
+
+
 def check(asked: Asked, *, forced: bool) -> None:
     """Raises Refused."""
+    check_site(asked)
     active = asked.active
-    if active.site == asked.to and not active.under_way:
-        raise Refused(f"{asked.to} is the active site already", hint="name the other one: --to SITE")
     if active.under_way and active.switch is not None and active.switch.target != asked.to:
         raise Refused(
             f"switch {active.switch_number} to {active.switch.target} is under way ({active.step})",
@@ -96,9 +103,18 @@ def order_facts(asked: Asked) -> dict[str, Any]:
     return {"agent": asked.planned and asked.source is not None}
 
 
-def picture(asked: Asked, now: datetime) -> dict[str, Any]:
-    """What a dry run shows."""
-    leader = asked.leader
+def refusal(asked: Asked, *, forced: bool) -> Refused | None:
+    """What `check` would say."""
+    try:
+        check(asked, forced=forced)
+    except Refused as refused:
+        return refused
+    return None
+
+
+def picture(asked: Asked, now: datetime, *, forced: bool) -> dict[str, Any]:
+    """What a dry run shows; ``refused``: why the command itself would do nothing now, and what helps."""
+    leader, refused = asked.leader, refusal(asked, forced=forced)
     waiting = int(leader.received - leader.settled) if leader is not None else None
     target = asked.target
     steps = [f"order switch {asked.active.switch_number + (not asked.active.under_way)} to {asked.to}"]
@@ -125,6 +141,7 @@ def picture(asked: Asked, now: datetime) -> dict[str, Any]:
         "expected": _WARM_S if target is not None and target.copy_ready else _COLD,
         "leader_heard": leader.at if leader is not None else None,
         "at": now.isoformat(timespec="seconds"),
+        "refused": {"error": refused.message, "hint": refused.hint} if refused else None,
     }
 
 

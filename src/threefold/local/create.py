@@ -72,7 +72,7 @@ url = "s3://{bucket}"
 endpoint = "http://127.0.0.1:{port}"
 access_key_id = "file:secrets/{name}.key"
 secret_access_key = "file:secrets/{name}.secret"
-provider = "own-{name}"           # failure domain: who runs it
+provider = "own-{name}"               # failure domain: who runs it
 region = "this-machine"           # and where it stands
 """
 

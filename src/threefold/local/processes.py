@@ -13,6 +13,7 @@ import os
 import signal
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -30,7 +31,7 @@ class Child:
         self, name: str, process: asyncio.subprocess.Process, hear: Hear, log_file: Path | None = None
     ) -> None:
         self.name = name
-        self._last_line = ""
+        self._last_lines: deque[str] = deque(maxlen=2)
         self._process = process
         self._hear = hear
         self._log_file = log_file
@@ -45,10 +46,20 @@ class Child:
     @property
     def last_line(self) -> str:
         """What it said last."""
-        if self._log_file is None:
-            return self._last_line
-        lines = self._log_file.read_text(errors="replace").splitlines()
-        return lines[-1] if lines else ""
+        return self._last_two()[-1]
+
+    @property
+    def complaint(self) -> tuple[str, str]:
+        """What it said at its end, as an error and its hint, which may be empty."""
+        before, last = self._last_two()
+        if last.startswith("hint: "):
+            return before.removeprefix("error: "), last.removeprefix("hint: ")
+        return last.removeprefix("error: ") or "it said nothing", ""
+
+    def _last_two(self) -> tuple[str, str]:
+        lines = self._log_file.read_text(errors="replace").splitlines() if self._log_file else list(self._last_lines)
+        before, last = ["", "", *lines][-2:]
+        return before, last
 
     @property
     def running(self) -> bool:
@@ -79,8 +90,8 @@ class Child:
 
     async def _listen(self, stream: asyncio.StreamReader) -> None:
         while line := await stream.readline():
-            self._last_line = line.decode(errors="replace").rstrip()
-            self._hear(self.name, self._last_line)
+            self._last_lines.append(line.decode(errors="replace").rstrip())
+            self._hear(self.name, self._last_lines[-1])
 
 
 async def start(
@@ -122,7 +133,8 @@ async def until(ready: Callable[[], bool], child: Child, what: str, within: floa
             while not ready():
                 done, _ = await asyncio.wait({ended}, timeout=0.05)
                 if done:
-                    raise Unavailable(f"{child.name} ended before {what}: {child.last_line or 'it said nothing'}")
+                    error, hint = child.complaint
+                    raise Unavailable(f"{child.name} ended before {what}: {error}", hint=hint)
     except TimeoutError:
         raise Unavailable(f"{child.name} took more than {within:g} s, and not yet {what}: {child.last_line}") from None
     finally:

@@ -80,7 +80,8 @@ class Stack:
         try:
             await asyncio.wait({streaming, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not streaming.done():
-                raise Unavailable("the DRaaS server ended at once", hint=child.last_line or "it said nothing")
+                error, hint = child.complaint
+                raise Unavailable(f"the DRaaS server ended at once: {error}", hint=hint)
             await streaming
         finally:
             streaming.cancel()

@@ -110,7 +110,7 @@ def _wrap(copy: Copy, keyring: Keyring, opener: Opener | None) -> Proof:
     if opener is None and copy.said.key_id not in keyring.ids:
         return Proof(copy.store, copy.key, Found.OTHER, f"it is of key {copy.said.key_id}, which we do not have")
     if opener is None:
-        return Proof(copy.store, copy.key, Found.OPENS, f"whole; opened by {copy.said.words}, which was not tried")
+        return Proof(copy.store, copy.key, Found.OPENS, f"whole; not tried: it is opened by {copy.said.words}")
     try:
         opened = wraps.unwrap(copy.body, opener)
     except ThreefoldError as error:
