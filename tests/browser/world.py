@@ -192,8 +192,9 @@ class Person:
         await self.page.emulate_media(color_scheme="light")
 
     def complaints(self) -> list[str]:
-        """What a developer would see in red: our content security policy's refusals above all."""
-        return [text for text in self.heard if text.startswith("pageerror") or "Content Security Policy" in text]
+        """What a developer would see: our content security policy's refusals above all, and values that are none."""
+        bad = ("Content Security Policy", "does not conform to the required format")
+        return [text for text in self.heard if text.startswith("pageerror") or any(words in text for words in bad)]
 
 
 @asynccontextmanager

@@ -33,7 +33,7 @@
       element.title = text.length > 10 ? full.format(at) : day.format(at);
     }
     for (const input of root.querySelectorAll("input[data-utc]:not([data-local])")) {
-      const at = new Date(input.getAttribute("value"));
+      const at = new Date(`${input.getAttribute("value")}Z`); // browsers allow no zone there
       if (!Number.isNaN(at.getTime())) input.value = new Date(at - at.getTimezoneOffset() * 60000).toISOString().slice(0, 16);
       input.dataset.local = "";
     }
