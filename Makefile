@@ -7,7 +7,7 @@ STAMP := $(VENV)/.made-from-lock
 # One worker more than the smallest machine that we promise has cores: a test with real servers waits half of its time.
 JOBS ?= 3
 
-.PHONY: help venv demo test test-long scenarios lint format soak chaos weather bench lock clean
+.PHONY: help venv demo test test-long scenarios lint format soak chaos weather torture bench lock clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 20
@@ -63,6 +63,9 @@ chaos: $(STAMP)  ## sites, stores and links fail at random, many rounds; the led
 
 weather: $(STAMP)  ## faults of every kind between the DRaaS server and its stores, many rounds; the ledger judges. SEED=, ROUNDS=
 	@$(BIN)/python -m tests.acceptance.weather $(if $(SEED),--seed $(SEED)) $(if $(ROUNDS),--rounds $(ROUNDS)) $(ARGS)
+
+torture: $(STAMP)  ## our storage server under random operations, kills and power cuts; a model judges. SEED=, OPERATIONS=
+	@$(BIN)/python -m tests.torture.campaign $(if $(SEED),--seed $(SEED)) $(if $(OPERATIONS),--operations $(OPERATIONS)) $(ARGS)
 
 bench: $(STAMP)  ## measure against stock PostgreSQL tools, side by side on this machine
 	@$(BIN)/python -m bench $(ARGS)

@@ -33,9 +33,10 @@ HOWS = ("before", "after", "half")  # half: of a write; the other calls have no 
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """At the ``count``th such call. ``share``: of the bytes, where it is in the middle of a write."""
+    """At the ``count``th such call in ``part``: journal, objects. ``share``: of the bytes, in the middle of a write."""
 
     call: str
+    part: str
     count: int
     how: str
     share: float
@@ -46,7 +47,8 @@ class Watch:
 
     def __init__(self, data_dir: Path, notes: Path, death: Death | None) -> None:
         """``notes``: the folder of the list and of files that lost their name."""
-        self._watched = tuple(f"{data_dir.resolve() / name}" for name in ("journal", "objects"))
+        self._root = data_dir.resolve()
+        self._watched = tuple(str(self._root / name) for name in ("journal", "objects"))
         self._kept = notes / "kept"
         self._kept.mkdir(parents=True, exist_ok=True)
         self._list = os.open(notes / "list", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -71,7 +73,7 @@ class Watch:
         there = max(0, min(len(data), stat.st_size - position))
         old = os.pread(fd, there, position) if there else b""
         self._note("write", stat.st_ino, at=position, size=len(data), old=old.rstrip(b"\0").hex())
-        how = self._dies("pwrite")
+        how = self._dies("pwrite", path)
         if how == "half":
             self._real["pwrite"](fd, bytes(data)[: int(len(data) * self._share)], position)
         self._end(how in {"before", "half"})
@@ -89,7 +91,7 @@ class Watch:
         with self._lock:
             covered = self._number
         path = path_of(fd)
-        how = self._dies(call) if path.startswith(self._watched) else ""
+        how = self._dies(call, path) if path.startswith(self._watched) else ""
         self._end(how in {"before", "half"})
         self._real[call](fd)
         if path.startswith(self._watched):
@@ -115,7 +117,7 @@ class Watch:
             kept=self._keep(target),
             moved=os.stat(source).st_ino,  # noqa: PTH116
         )
-        how = self._dies("rename")
+        how = self._dies("rename", target)
         self._end(how in {"before", "half"})
         self._real["rename"](source, target, **named)
         self._end(how == "after")
@@ -125,7 +127,7 @@ class Watch:
             self._real["unlink"](path, dir_fd=dir_fd)
             return
         self._note("unlink", _folder(path), path=os.fspath(path), kept=self._keep(path))
-        how = self._dies("unlink")
+        how = self._dies("unlink", path)
         self._end(how in {"before", "half"})
         self._real["unlink"](path)
         self._end(how == "after")
@@ -152,9 +154,11 @@ class Watch:
 
     # the end
 
-    def _dies(self, call: str) -> str:
+    def _dies(self, call: str, path: Any) -> str:
         death = self._death
         if death is None or death.call != call:
+            return ""
+        if not os.path.realpath(path).startswith(str(self._root / death.part)):
             return ""
         with self._lock:
             self._calls += 1

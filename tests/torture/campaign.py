@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.torture.acts import BUCKETS, Actor
-from tests.torture.cache import CALLS, HOWS, Death, cut_power
+from tests.torture.cache import HOWS, Death, cut_power
 from tests.torture.check import check, check_room
 from tests.torture.client import Client, Lost, NeverSent
 from tests.torture.ledger import Ledger
@@ -35,7 +35,16 @@ from tests.torture.variants import VARIANTS
 
 CLIENTS = 8
 # Few enough of each kind for most lives to come so far.
-_CALLS_ABOUT = {"pwrite": 40, "fdatasync": 25, "fsync": 15, "rename": 3, "unlink": 6}
+_CALLS_ABOUT = {
+    ("pwrite", "journal"): 40,
+    ("pwrite", "objects"): 10,
+    ("fdatasync", "journal"): 25,
+    ("fsync", "journal"): 8,
+    ("fsync", "objects"): 10,
+    ("rename", "journal"): 3,
+    ("unlink", "journal"): 2,
+    ("unlink", "objects"): 5,
+}
 
 
 @dataclass
@@ -73,14 +82,14 @@ class _Plan:
 
     @classmethod
     def draw(cls, chance: random.Random) -> _Plan:
-        def death(most: dict[str, int]) -> Death:
-            call = chance.choice(CALLS)
-            return Death(call, chance.randint(1, most[call]), chance.choice(HOWS), chance.random())
+        def death(most: int | None = None) -> Death:
+            (call, part), about = chance.choice(list(_CALLS_ABOUT.items()))
+            return Death(call, part, chance.randint(1, most or about), chance.choice(HOWS), chance.random())
 
         return cls(
             operations=0 if chance.random() < 0.15 else chance.choice([10, 60, 60, 120]) + chance.randrange(40),
-            death=death(_CALLS_ABOUT) if chance.random() < 0.6 else None,
-            early=death(dict.fromkeys(CALLS, 3)) if chance.random() < 0.2 else None,
+            death=death() if chance.random() < 0.6 else None,
+            early=death(3) if chance.random() < 0.2 else None,
             later_s=chance.choice([0.0, 0.003, 0.01]),
             gently=chance.random() < 0.1,
             power=chance.random() < 0.6,
@@ -231,16 +240,15 @@ async def _work_on(actor: Actor) -> None:
         actor.close()
 
 
-async def run(seed: int, operations: int, *, variant: str = "", say: Callable[[str], None] = lambda _: None) -> Figures:
-    """Raises Violation; the folder is kept then, and named."""
-    folder = Path(tempfile.mkdtemp(prefix="threefold-torture-"))
+async def run(
+    folder: Path, seed: int, operations: int, *, variant: str = "", say: Callable[[str], None] = lambda _: None
+) -> Figures:
+    """In an empty folder. Raises Violation."""
     campaign = Campaign(folder, seed, variant, say)
     try:
-        figures = await campaign.run(operations)
+        return await campaign.run(operations)
     except Violation as error:
-        raise Violation(f"{error}\n{campaign.figures}\nthe folder is kept: {folder}") from error
-    shutil.rmtree(folder)
-    return figures
+        raise Violation(f"{error}\n{campaign.figures}") from error
 
 
 def main() -> int:
@@ -252,12 +260,18 @@ def main() -> int:
     given = parser.parse_args()
     again = f"python -m tests.torture.campaign --seed {given.seed} --operations {given.operations}"
     print(f"seed {given.seed}, {given.operations} operations", flush=True)
+    folder = Path(tempfile.mkdtemp(prefix="threefold-torture-"))
     try:
         say = (lambda text: print(text, flush=True)) if given.verbose else (lambda _: None)
-        figures = asyncio.run(run(given.seed, given.operations, variant=given.variant, say=say))
-    except Violation as error:
-        print(f"{error}\nfailed: {again}" + (f' --variant "{given.variant}"' if given.variant else ""), file=sys.stderr)
+        figures = asyncio.run(run(folder, given.seed, given.operations, variant=given.variant, say=say))
+    except BaseException as error:
+        print(f"failed: {again}" + (f' --variant "{given.variant}"' if given.variant else ""), file=sys.stderr)
+        print(f"the folder is kept: {folder}", file=sys.stderr)
+        if not isinstance(error, Violation):
+            raise
+        print(error, file=sys.stderr)
         return 1
+    shutil.rmtree(folder)
     print(figures)
     return 0
 

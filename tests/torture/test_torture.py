@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -17,10 +18,10 @@ pytestmark = [
 SEED = 1
 
 
-async def test_kills_and_power_cuts_at_any_moment_lose_nothing_that_was_acknowledged() -> None:
+async def test_kills_and_power_cuts_at_any_moment_lose_nothing_that_was_acknowledged(tmp_path: Path) -> None:
     said: list[str] = []
     try:
-        figures = await run(SEED, 1500, say=said.append)
+        figures = await run(tmp_path, SEED, 1500, say=said.append)
     except Violation:
         print(*said, sep="\n")
         raise
@@ -32,11 +33,11 @@ async def test_kills_and_power_cuts_at_any_moment_lose_nothing_that_was_acknowle
 
 @pytest.mark.soak
 @pytest.mark.parametrize("variant", sorted(VARIANTS))
-async def test_a_broken_server_is_noticed(variant: str) -> None:
+async def test_a_broken_server_is_noticed(tmp_path: Path, variant: str) -> None:
     """Moments are real time: what one seed meets by chance, another one does."""
     for seed in range(1, 6):
         try:
-            await run(seed, 1500, variant=variant)
+            await run(tmp_path / str(seed), seed, 1500, variant=variant)
         except Violation:
             return
     pytest.fail(f"nobody noticed that it {variant}")
