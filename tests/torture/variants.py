@@ -23,8 +23,21 @@ def _answers_before_the_journal() -> None:
             raise self.failure
 
     Journal.durable = durable  # type: ignore[method-assign]
-    if hasattr(Journal, "when_durable"):
-        Journal.when_durable = lambda _self, _batch, hear: hear(None)
+    Journal.when_durable = lambda _self, _batch, hear: hear(None)  # type: ignore[method-assign]
+
+
+def _answers_a_small_create_at_once() -> None:
+    from threefold.storage_server.engine import Engine
+
+    real = Engine.create_at_once
+
+    def create_at_once(self: Any, bucket: str, key: str, body: bytes, sha256: bytes, hear: Any) -> bool:
+        taken = real(self, bucket, key, body, sha256, lambda _failure: None)
+        if taken:
+            hear(None)
+        return taken
+
+    Engine.create_at_once = create_at_once  # type: ignore[method-assign]
 
 
 def _does_not_sync(part: str, call: str = "fdatasync") -> Callable[[], None]:
@@ -92,8 +105,7 @@ def _two_creates_may_win() -> None:
         await real(self, bucket, key, entry, kind, body, Condition())
 
     Engine._commit = commit  # type: ignore[method-assign]
-    if hasattr(Engine, "create_at_once"):
-        Engine.create_at_once = lambda *_: False
+    Engine.create_at_once = lambda *_: False  # type: ignore[method-assign]
 
 
 def _forgets_that_a_lock_was_lengthened() -> None:
@@ -187,6 +199,7 @@ def _serves_a_last_batch_that_only_the_cache_has() -> None:
 
 VARIANTS: dict[str, Callable[[], None]] = {
     "answers before the journal": _answers_before_the_journal,
+    "answers a small create at once": _answers_a_small_create_at_once,
     "does not sync the journal": _does_not_sync("journal"),
     "does not sync large objects": _does_not_sync("objects", "fsync"),
     "does not sync folders": _does_not_sync_folders,
