@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import backup, bulk, commit, crm, faults, spread, table
+from bench import backrest, backup, bulk, commit, crm, faults, spread, table
 from bench.machine import machine
 from bench.rig import Rig
+from threefold.kernel.errors import NotThere
 
-_PARTS = ("commit", "faults", "bulk", "backup", "spread", "crm")
+_PARTS = ("commit", "faults", "bulk", "backup", "spread", "crm", "backrest")
 
 
 def main() -> None:
@@ -27,6 +28,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--rounds", type=int, help="how often the variants take turns")
     parser.add_argument("--seconds", type=float, help="of each measurement")
+    parser.add_argument("--megabytes", type=int, help="of the database that is compared with pgBackRest; 5000")
     parser.add_argument("--dir", type=Path, help="on the disk to measure; the system's folder for temporary files")
     options = parser.parse_args()
     rounds = options.rounds or (2 if options.quick else 5)
@@ -63,6 +65,13 @@ def main() -> None:
         if "crm" in parts:
             contacts = crm.LARGE // 20 if options.quick else crm.LARGE
             found["crm"] = crm.compare(rig, contacts, rounds, min(seconds, 8))
+    if "backrest" in parts:
+        database = options.megabytes or (300 if options.quick else 5000)
+        say(f"{database} MB against pgBackRest")
+        try:
+            found["backrest"] = backrest.compare(options.dir, database, min(rounds, 3))
+        except NotThere as error:
+            print(f"not measured: {error.message}\nhint: {error.hint}", file=sys.stderr, flush=True)
     found["ratios"] = table.ratios(found)
     if options.json:
         print(json.dumps(found))

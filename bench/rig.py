@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -25,13 +25,16 @@ import psutil
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from threefold.local.create import any_ports, create_home
+from bench.tls import Certificate, make_certificate
+from threefold.local.create import BUCKET, any_ports, create_home
 from threefold.local.home import REPLICATION_USER, SUPERUSER, Home
 from threefold.postgres.binaries import find_binaries
 from threefold.postgres.server import Server
+from threefold.storage_server.serve import create_bucket
 
 STORES = ("S1", "S2", "S3")
 RECEIVERS = ("receiver1", "receiver2", "receiver3")
+_SLOT: Final = "threefold_crm"  # ours, of the system that `threefold init` names
 _SETTLE_S: Final = 4.0  # a new leader compares the stores once; that is not what is measured
 _SETTINGS = {
     "fsync": "on",
@@ -48,18 +51,37 @@ _SETTINGS = {
 
 
 class Rig:
-    """Use as a context manager; everything is stopped and removed at the end."""
+    """Use as a context manager; everything is stopped and removed at the end.
 
-    def __init__(self, folder: Path | None = None) -> None:
+    ``secure``: the store that is spoken to over TLS, with a certificate of the run's own authority; the others are not.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None = None,
+        *,
+        major: int = 18,
+        secure: str = "",
+        settings: Mapping[str, str] | None = None,
+    ) -> None:
         # PostgreSQL runs as another user where we are root: the folder has to be passable.
         self.base = Path(tempfile.mkdtemp(prefix="threefold-bench-", dir=folder))
         self.base.chmod(0o755)
         create_home(self.base / "home", ports=any_ports(), passphrase="only for a benchmark")
         self.home = Home.at(self.base / "home")
-        self.binaries = find_binaries(18)
+        self.tls: Certificate | None = None
+        self._secure = secure
+        if secure:
+            self.tls = make_certificate(self.base / "tls")
+            self._speak_tls_to(secure, self.tls.authority)
+        self.binaries = find_binaries(major)
         sockets = self.base / "sockets"
         self.server = Server(
-            self.binaries, self.home.primary, self.home.primary_port, socket_dir=sockets, settings=_SETTINGS
+            self.binaries,
+            self.home.primary,
+            self.home.primary_port,
+            socket_dir=sockets,
+            settings=_SETTINGS | dict(settings or {}),
         )
         self.conninfo = {"host": str(sockets), "port": str(self.home.primary_port), "user": SUPERUSER}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -142,7 +164,9 @@ class Rig:
 
     def start_store(self, name: str) -> None:
         address = next(self.home.address(store) for store in self.home.settings.store if store.name == name)
-        command = ("storage", "serve", "--data", str(self.home.storage(name)), "--listen", address)
+        command = ["storage", "serve", "--data", str(self.home.storage(name)), "--listen", address]
+        if self.tls is not None and name == self._secure:
+            command += ["--tls-cert", str(self.tls.certificate), "--tls-key", str(self.tls.key)]
         secrets = {
             "THREEFOLD_STORAGE_ACCESS_KEY_ID": self.home.secret(f"{name}.key"),
             "THREEFOLD_STORAGE_SECRET_ACCESS_KEY": self.home.secret(f"{name}.secret"),
@@ -150,6 +174,22 @@ class Rig:
         self.start(name, *self.threefold(*command), environment=secrets)
         host, _, port = address.rpartition(":")
         self.until(lambda: _listens(host, int(port)), name)
+
+    def empty_stores(self) -> None:
+        """Three new disks: what was written before is gone, and so is the primary's slot, which spoke of it."""
+        for name in STORES:
+            self.stop(name)
+            shutil.rmtree(self.home.storage(name))
+            create_bucket(self.home.storage(name), BUCKET)
+            self.start_store(name)
+        self._drop_slot(_SLOT)
+
+    def _speak_tls_to(self, name: str, authority: Path) -> None:
+        config = self.home.config
+        text = config.read_text()
+        address = next(self.home.address(store) for store in self.home.settings.store if store.name == name)
+        config.write_text(text.replace(f'"http://{address}"', f'"https://{address}"\nca_file = "{authority}"'))
+        self.home = Home.at(self.home.folder)
 
     # --- variants ---
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench import crm_table, spread
+from bench import backrest_table, crm_table, spread
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
@@ -26,6 +26,8 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
         answer["hedged_requests_at_most"] = max(run["more_requests"] for run in found["spread"].values())
     if "crm" in found:
         answer |= crm_table.ratios(found["crm"])
+    if "backrest" in found:
+        answer |= backrest_table.ratios(found["backrest"])
     return {name: round(value, 2) for name, value in answer.items()}
 
 
@@ -48,6 +50,8 @@ def show(found: dict[str, Any]) -> None:
         spread.show(found["spread"])
     if "crm" in found:
         crm_table.show(found["crm"])
+    if "backrest" in found:
+        backrest_table.show(found["backrest"])
     print("\n| ratio | |\n|---|--:|")
     for name, value in found["ratios"].items():
         print(f"| {name.replace('_', ' ')} | {value} |")
