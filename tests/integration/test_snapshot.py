@@ -104,10 +104,10 @@ class Flipping(ReplicationLink):
     async def base_backup(self, *, label: str, fast: bool = True) -> AsyncIterator[BackupEvent]:
         flipped = False
         async for event in super().base_backup(label=label, fast=fast):
-            if isinstance(event, ArchiveData) and not flipped and b"customer" in event.data:
+            data = bytes(event.data) if isinstance(event, ArchiveData) else b""
+            if not flipped and b"customer" in data:
                 flipped = True
-                at = event.data.index(b"customer")
-                yield ArchiveData(event.data[:at] + b"Customer" + event.data[at + 8 :])
+                yield ArchiveData(data.replace(b"customer", b"Customer", 1))
             else:
                 yield event
 

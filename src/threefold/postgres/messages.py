@@ -66,7 +66,9 @@ class ArchiveStarted:
 
 @dataclass(frozen=True, slots=True)
 class ArchiveData:
-    data: bytes
+    """``data`` may be libpq's own buffer, not copied, as that of WalData."""
+
+    data: bytes | memoryview
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +122,7 @@ def decode_backup(
     """One CopyData message of BASE_BACKUP; ``in_manifest`` once ManifestStarted was seen. Raises Damaged."""
     kind = message[0] if len(message) else None
     if kind == _d:
-        data = bytes(message[1:])
-        return ManifestData(data) if in_manifest else ArchiveData(data)
+        return ManifestData(bytes(message[1:])) if in_manifest else ArchiveData(message[1:])
     try:
         if kind == _n:
             name, location, rest = bytes(message[1:]).split(b"\0")

@@ -33,7 +33,7 @@ from threefold.protect.backup_manifest import Received, check_received
 from threefold.protect.tar import Kind, Member, MemberEnd, TarReader
 from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
-from threefold.vault.chunker import Chunker, ChunkNamer
+from threefold.vault.chunker import CHUNK_BYTES, Chunker, ChunkNamer
 from threefold.vault.manifest import Directory, File, Manifest, Summary, Tablespace, new_snapshot_id
 from threefold.vault.pack import PackBuilder, Place
 from threefold.vault.uploads import COPIES, Uploads
@@ -282,6 +282,7 @@ async def _receive(
     ended: BackupEnded | None = None
     reader, prefix = TarReader(), ""
     manifest: list[bytes] = []
+    untold = 0
     progress.step("snapshot-checkpoint", "waiting for the primary's checkpoint", unit="checkpoints")
     async for event in link.base_backup(label=label):
         match event:
@@ -295,9 +296,13 @@ async def _receive(
             case ArchiveData():
                 for item in reader.feed(event.data):
                     await intake.take(prefix, item, threads)
-                progress.advance(len(event.data))
+                untold += len(event.data)
+                if untold >= CHUNK_BYTES:
+                    progress.advance(untold)
+                    untold = 0
             case ManifestStarted():
                 reader.finish()
+                progress.advance(untold)
             case ManifestData():
                 manifest.append(event.data)
             case BackupProgress():

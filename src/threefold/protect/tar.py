@@ -52,7 +52,7 @@ class TarReader:
         self._padding = 0
         self._in_file = False
 
-    def feed(self, data: bytes) -> Iterator[Member | memoryview | MemberEnd]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Member | memoryview | MemberEnd]:
         """Raises Damaged where the bytes are no tar archive that PostgreSQL writes."""
         view = memoryview(data)
         while view:

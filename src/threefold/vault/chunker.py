@@ -43,21 +43,28 @@ class ChunkNamer:
 
 
 class Chunker:
-    """Collects one file's bytes, in order, and hands out whole chunks."""
+    """Collects one file's bytes, in order, and hands out whole chunks, copying each byte once."""
 
     def __init__(self) -> None:
-        self._held = bytearray()
+        self._held: list[bytes | memoryview] = []
+        self._held_bytes = 0
 
     def feed(self, data: bytes | memoryview) -> list[bytes]:
-        """The chunks that ``data`` completes."""
-        self._held += data
-        whole = len(self._held) // CHUNK_BYTES * CHUNK_BYTES
-        chunks = [bytes(self._held[at : at + CHUNK_BYTES]) for at in range(0, whole, CHUNK_BYTES)]
-        del self._held[:whole]
+        """The chunks that ``data`` completes. ``data`` must not change until its chunk is handed out."""
+        chunks = []
+        while self._held_bytes + len(data) >= CHUNK_BYTES:
+            cut = CHUNK_BYTES - self._held_bytes
+            self._held.append(data[:cut])
+            chunks.append(self.finish())
+            data = data[cut:]
+        if data:
+            self._held.append(data)
+            self._held_bytes += len(data)
         return chunks
 
     def finish(self) -> bytes:
         """The last, shorter chunk; empty where the file ended on a cut. The chunker is ready for the next file."""
-        last = bytes(self._held)
+        last = b"".join(self._held)
         self._held.clear()
+        self._held_bytes = 0
         return last
