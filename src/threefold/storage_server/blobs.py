@@ -18,7 +18,7 @@ from typing import ParamSpec, TypeVar
 import google_crc32c
 
 from threefold.kernel.errors import Damaged
-from threefold.storage_server.disk import Vanished, make_folder, sync_folder, write_all
+from threefold.storage_server.disk import Vanished, make_folder, sync_folder, write_all_of
 from threefold.storage_server.entries import BLOCK_BYTES, INLINE, Entry
 
 P = ParamSpec("P")
@@ -94,25 +94,32 @@ class BlobWriter:
         self.file_id = file_id
         self.size = 0
         self._path = path
-        self._rest = b""
+        self._block: list[bytes] = []  # what came of the block that is being filled, not copied
+        self._block_bytes = 0
+        self._crc = 0
         self._checksums: list[bytes] = []
 
     def write(self, data: bytes) -> None:
-        data = self._rest + data
-        whole = len(data) - len(data) % BLOCK_BYTES
-        for at in range(0, whole, BLOCK_BYTES):
-            self._block(data[at : at + BLOCK_BYTES])
-        self._rest = data[whole:]
+        while data:
+            piece = data[: BLOCK_BYTES - self._block_bytes]
+            self._crc = google_crc32c.extend(self._crc, piece)
+            self._block.append(piece)
+            self._block_bytes += len(piece)
+            if self._block_bytes == BLOCK_BYTES:
+                self._end_block()
+            data = data[len(piece) :]
 
-    def _block(self, block: bytes) -> None:
-        write_all(self._fd, block, self.size)
-        self._checksums.append(_checksum(block))
-        self.size += len(block)
+    def _end_block(self) -> None:
+        write_all_of(self._fd, self._block, self.size)
+        self._checksums.append(self._crc.to_bytes(4, "little"))
+        self.size += self._block_bytes
+        self._block.clear()
+        self._block_bytes = self._crc = 0
 
     def finish(self) -> bytes:
         """Durable, name and all; returns the checksums of the blocks."""
-        if self._rest:
-            self._block(self._rest)
+        if self._block:
+            self._end_block()
         os.fsync(self._fd)
         sync_folder(self._path.parent)
         if os.fstat(self._fd).st_nlink == 0:

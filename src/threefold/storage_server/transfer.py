@@ -26,10 +26,13 @@ async def receive(
     pieces: list[bytes] = []
     held = 0
 
-    def step(data: bytes) -> int:
-        own = payload.feed(data)
-        write(own)
-        return len(own)
+    def step(pieces: list[bytes]) -> int:
+        own_bytes = 0
+        for piece in pieces:
+            own = payload.feed(piece)
+            write(own)
+            own_bytes += len(own)
+        return own_bytes
 
     async for piece in request.chunks():
         pieces.append(piece)
@@ -39,6 +42,6 @@ async def receive(
             raise bad_request("the body is longer than it may be", "EntityTooLarge")
         if held >= BLOCK_BYTES:
             engine.check_room(0)
-            written += await engine.blobs.act(step, b"".join(pieces))
+            written += await engine.blobs.act(step, pieces)
             pieces, held = [], 0
-    return written + await engine.blobs.act(step, b"".join(pieces))
+    return written + await engine.blobs.act(step, pieces)
