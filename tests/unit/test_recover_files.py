@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from datetime import UTC, datetime
@@ -18,9 +19,11 @@ from threefold.recover.configure import configure
 from threefold.recover.destination import MARKER, Destination, disk_errors
 from threefold.recover.overrides import SEVERED, appended
 from threefold.recover.plan import Plan
+from threefold.recover.restore import _Spot, _Wanted, _Written
 from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
 from threefold.vault.manifest import Summary, Tablespace
+from threefold.vault.pack import Place
 
 MB = 2**20
 SPACES = (Tablespace(16400, "/srv/fast"), Tablespace(16401, "pg_tblspc/16401"))
@@ -168,3 +171,22 @@ def test_a_gap_or_a_short_log_is_not_passed_on(tmp_path: Path) -> None:
         files.write(1, Lsn(3 * MB + 20), b"x")
     with pytest.raises(Damaged, match="stop at 0/30000A"):
         files.finish(Lsn(3 * MB + 20))
+
+
+async def test_the_disk_is_kept_busy_and_its_errors_are_told(tmp_path: Path) -> None:
+    """A file that cannot be synced shows when it was tried: not before enough was written, and not silently."""
+    written = _Written()
+    disk = asyncio.create_task(written.keep_the_disk_busy())
+
+    def add(path: Path, size: int) -> None:
+        written.add([_Wanted(b"", Place("pack", 8, size, size), [_Spot(path, 0)])])
+
+    (tmp_path / "there").touch()
+    add(tmp_path / "there", 64 * MB)
+    await asyncio.sleep(0.1)
+    add(tmp_path / "gone", 63 * MB)
+    await asyncio.sleep(0.1)
+    assert not disk.done()
+    add(tmp_path / "there", 1 * MB)
+    with pytest.raises(FileNotFoundError, match="gone"):
+        await asyncio.wait_for(disk, 10)

@@ -14,6 +14,7 @@ import asyncio
 import os
 import shutil
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -29,6 +30,8 @@ _READS_AT_ONCE: Final = 8
 _READ_STORED_BYTES: Final = 4 * 1024 * 1024
 _READ_PLAIN_BYTES: Final = 4 * 1024 * 1024
 _READ_OVER_BYTES: Final = 64 * 1024  # read and thrown away rather than asked for separately
+_SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
+_SYNCS_AT_ONCE: Final = 8
 
 
 @dataclass(slots=True)
@@ -89,19 +92,52 @@ async def restore(
 
 async def _fetch_all(vault: Vault, reads: list[list[_Wanted]], progress: Progress) -> None:
     waiting = iter(reads)
+    written = _Written()
 
     async def work() -> None:
         for read in waiting:
             plain = await vault.chunks([(chunk.name, chunk.place) for chunk in read])
             await asyncio.to_thread(_write, read, plain)
+            written.add(read)
             progress.advance(sum(chunk.place.size * len(chunk.spots) for chunk in read))
 
     try:
         async with asyncio.TaskGroup() as group:
-            for _ in range(_READS_AT_ONCE):
-                group.create_task(work())
+            disk = group.create_task(written.keep_the_disk_busy())
+            workers = [group.create_task(work()) for _ in range(_READS_AT_ONCE)]
+            await asyncio.wait(workers)
+            disk.cancel()
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
+
+
+class _Written:
+    """What was written and not synced yet.
+
+    Left to itself the system begins to write when a tenth of the memory is dirty, and everything would be waited for at
+    the end. An error counts (it is told once), but nothing rests on this: `_sync` comes for every file.
+    """
+
+    def __init__(self) -> None:
+        self._paths: set[Path] = set()
+        self._bytes = 0
+        self._enough = asyncio.Event()
+
+    def add(self, read: Sequence[_Wanted]) -> None:
+        for chunk in read:
+            self._paths.update(spot.path for spot in chunk.spots)
+            self._bytes += chunk.place.size * len(chunk.spots)
+        if self._bytes >= _SYNC_EVERY_BYTES:
+            self._enough.set()
+
+    async def keep_the_disk_busy(self) -> None:
+        """Until it is cancelled."""
+        while True:
+            await self._enough.wait()
+            self._enough.clear()
+            paths, self._paths, self._bytes = self._paths, set(), 0
+            for path in paths:
+                await asyncio.to_thread(_sync_file, path)
 
 
 def _reads(chunks: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
@@ -202,12 +238,16 @@ def _write(read: Sequence[_Wanted], plain: Sequence[bytes]) -> None:
 
 
 def _sync(manifest: Manifest, destination: Destination, files: Sequence[tuple[File, Path]]) -> None:
-    for _, file in files:
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Several at once: a file system's journal makes one transaction of what waits for it together."""
     folders = {path for each in manifest.directories if (path := destination.path(each.path)) is not None}
-    for each in {*destination.roots(), *(path.parent for _, path in files), *folders}:
-        sync_folder(each)
+    with ThreadPoolExecutor(_SYNCS_AT_ONCE, "sync") as threads:
+        list(threads.map(_sync_file, (path for _, path in files)))
+        list(threads.map(sync_folder, {*destination.roots(), *(path.parent for _, path in files), *folders}))
+
+
+def _sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
