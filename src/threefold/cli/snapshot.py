@@ -15,6 +15,7 @@ from threefold.cli.options import CONFIG, Config, Json, Quiet
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span
 from threefold.kernel.errors import BadInput, Refused, ThreefoldError, Unavailable
+from threefold.kernel.memory import keep_large_blocks
 from threefold.postgres.replication import ReplicationLink
 from threefold.protect.beacon import LeaderStatus, read_leader
 from threefold.protect.settled import until_settled
@@ -52,6 +53,7 @@ def snapshot(
 
     [bold]Example:[/] threefold snapshot
     """
+    keep_large_blocks()
     output = Output(as_json, quiet)
     execute(_snapshot(settings(config, output), output, source), output)
 
