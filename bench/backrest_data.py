@@ -3,7 +3,8 @@
 The text is made of some thousand invented words, frequent and rare ones as in a language (Zipf), put together to
 sentences, and those to messages: it compresses about as English does, neither like random bytes nor like constants.
 Rows come in the order of time, and so do the contacts that they are about, more or less: an index on them is touched
-where the table is.
+where the table is. And rows are of one length: where they are not, each page has some room left, and that is where
+PostgreSQL puts new versions of rows, all over the table, however close together the old ones lie.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from bench.rig import Rig
 
 DATABASE: Final = "customers"
 _SENTENCES: Final = 1 << 17
-_IN_A_BODY: Final = 6
+_IN_A_BODY: Final = 8
+_BODY_CHARACTERS: Final = 420
+_SUBJECT_CHARACTERS: Final = 60
 _WORDS: Final = 8_000
 _PGBENCH_MB: Final = 15.0  # of scale 1, with its index
-_ROW_BYTES: Final = 700  # of one interaction, with its share of two indexes
+_ROW_BYTES: Final = 600  # of one interaction, with its share of two indexes
 _PGBENCH_SHARE: Final = 0.2
 _CHURN: Final = 0.01
 _CONSONANTS: Final = ("b", "c", "d", "f", "g", "h", "k", "l", "m", "n", "p", "r", "s", "t", "v", "w", "ch", "st", "tr")
@@ -56,8 +59,8 @@ def fill(rig: Rig, megabytes: int) -> None:
 def churn_together(rig: Rig, number: int) -> None:
     """The ``number``-th hundredth of the rows of both large tables, by their keys."""
     for table, key, change in _TABLES:
-        low = f"(SELECT max({key}) * {number * _CHURN} FROM {table})"
-        high = f"(SELECT max({key}) * {(number + 1) * _CHURN} FROM {table})"
+        low = f"(SELECT (max({key}) * {number * _CHURN})::bigint FROM {table})"
+        high = f"(SELECT (max({key}) * {(number + 1) * _CHURN})::bigint FROM {table})"
         rig.sql(f"UPDATE {table} SET {change} WHERE {key} > {low} AND {key} <= {high}", DATABASE)
     rig.sql("CHECKPOINT")
 
@@ -97,6 +100,6 @@ def _interactions(rows: int) -> str:
         "CREATE TABLE interactions AS SELECT n AS id, (n + (hashint8extended(n, 99) & 16383)) / 7 AS contact_id,"
         " timestamptz '2022-11-01 00:00:00+00' + n * interval '17.3 s' AS at,"
         " (ARRAY['mail', 'call', 'chat', 'visit'])[1 + (hashint8extended(n, 98) & 3)] AS channel,"
-        " left(s0.text, 60) AS subject,"
-        f" {body} AS body FROM generate_series(1::bigint, {rows}) n {joins}"
+        f" left(s0.text || ' ' || s1.text, {_SUBJECT_CHARACTERS}) AS subject,"
+        f" left({body}, {_BODY_CHARACTERS}) AS body FROM generate_series(1::bigint, {rows}) n {joins}"
     )

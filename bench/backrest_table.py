@@ -14,8 +14,8 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     for name, theirs in (("plain", plain), ("encrypted", encrypted)):
         answer[f"snapshot_against_pgbackrest_{name}"] = _speed(ours, "first") / _speed(theirs, "first")
         answer[f"recovery_against_pgbackrest_{name}"] = theirs["healthy_s"] / ours["healthy_s"]
-    answer["second_snapshot_bytes"] = ours["second_stored_mb"] / ours["first_stored_mb"]
-    answer["second_snapshot_time"] = ours["second_s"] / ours["first_s"]
+    answer["second_snapshot_bytes_percent"] = 100 * ours["second_stored_mb"] / ours["first_stored_mb"]
+    answer["second_snapshot_time_percent"] = 100 * ours["second_s"] / ours["first_s"]
     answer["recovery_with_one_store_stopped"] = ours["stopped_s"] / ours["healthy_s"]
     return answer
 
