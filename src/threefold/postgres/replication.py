@@ -38,8 +38,7 @@ from threefold.postgres.messages import (
 )
 
 DRAIN_BYTES_MAX = 4 * 2**20
-# The primary sends a base backup in pieces of 8 kB: waking up for each costs more than all that is done with it.
-_BACKUP_GATHER_S = 0.001
+_BACKUP_GATHER_S = 0.001  # PostgreSQL 15 sends 8 kB at a time: waking up for each costs more than what is done with it
 
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
 _PARAMETER = re.compile(r"[a-z0-9_.]{1,63}")
@@ -348,8 +347,7 @@ class ReplicationLink:
                 break
             if length == 0 or since_turn > DRAIN_BYTES_MAX:
                 await (self._turn() if length else self._readable())
-                if length == 0 and since_turn:
-                    await self._clock.sleep(_BACKUP_GATHER_S)
+                await self._clock.sleep(0 if length else _BACKUP_GATHER_S)
                 since_turn = 0
             if length:
                 event = messages.decode_backup(message, in_manifest=in_manifest)
