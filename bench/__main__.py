@@ -12,12 +12,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from bench import backrest, backup, bulk, commit, crm, faults, spread, table
+from bench import backrest, backup, bulk, commit, crm, distance, faults, spread, table
 from bench.machine import machine
 from bench.rig import Rig
 from threefold.kernel.errors import NotThere
 
-_PARTS = ("commit", "faults", "bulk", "backup", "spread", "crm", "backrest")
+_PARTS = ("commit", "distance", "faults", "bulk", "backup", "spread", "crm", "backrest")
 
 
 def main() -> None:
@@ -25,7 +25,10 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a small version, for a look")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout, nothing else there")
     parser.add_argument("--only", choices=_PARTS, action="append", help="some parts")
-    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument(
+        "--clients", type=int, nargs="+", help="of commit and distance; 1 8 32, and with distance 128 as well"
+    )
+    parser.add_argument("--faults", choices=tuple(faults.WORDS), nargs="+", help="some faults; all of them")
     parser.add_argument("--rounds", type=int, help="how often the variants take turns")
     parser.add_argument("--seconds", type=float, help="of each measurement")
     parser.add_argument("--megabytes", type=int, help="of the database that is compared with pgBackRest; 5000")
@@ -38,17 +41,22 @@ def main() -> None:
     found: dict[str, Any] = {"machine": machine(), "rounds": rounds, "seconds": seconds}
     with Rig(options.dir) as rig:
         found["machine"]["postgresql"] = rig.binaries.version
-        if parts & {"commit", "faults"}:
+        if parts & {"commit", "distance", "faults"}:
             commit.prepare(rig)
             commit.measure(rig, 8, 5)
         if "commit" in parts:
             found["commit"] = {}
-            for clients in options.clients:
+            for clients in options.clients or commit.CLIENTS:
                 say(f"commits, {clients} clients")
                 found["commit"][clients] = commit.compare(rig, clients, rounds, seconds)
+        if "distance" in parts:
+            found["distance"] = {}
+            for clients in options.clients or distance.CLIENTS:
+                say(f"stores {distance.ROUND_TRIP_S * 1000:g} ms away, {clients} clients")
+                found["distance"][clients] = distance.compare(rig, clients, rounds, seconds)
         if "faults" in parts:
-            say("one store stopped")
-            found["faults"] = faults.compare(rig, 8, rounds, seconds)
+            say("one store in trouble")
+            found["faults"] = faults.compare(rig, rounds, seconds, say, tuple(options.faults or ()))
         if parts & {"bulk", "backup"}:
             bulk.prepare(rig, megabytes)
         if "bulk" in parts:

@@ -5,9 +5,11 @@ The commit at its end waits for the standbys, so the time of the statement is th
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
@@ -26,6 +28,7 @@ class Drain:
     seconds: float = 0.0
     peak_lag_mb: float = 0.0
     peak_rss_mb: float = 0.0  # of the standby's process
+    cpu: dict[str, float] = field(default_factory=dict)  # seconds of processor time, by process
 
 
 def prepare(rig: Rig, megabytes: int) -> None:
@@ -49,12 +52,36 @@ def compare(rig: Rig, rounds: int) -> dict[str, Any]:
     }
     middle["ours"]["peak_rss_mb"] = max(drain.peak_rss_mb for drain in results["ours"])
     return {
-        name: {key: round(value, 1) for key, value in figures.items()} | {"mb_per_s": _speed(figures)}
+        name: {key: round(value, 1) for key, value in figures.items() if key != "cpu"}
+        | {"cpu": figures["cpu"], "mb_per_s": _speed(figures)}
         for name, figures in middle.items()
-    }
+    } | {"disk": {"one_file_mb_per_s": _disk(rig.base, 1), "three_files_mb_per_s": _disk(rig.base, 3)}}
 
 
-def _speed(figures: dict[str, float]) -> float:
+def _disk(folder: Path, files: int, megabytes: int = 128, block: int = 512 * 1024) -> float:
+    """What the disk takes in all when so many write side by side, each block on the disk before the next."""
+
+    def write(path: Path) -> None:
+        data = os.urandom(block)
+        with path.open("wb", buffering=0) as file:
+            for _ in range(megabytes * 1024 * 1024 // block):
+                file.write(data)
+                os.fdatasync(file.fileno())
+
+    paths = [folder / f"disk{number}" for number in range(files)]
+    threads = [Thread(target=write, args=(path,)) for path in paths]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    took = time.monotonic() - began
+    for path in paths:
+        path.unlink()
+    return round(files * megabytes * 1.048576 / took, 1)
+
+
+def _speed(figures: dict[str, Any]) -> float:
     return round(figures["wal_mb"] / figures["seconds"], 1)
 
 
@@ -63,9 +90,12 @@ def _drain(rig: Rig, standby: str) -> Drain:
     watch = Thread(target=_watch, args=(rig, psutil.Process(rig.processes[standby].pid), drain, over))
     watch.start()
     (before,) = rig.sql("SELECT pg_current_wal_insert_lsn() - '0/0'")[0]
+    used = rig.cpu()
     began = time.monotonic()
     rig.sql("CREATE TABLE bulk AS SELECT source.* FROM source, generate_series(1, 4)")
     drain.seconds = time.monotonic() - began
+    drain.cpu = {name: round(seconds - used.get(name, 0.0), 1) for name, seconds in rig.cpu().items()}
+    drain.cpu = {name: seconds for name, seconds in drain.cpu.items() if seconds > 0}
     (after,) = rig.sql("SELECT pg_current_wal_insert_lsn() - '0/0'")[0]
     time.sleep(1)  # the segments that follow are in the peak of the memory as well
     over.set()

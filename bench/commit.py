@@ -13,6 +13,7 @@ from typing import Any, Final
 from bench.rig import Rig
 
 SCALE: Final = 5
+CLIENTS: Final = (1, 8, 32)
 _TPS = re.compile(r"tps = ([\d.]+)")
 
 

@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Self
@@ -42,7 +44,7 @@ _SETTINGS = {
     "shared_buffers": "256MB",
     "max_wal_size": "16GB",  # no checkpoint falls into a measurement
     "checkpoint_timeout": "1h",
-    "max_connections": "100",
+    "max_connections": "200",
     "max_wal_senders": "10",
     "autovacuum": "off",
     "wal_level": "replica",
@@ -74,6 +76,7 @@ class Rig:
         if secure:
             self.tls = make_certificate(self.base / "tls")
             self._speak_tls_to(secure, self.tls.authority)
+        self.config = self.home.config
         self.binaries = find_binaries(major)
         sockets = self.base / "sockets"
         self.server = Server(
@@ -154,7 +157,7 @@ class Rig:
 
     def json(self, *arguments: str) -> dict[str, Any]:
         """What a verb of ours answers."""
-        command = self.threefold(*arguments, "--json", "--quiet", "--config", str(self.home.config))
+        command = self.threefold(*arguments, "--json", "--quiet", "--config", str(self.config))
         done = subprocess.run(command, check=False, capture_output=True, text=True)
         for line in reversed(done.stdout.splitlines()):
             facts: dict[str, Any] = json.loads(line)
@@ -162,18 +165,40 @@ class Rig:
                 return facts
         raise RuntimeError(f"{arguments[0]} ended with {done.returncode}: {done.stdout[-2000:]}{done.stderr[-2000:]}")
 
-    def start_store(self, name: str) -> None:
-        address = next(self.home.address(store) for store in self.home.settings.store if store.name == name)
+    def address(self, name: str) -> str:
+        """HOST:PORT where `start_store` lets a store listen."""
+        return next(self.home.address(store) for store in self.home.settings.store if store.name == name)
+
+    def start_store(self, name: str, address: str = "", inside: Sequence[str] = ()) -> None:
+        """``inside``: the command that runs another one on another host (apart.py)."""
+        address = address or self.address(name)
         command = ["storage", "serve", "--data", str(self.home.storage(name)), "--listen", address]
         if self.tls is not None and name == self._secure:
             command += ["--tls-cert", str(self.tls.certificate), "--tls-key", str(self.tls.key)]
+        elif not address.startswith("127."):
+            command += ["--allow-http"]
         secrets = {
             "THREEFOLD_STORAGE_ACCESS_KEY_ID": self.home.secret(f"{name}.key"),
             "THREEFOLD_STORAGE_SECRET_ACCESS_KEY": self.home.secret(f"{name}.secret"),
         }
-        self.start(name, *self.threefold(*command), environment=secrets)
+        self.start(name, *inside, *self.threefold(*command), environment=secrets)
         host, _, port = address.rpartition(":")
-        self.until(lambda: _listens(host, int(port)), name)
+        self.until(lambda: _answers(host, int(port)), name)
+
+    @contextmanager
+    def elsewhere(self, addresses: Mapping[str, str]) -> Iterator[None]:
+        """Whoever of ours is started meanwhile finds these stores at these addresses."""
+        text = self.home.config.read_text()
+        for name, address in addresses.items():
+            found = rf'(name = "{name}"\nurl = [^\n]*\n)endpoint = [^\n]*'
+            text, replaced = re.subn(found, rf'\1endpoint = "http://{address}"\nallow_http = true', text)
+            assert replaced == 1, name
+        self.config = self.home.folder / "elsewhere.toml"
+        self.config.write_text(text)
+        try:
+            yield
+        finally:
+            self.config = self.home.config
 
     def empty_stores(self) -> None:
         """Three new disks: what was written before is gone, and so is the primary's slot, which spoke of it."""
@@ -199,17 +224,18 @@ class Rig:
         yield
 
     @contextmanager
-    def receivers(self, count: int = 3, quorum: int = 2) -> Iterator[None]:
-        """pg_receivewal --synchronous: each its own folder and slot."""
+    def receivers(self, count: int = 3, quorum: int = 2, ports: Sequence[int] = ()) -> Iterator[None]:
+        """pg_receivewal --synchronous: each its own folder and slot. ``ports``: where each finds the primary."""
         names = RECEIVERS[:count]
+        ports = ports or [self.home.primary_port] * count
         # A slot keeps all WAL since its standby was last here: what was written meanwhile is nobody's to send.
-        for name in names:
+        for name, port in zip(names, ports, strict=True):
             folder = self.base / name
             shutil.rmtree(folder, ignore_errors=True)
             folder.mkdir()
             self._drop_slot(name)
             self.sql(f"SELECT pg_create_physical_replication_slot('{name}')")
-            dsn = f"host=127.0.0.1 port={self.home.primary_port} user={REPLICATION_USER} application_name={name}"
+            dsn = f"host=127.0.0.1 port={port} user={REPLICATION_USER} application_name={name}"
             command = ("-D", str(folder), "--synchronous", "--slot", name, "--no-loop", "--no-password", "-d", dsn)
             password = {"PGPASSWORD": self.home.secret(f"{REPLICATION_USER}.password")}
             self.start(name, self.program("pg_receivewal"), *command, environment=password)
@@ -225,7 +251,7 @@ class Rig:
 
     @contextmanager
     def ours(self) -> Iterator[None]:
-        self.start("protect", *self.threefold("protect", "--config", str(self.home.config)))
+        self.start("protect", *self.threefold("protect", "--config", str(self.config)))
         try:
             self.require("ANY 1 (threefold)")
             self.until_streaming(("threefold",))
@@ -288,7 +314,8 @@ def cpu_of(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _listens(host: str, port: int) -> bool:
-    return any(
-        line.laddr == (host, port) and line.status == psutil.CONN_LISTEN for line in psutil.net_connections("tcp")
-    )
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection((host, port), timeout=1).close()
+        return True
+    return False

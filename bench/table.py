@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench import backrest_table, crm_table, spread
+from bench import backrest_table, crm_table, faults, spread
 
 
 def ratios(found: dict[str, Any]) -> dict[str, float]:
@@ -13,8 +13,12 @@ def ratios(found: dict[str, Any]) -> dict[str, float]:
     for clients, variants in found.get("commit", {}).items():
         answer[f"commit_tps_{clients}_clients"] = variants["ours"]["tps"] / variants["receivers"]["tps"]
         answer[f"commit_p99_{clients}_clients"] = variants["receivers"]["p99_ms"] / variants["ours"]["p99_ms"]
-    if "faults" in found:
-        answer["one_store_stopped_tps"] = found["faults"]["stopped"]["tps"] / found["faults"]["healthy"]["tps"]
+    for clients, variants in found.get("distance", {}).items():
+        answer[f"commit_tps_far_{clients}_clients"] = variants["ours"]["tps"] / variants["receivers"]["tps"]
+        answer[f"commit_p99_far_{clients}_clients"] = variants["receivers"]["p99_ms"] / variants["ours"]["p99_ms"]
+    for fault, run in found.get("faults", {}).items():
+        if fault != "healthy":
+            answer[f"one_store_{fault}_tps"] = run["of_healthy"]
     if "bulk" in found:
         answer["drain_mb_per_s"] = found["bulk"]["ours"]["mb_per_s"] / found["bulk"]["receiver"]["mb_per_s"]
         answer["peak_memory_mb"] = found["bulk"]["ours"]["peak_rss_mb"]
@@ -40,6 +44,8 @@ def show(found: dict[str, Any]) -> None:
     )
     if "commit" in found:
         _commit(found["commit"])
+    if "distance" in found:
+        _distance(found["distance"])
     if "faults" in found:
         _faults(found["faults"])
     if "bulk" in found:
@@ -78,24 +84,41 @@ def _commit(found: dict[int, Any]) -> None:
         print(f"| {clients} | {ours.get('protect', 0)} | {stores} | {ours.get('postgres', 0)} | {receivers} |")
 
 
+def _distance(found: dict[int, Any]) -> None:
+    print("\n| clients | 20 ms away | TPS | p50 ms | p99 ms | TPS against three pg_receivewal | relay, µs a commit |")
+    print("|--:|---|--:|--:|--:|--:|--:|")
+    names = {"receivers": "3 x pg_receivewal --synchronous, ANY 2", "ours": "threefold"}
+    for clients, variants in found.items():
+        base = variants["receivers"]["tps"]
+        for name, run in variants.items():
+            ratio, relay = run["tps"] / base, run["cpu"].get("relay", 0)
+            print(f"| {clients} | {names[name]} | {run['tps']:.0f} | {_latency(run)} | {ratio:.2f} | {relay} |")
+
+
 def _faults(found: dict[str, Any]) -> None:
-    print("\n| stores, 8 clients | TPS | p50 ms | p99 ms | TPS against healthy |\n|---|--:|--:|--:|--:|")
-    base = found["healthy"]["tps"]
-    for name, words in (("healthy", "all three"), ("stopped", "one stopped (SIGSTOP)")):
-        run = found[name]
-        print(f"| {words} | {run['tps']:.0f} | {_latency(run)} | {run['tps'] / base:.2f} |")
+    print(f"\n| stores, {faults.CLIENTS} clients | TPS | p50 ms | p99 ms | worst ms | TPS against healthy |")
+    print("|---|--:|--:|--:|--:|--:|")
+    for name, run in found.items():
+        words = faults.WORDS.get(name, "all three healthy")
+        ratio = run.get("of_healthy", 1)
+        print(f"| {words} | {run['tps']:.0f} | {_latency(run)} | {run['most_ms']:.0f} | {ratio:.2f} |")
 
 
 def _bulk(found: dict[str, Any]) -> None:
-    print("\n| CREATE TABLE AS | WAL MB | seconds | MB/s | peak lag MB | peak memory of the process MB |")
-    print("|---|--:|--:|--:|--:|--:|")
+    print("\n| CREATE TABLE AS | WAL MB | seconds | MB/s | peak lag MB | peak memory MB | processor time, s |")
+    print("|---|--:|--:|--:|--:|--:|---|")
     for name, words in (("receiver", "1 x pg_receivewal --synchronous"), ("ours", "threefold, two of three stores")):
         run = found[name]
         print(
             f"| {words} | {run['wal_mb']:.0f} | {run['seconds']:.1f} | {run['mb_per_s']:.0f} | "
-            f"{run['peak_lag_mb']:.0f} | {run['peak_rss_mb']:.0f} |"
+            f"{run['peak_lag_mb']:.0f} | {run['peak_rss_mb']:.0f} | "
+            f"{', '.join(f'{process} {seconds:g}' for process, seconds in run['cpu'].items())} |"
         )
-    print(f"\nratio: {found['ours']['mb_per_s'] / found['receiver']['mb_per_s']:.2f}")
+    disk = found["disk"]
+    print(
+        f"\nratio: {found['ours']['mb_per_s'] / found['receiver']['mb_per_s']:.2f}; the disk alone, each 512 KiB "
+        f"synced: one file {disk['one_file_mb_per_s']:g} MB/s, three at once {disk['three_files_mb_per_s']:g} in all"
+    )
 
 
 def _backup(found: dict[str, Any]) -> None:
