@@ -25,20 +25,13 @@ from threefold.kernel.errors import Refused
 from threefold.kernel.lsn import Lsn
 from threefold.postgres.messages import WalData
 from threefold.postgres.replication import ReplicationLink, StreamEnd
+from threefold.protect.gathering import Gathering
 from threefold.protect.spooling import STALLED_S, Spooling
 from threefold.quorum.driver import LogWriter
 
 # Beyond it nothing more is read from the primary: its slot keeps the rest.
 BUFFER_BYTES_MAX: Final = 8 * 1024 * 1024
 STATUS_PERIOD_S: Final = 5.0
-# Commits that come while a slot is under way wait for it, so long at the most, and share the next one: what a slot
-# costs, in processor time and in paid requests, is the same for one commit and for twenty. (As PostgreSQL's
-# commit_delay.) It is the whole wait where stores answer in milliseconds, and a small part of it where they do not.
-GATHER_S: Final = 0.005
-# When several come between two slots, those that one slot releases come back together soon: half of the time that the
-# slot took is waited for them, so long at the most. Without it they would split into two halves, each waiting for
-# the other one's slot.
-TOGETHER_S: Final = 0.002
 # More than that at once is no small commit, and is not held up.
 _BULK_BYTES: Final = 128 * 1024
 # By what a primary that comes back is known: two histories that parted before differ in their last few records.
@@ -68,7 +61,7 @@ class Stream:
         self._moved = clock.monotonic()  # when something settled last
         self.last = b""  # what came last in this epoch, KNOWN_BY_BYTES at the most
         self._link: ReplicationLink | None = None
-        self._took = 0.0  # seconds, of the change that was settled last
+        self._gathering = Gathering()
         self._arrivals: deque[tuple[Lsn, float]] = deque()  # (end LSN, when it came), not settled yet
 
     @property
@@ -118,7 +111,7 @@ class Stream:
             while True:
                 await self._room()
                 if gathers and came < _BULK_BYTES and not self.spools:
-                    await self._writer.turn(GATHER_S)
+                    await self._writer.turn(self._gathering.apart)
                 got = await link.receive(gather=gather)
                 if isinstance(got, StreamEnd):
                     return got
@@ -136,19 +129,19 @@ class Stream:
                         )
                     parts.append(message.data)
                     end = Lsn(end + len(message.data))
+                commits = len(parts)
                 if parts:
                     if not self.spools or not self._arrivals:  # it would grow without end
                         self._arrivals.append((end, self._clock.monotonic()))
-                    data = b"".join(parts)
-                    self.last = (self.last + data[-KNOWN_BY_BYTES:])[-KNOWN_BY_BYTES:]
+                    recent = parts[-1] if len(parts[-1]) >= KNOWN_BY_BYTES else b"".join(parts)
+                    self.last = (self.last + recent[-KNOWN_BY_BYTES:])[-KNOWN_BY_BYTES:]
                     if self._spooling is not None and self._spooling.active:
-                        data = await self._spooling.keep(data)
+                        parts = [await self._spooling.keep(b"".join(parts))]
                         self.tell()
-                    if data:
-                        self._writer.offer(data)
+                    if any(parts):
+                        self._writer.offer(*parts)
                 came = end - start
-                several = gathers and len(parts) > 1 and came < _BULK_BYTES
-                gather = min(self._took / 2, TOGETHER_S) if several else 0.0
+                gather = self._gathering.together(commits) if gathers and came < _BULK_BYTES else 0.0
                 if asked or (parts and self._durability.max_lag is not None):
                     self.tell()
         finally:
@@ -158,7 +151,7 @@ class Stream:
         """The settled LSN moved: the primary's commits are waiting for nothing else."""
         self._moved = self._clock.monotonic()
         while self._arrivals and self._arrivals[0][0] <= lsn:
-            self._took = self._clock.monotonic() - self._arrivals.popleft()[1]
+            self._gathering.settled(self._clock.monotonic() - self._arrivals.popleft()[1])
         self.tell()
 
     def tell(self) -> None:

@@ -21,7 +21,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
 
 from threefold.kernel.errors import Damaged, OtherKey
 from threefold.kernel.lsn import Lsn
@@ -40,6 +39,7 @@ class Limits:
     """Sizes in bytes, pauses in seconds."""
 
     entry_bytes: int = 1024 * 1024  # larger ones would hold up the small commits behind them
+    window_bytes: int = 4 * 1024 * 1024  # of WAL in slots that are not settled; beyond it no new ones are cut
     lag_bytes: int = 32 * 1024 * 1024  # what may wait for a store that is behind
     segments_waiting: int = 3  # beyond it no new entries are cut, so that memory stays bounded
     retry_first: float = 0.05
@@ -75,7 +75,7 @@ class _Item:
     body: bytes
     end: Lsn
     part: Settled | None  # an entry's bytes, until they are settled and on their way into a segment
-    segment: bytes = b""  # SHA-256 of a segment's bytes, for comparing with another leader's copy
+    segment: bool = False
     optional: bool = False  # a bundle: nothing rests on it
     doubts: int = 0  # how often reading it back gave bytes that do not open
     on: set[str] = field(default_factory=set)
@@ -166,7 +166,7 @@ class Appender:
         lanes = self.lanes.values()
         return not (self._buffer or self._unsettled or self._flying or any(lane.waiting for lane in lanes))
 
-    def offer(self, data: bytes) -> None:
+    def offer(self, data: bytes | memoryview) -> None:
         """The next bytes of the log, from `received` on."""
         self._buffer += data
 
@@ -207,7 +207,7 @@ class Appender:
         if lane is None or self.fenced:
             return
         lane.flying -= 1
-        lane.flying_segments -= bool(item.segment)
+        lane.flying_segments -= item.segment
         if was_read and isinstance(answer, bytes):
             self._compare(store, lane, item, answer)
         elif item.optional:
@@ -247,8 +247,8 @@ class Appender:
                 else:
                     lane.missing += 1
                 return
-            same = item.segment and sha256(other.payload).digest() == item.segment
-            ours = bool(same) and other.header.epoch <= self._epoch
+            same = item.segment and other.payload == self._scope.codec.open(item.body).payload
+            ours = same and other.header.epoch <= self._epoch
         if ours:
             self._stored(store, lane, item)
         else:
@@ -274,7 +274,7 @@ class Appender:
         self._token += 1
         self._flying[self._token] = (store, item, read)
         lane.flying += 1
-        lane.flying_segments += bool(item.segment)
+        lane.flying_segments += item.segment
         return Send(self._token, Read(store, item.key) if read else Create(store, item.key, item.body))
 
     def _again(self, lane: Lane, item: _Item, *, read: bool) -> None:
@@ -283,12 +283,11 @@ class Appender:
 
     def _cut_entries(self) -> None:
         scope = self._scope
-        while (
-            self._buffer and len(self._unsettled) < WINDOW and len(self._builder.whole) < self._limits.segments_waiting
-        ):
+        while self._buffer and self._has_room():
             # An entry never crosses a segment's end, so that a segment covers whole slots.
             room = scope.segment_bytes - self._cut % scope.segment_bytes
-            payload = bytes(self._buffer[: min(room, self._limits.entry_bytes)])
+            with memoryview(self._buffer) as view:  # a slice of the buffer itself would be copied twice
+                payload = bytes(view[: min(room, self._limits.entry_bytes)])
             del self._buffer[: len(payload)]
             end = Lsn(self._cut + len(payload))
             header = Header(
@@ -300,6 +299,11 @@ class Appender:
             self._slot, self._link, self._cut = self._slot + 1, entry.digest, end
             self._unsettled.append(item)
             self._spread(item)
+
+    def _has_room(self) -> bool:
+        limits = self._limits
+        full = len(self._unsettled) >= WINDOW or self._cut - self.settled >= limits.window_bytes
+        return not full and len(self._builder.whole) < limits.segments_waiting
 
     def _spread(self, item: _Item) -> None:
         for lane in self.lanes.values():
@@ -320,7 +324,7 @@ class Appender:
             Kind.SEGMENT, whole.next_epoch, whole.next_slot, scope.writer, whole.timeline, whole.start, whole.end
         )
         key = keys.segment_key(whole.timeline, segment_of(scope, whole.start))
-        item = _Item(key, b"", whole.end, None, sha256(whole.payload).digest())
+        item = _Item(key, b"", whole.end, None, segment=True)
         self._segment = (item, whole)
         self._token += 1
         self._flying[self._token] = ("", item, False)

@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Final
 
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.history import wal_of
 from threefold.quorum.objects import LogObject
+
+# Kept as they are: a copy less, on the commit path.
+_LARGE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +41,15 @@ class SegmentBuilder:
         """``start``: the first byte that is not in a segment yet; the log's own first byte or a segment's start."""
         self._segment_bytes = segment_bytes
         self._start = start
-        self._bytes = bytearray()
+        self._parts: list[bytes] = []  # large ones as they came
+        self._small = bytearray()  # what came behind them
+        self._size = 0
         self._timeline = 0
         self.whole: deque[WholeSegment] = deque()
 
     @property
     def end(self) -> Lsn:
-        return Lsn(self._start + len(self._bytes))
+        return Lsn(self._start + self._size)
 
     def feed(self, timeline: int, start: Lsn, data: bytes, epoch: int, slot: int) -> None:
         """Bytes from ``start`` on, which lie in this slot; what is known already is passed over."""
@@ -58,13 +64,25 @@ class SegmentBuilder:
                 self._close(epoch, slot)
                 continue
             part = data[place : place + (boundary - self.end)]
-            self._bytes += part
+            self._size += len(part)
             place += len(part)
+            if len(part) < _LARGE_BYTES:
+                self._small += part
+            else:
+                self._gather_small()
+                self._parts.append(part)
+
+    def _gather_small(self) -> None:
+        if self._small:
+            self._parts.append(bytes(self._small))
+            self._small.clear()
 
     def _close(self, epoch: int, slot: int) -> None:
-        self.whole.append(WholeSegment(self._timeline, self._start, bytes(self._bytes), epoch, slot))
+        # Copied once, and in one go: the primary's commits wait meanwhile.
+        self._gather_small()
+        self.whole.append(WholeSegment(self._timeline, self._start, b"".join(self._parts), epoch, slot))
         self._start = self.end
-        self._bytes.clear()
+        self._parts, self._size = [], 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -164,8 +164,10 @@ class LogWriter:
         self._room = asyncio.Event()
         self._turn = asyncio.Event()
 
-    def offer(self, data: bytes) -> None:
-        self.appender.offer(data)
+    def offer(self, *data: bytes | memoryview) -> None:
+        """The next bytes of the log, in pieces as they came."""
+        for piece in data:
+            self.appender.offer(piece)
         self.pump()
 
     async def room(self, most: int) -> None:
