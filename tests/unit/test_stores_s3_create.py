@@ -54,9 +54,9 @@ async def _creates(talk: Talk) -> AsyncIterator[S3Creates]:
 
 
 async def _begun(creates: S3Creates, key: str, seconds: float = _SECONDS) -> Failure | None:
-    """`begin`, waited for; fails where no connection is idle."""
+    """`create_at_once`, waited for; fails where no connection is idle."""
     heard: asyncio.Future[Failure | None] = asyncio.get_running_loop().create_future()
-    assert creates.begin(key, b"body", seconds, heard.set_result)
+    assert creates.create_at_once(key, b"body", seconds, heard.set_result)
     assert not heard.done(), "told from within"
     return await asyncio.wait_for(heard, 2 * _SECONDS)
 
@@ -71,7 +71,7 @@ async def test_what_is_begun_goes_over_the_connection_that_is_there() -> None:
             writer.write(_EXISTS if await _request(reader) == b"taken" else _CREATED)
 
     async with _creates(talk) as creates:
-        assert not creates.begin("first", b"", _SECONDS, lambda _: None), "there is no connection yet"
+        assert not creates.create_at_once("first", b"", _SECONDS, lambda _: None), "there is no connection yet"
         assert await creates.create("first", b"body", _SECONDS) is None
         assert await _begun(creates, "second") is None
         failure = await _begun(creates, "taken")
@@ -93,13 +93,13 @@ async def test_who_hears_may_begin_the_next_one_over_the_same_connection() -> No
 
         def again(outcome: Failure | None) -> None:
             heard.append(outcome)
-            assert creates.begin("taken", b"body", _SECONDS, last)
+            assert creates.create_at_once("taken", b"body", _SECONDS, last)
 
         def last(outcome: Failure | None) -> None:
             heard.append(outcome)
             both.set()
 
-        assert creates.begin("free", b"body", _SECONDS, again)
+        assert creates.create_at_once("free", b"body", _SECONDS, again)
         await asyncio.wait_for(both.wait(), _SECONDS)
         assert heard[0] is None
         assert heard[1] is not None
@@ -117,14 +117,17 @@ async def test_a_second_answer_in_one_piece_is_nobodys() -> None:
     async with _creates(talk) as creates:
         await creates.create("taken", b"body", _SECONDS)
         begun: list[bool] = []
+        told: list[Failure | None] = []
         heard = asyncio.Event()
 
-        def again(_: Failure | None) -> None:
-            begun.append(creates.begin("taken", b"body", _SECONDS, lambda _: None))
+        def again(outcome: Failure | None) -> None:
+            told.append(outcome)
+            begun.append(creates.create_at_once("taken", b"body", _SECONDS, lambda _: None))
             heard.set()
 
-        assert creates.begin("twice", b"body", _SECONDS, again)
+        assert creates.create_at_once("twice", b"body", _SECONDS, again)
         await asyncio.wait_for(heard.wait(), _SECONDS)
+        assert told[0] is not None, "which of the two was ours nobody knows"
         assert begun == [False], "the connection was used again, with an answer to nothing in it"
         failure = await creates.create("taken", b"body", _SECONDS)
         assert failure is not None
@@ -147,7 +150,9 @@ async def test_an_answer_that_nobody_asked_for_ends_the_connection() -> None:
         assert await creates.create("first", b"body", _SECONDS) is None
         await spoke.wait()
         await asyncio.sleep(0.05)
-        assert not creates.begin("taken", b"body", _SECONDS, lambda _: None), "that connection is not to be trusted"
+        assert not creates.create_at_once("taken", b"body", _SECONDS, lambda _: None), (
+            "that connection is not to be trusted"
+        )
         failure = await creates.create("taken", b"body", _SECONDS)
         assert failure is not None
         assert failure.exists
@@ -189,18 +194,64 @@ async def test_a_connection_that_breaks_is_told_to_who_waits() -> None:
 
 
 async def test_who_gives_up_takes_the_connection_along() -> None:
+    hung_up = asyncio.Event()
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+
     async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            key = await _request(reader)
-            if key == b"late":
-                await asyncio.sleep(0.2)
-            writer.write(_EXISTS if key == b"taken" else _CREATED)
+        while await _request(reader) != b"late":
+            writer.write(_CREATED)
+        if not await reader.read():
+            hung_up.set()
 
     async with _creates(talk) as creates:
+        await creates.create("first", b"body", _SECONDS)
         waits = asyncio.create_task(creates.create("late", b"body", _SECONDS))
         await asyncio.sleep(0.1)
         waits.cancel()
         await asyncio.gather(waits, return_exceptions=True)
-        failure = await creates.create("taken", b"body", _SECONDS)
-        assert failure is not None
-        assert failure.exists
+        await asyncio.wait_for(hung_up.wait(), 1)
+        assert await creates.create("next", b"body", _SECONDS) is None
+    assert faults == []
+
+
+async def test_an_answer_in_the_turn_in_which_it_is_given_up_harms_nobody() -> None:
+    faults: list[object] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+    arrived = asyncio.Event()
+    go = asyncio.Event()
+
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            if await _request(reader) == b"late":
+                arrived.set()
+                await go.wait()
+            writer.write(_CREATED)
+
+    async with _creates(talk) as creates:
+        await creates.create("first", b"body", _SECONDS)
+        waits = asyncio.create_task(creates.create("late", b"body", _SECONDS))
+        await arrived.wait()
+        go.set()
+        waits.cancel()
+        await asyncio.gather(waits, return_exceptions=True)
+        await asyncio.sleep(0.05)
+        assert await creates.create("next", b"body", _SECONDS) is None
+    assert faults == []
+
+
+async def test_closing_ends_what_is_under_way() -> None:
+    async def talk(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            if await _request(reader) == b"late":
+                await asyncio.sleep(0.2)
+            writer.write(_CREATED)
+
+    async with _creates(talk) as creates:
+        await creates.create("first", b"body", _SECONDS)
+        heard: list[Failure | None] = []
+        assert creates.create_at_once("late", b"body", _SECONDS, heard.append)
+        await creates.close()
+        await asyncio.sleep(0.4)
+        assert [failure is not None and not failure.exists for failure in heard] == [True]
+        assert not creates.create_at_once("next", b"body", _SECONDS, heard.append), "nothing is open any more"

@@ -102,10 +102,13 @@ class App:
         True: ``answer`` is called once it is durable. False: nothing was done, and the long way does it, or says why
         not. So nothing is refused here, and only what the long way would take is taken.
         """
-        headers, body = request.headers, request.held
+        headers = request.headers
         if request.method != "PUT" or request.query or headers.get("if-none-match") != "*":
             return False
-        if len(body) > self._engine.options.inline_bytes_max or not headers.keys() <= _OF_A_PLAIN_CREATE:
+        body = request.held
+        most = min(self._engine.options.inline_bytes_max, self._options.object_bytes_max)
+        room = self._options.memory_bytes_max - self._memory
+        if len(body) > min(most, room) or not headers.keys() <= _OF_A_PLAIN_CREATE:
             return False
         try:
             signed = self._verifier.verify("PUT", request.path, "", headers, self._clock.now())

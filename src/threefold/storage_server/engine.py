@@ -74,11 +74,11 @@ class Engine:
             self._catalog: Catalog = replayed.catalog
             self.blobs = Blobs.open(data_dir)
             self.blobs.sweep(entry.file_id for entry in self._entries())
+            self._measure()
             self.journal = Journal(folder, replayed.state, file_bytes=options.journal_file_bytes, clock=clock)
         except BaseException:
             self._lock.release()
             raise
-        self._measure()
         self._tender = asyncio.create_task(self._tend())
 
     def _entries(self) -> list[Entry]:

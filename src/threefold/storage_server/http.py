@@ -1,7 +1,8 @@
 """HTTP/1.1 on a socket: parse (llhttp), hand over, answer. Knows nothing of S3.
 
-One request at a time per connection; what a client pipelines waits. A handler starts when the head is there, so that
-a request is authenticated before a byte of its body is kept. Bodies are handed on as they come: reading from the
+One request at a time per connection; what a client pipelines waits. A handler starts when the head is there and what
+came with it is parsed, so that a request is authenticated before more of its body is read; one that came whole may be
+taken at once, without a task. Bodies are handed on as they come: reading from the
 socket stops while the handler is behind, so a connection holds at most a few hundred kB.
 
 Bounds: size of the head and of trailers, number of connections (a stranger's idle one makes room), time for a head,
@@ -257,13 +258,19 @@ class Connection(asyncio.Protocol):
         self._task = self._loop.create_task(self._answer(request))
 
     def _write_at_once(self, request: Request, reply: Reply) -> None:
-        if self._transport is None or not isinstance(reply.body, bytes):
-            self._serving = None
+        """``reply`` has its body in memory."""
+        if self._transport is None:
             return
-        last = not request.keep_alive or self._server.closing
-        self._proved = self._proved or reply.status < HTTPStatus.BAD_REQUEST
-        self._transport.write(encode_head(reply, self._server.date(), last=last) + reply.body)
-        self._finished(request, close=last)
+        try:
+            if not isinstance(reply.body, bytes):
+                raise TypeError("only a task can stream")
+            last = not request.keep_alive or self._server.closing
+            self._proved = self._proved or reply.status < HTTPStatus.BAD_REQUEST
+            self._transport.write(encode_head(reply, self._server.date(), last=last) + reply.body)
+            self._finished(request, close=last)
+        except Exception:  # noqa: BLE001 - as in `_answer`: nobody else waits for this connection to say something
+            _log.exception("an answer broke off")
+            self.abort()
 
     async def _answer(self, request: Request) -> None:
         try:
@@ -351,7 +358,7 @@ class Connection(asyncio.Protocol):
 
     @property
     def idle(self) -> bool:
-        return self._serving is None
+        return self._serving is None and self._drained is None
 
     @property
     def worth(self) -> tuple[bool, float]:
@@ -360,11 +367,11 @@ class Connection(asyncio.Protocol):
 
     def end_if_slow(self, now: float) -> None:
         quiet = now - self._since
-        if self._serving is None:
+        if self._wake is not None or self._drained is not None:
+            limit = STALL_TIMEOUT_S
+        elif self._serving is None:
             discarding = self._arriving is not None and self._arriving.discarded
             limit = DISCARD_TIMEOUT_S if discarding else HEAD_TIMEOUT_S if self._in_head else IDLE_TIMEOUT_S
-        elif self._wake is not None or self._drained is not None:
-            limit = STALL_TIMEOUT_S
         else:
             return
         if quiet > limit:

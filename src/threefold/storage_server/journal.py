@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import logging
 import os
 from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
@@ -37,7 +38,8 @@ from threefold.storage_server.entries import Place
 from threefold.storage_server.journal_file import JournalFile
 from threefold.storage_server.records import PAGE, SALT_BYTES, FileHeader, Kind, encode, record_bytes
 
-# Told once: None when it is durable, or what ended the journal. Must not raise.
+_log = logging.getLogger(__name__)
+# Told once: None when it is durable, or what ended the journal.
 Hear = Callable[[ThreefoldError | None], None]
 _QUICK_S = 0.002
 _END_BYTES = record_bytes(8, 0)
@@ -182,8 +184,7 @@ class Journal:
             return
         self.failure = why
         for batch in [*self._in_flight, self._gathering]:
-            for hear in batch.waiting:
-                hear(why)
+            _tell(batch, why)
         self.on_failure()
 
     def _send(self) -> None:
@@ -265,9 +266,12 @@ class Journal:
         self._in_flight.pop(0)
         self._writing = False
         self.durable_batch = batch.number
-        for hear in batch.waiting:
-            hear(None)
-        self._send()
+        gathered = bool(self._in_flight or self._gathering.parts)
+        _tell(batch, None)
+        # What they appended while they were told has a turn of its own: written from here, one client's requests in
+        # one piece would be written from within each other.
+        if gathered:
+            self._send()
 
     # the end of a file, and of the journal
 
@@ -289,6 +293,14 @@ class Journal:
         self._queue.put(None)
         await self._loop.run_in_executor(None, self._thread.join)
         await self._loop.run_in_executor(None, self._maker.shutdown)
+
+
+def _tell(batch: _Batch, failure: ThreefoldError | None) -> None:
+    for hear in batch.waiting:
+        try:
+            hear(failure)
+        except Exception:  # noqa: BLE001 - one listener's fault is not the others', who wait for their answer
+            _log.exception("an answer could not be given")
 
 
 def _settle(answer: asyncio.Future[None], failure: ThreefoldError | None) -> None:

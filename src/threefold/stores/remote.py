@@ -77,7 +77,7 @@ class RemoteStore:
         if self._creates is None or len(body) > SMALL:
             return False
         path = f"{self._root}{key}"
-        return self._creates.begin(path, body, self._log_timeout, lambda failure: hear(self._made(failure)))
+        return self._creates.create_at_once(path, body, self._log_timeout, lambda failure: hear(self._made(failure)))
 
     def _made(self, failure: Failure | None) -> Made | Unknown:
         if failure is None:

@@ -17,6 +17,7 @@ import re
 import ssl
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
@@ -56,6 +57,7 @@ class S3Creates:
         self._date = self._day = self._scope = ""
         self._key = b""
         self._idle: list[_Connection] = []
+        self._open: set[_Connection] = set()
         self._loop: asyncio.AbstractEventLoop | None = None  # asking for it costs a system call before Python 3.12
 
     async def create(self, key: str, body: bytes, seconds: float) -> Failure | None:
@@ -66,27 +68,24 @@ class S3Creates:
         if isinstance(connection, Failure):
             return connection
         answer: asyncio.Future[Failure | None] = loop.create_future()
-        connection.hear = answer.set_result
-        connection.send(self._head(key, body), body, until)
+        connection.send(self._head(key, body), body, until, partial(_settle, answer))
         try:
             return await answer
         finally:
-            if not answer.done():  # nobody waits any more: a late answer is never taken for the next request's
-                connection.hear = None
+            if answer.cancelled():  # nobody waits any more: a late answer is never taken for the next request's
                 connection.give_up()
 
-    def begin(self, key: str, body: bytes, seconds: float, hear: Callable[[Failure | None], None]) -> bool:
+    def create_at_once(self, key: str, body: bytes, seconds: float, hear: Callable[[Failure | None], None]) -> bool:
         """The same without a task, over a connection that is there; ``hear`` is told later. False: there is none."""
         if not self._idle or self._loop is None:
             return False
-        connection = self._idle.pop()
-        connection.hear = hear
-        connection.send(self._head(key, body), body, self._loop.time() + seconds)
+        self._idle.pop().send(self._head(key, body), body, self._loop.time() + seconds, hear)
         return True
 
     async def close(self) -> None:
-        while self._idle:
-            self._idle.pop().close()
+        """What is under way is told that its connection broke off."""
+        for connection in list(self._open):
+            connection.close()
 
     async def _connect(self, seconds: float) -> _Connection | Failure:
         loop = asyncio.get_running_loop()
@@ -94,7 +93,7 @@ class S3Creates:
         try:
             async with asyncio.timeout(seconds):
                 _, connection = await loop.create_connection(
-                    lambda: _Connection(loop, self._idle), host, port, ssl=self._tls
+                    lambda: _Connection(loop, self._idle, self._open), host, port, ssl=self._tls
                 )
         except (OSError, TimeoutError, ssl.SSLError):
             return Failure("cannot be reached")
@@ -134,19 +133,20 @@ class S3Creates:
 class _Connection(asyncio.Protocol):
     """One connection, one request at a time; among the idle ones between two that ended well."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, idle: list[_Connection]) -> None:
-        self.hear: Callable[[Failure | None], None] | None = None  # told once what came of the request under way
+    def __init__(self, loop: asyncio.AbstractEventLoop, idle: list[_Connection], connected: set[_Connection]) -> None:
+        self._hear: Callable[[Failure | None], None] | None = None  # told once what came of the request under way
         self._loop = loop
         self._idle = idle
+        self._open = connected
         self._parser: Any = httptools.HttpResponseParser(self)
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._said = b""
         self._answers: list[tuple[Failure | None, bool]] = []  # in what came last, and may another request follow
 
-    def send(self, head: bytes, body: bytes, until: float) -> None:
-        """``until``: when it is given up, by the loop's clock. What came of it is told to `hear`, never from here."""
-        self._said = b""
+    def send(self, head: bytes, body: bytes, until: float, hear: Callable[[Failure | None], None]) -> None:
+        """``until``: when it is given up, by the loop's clock. What came of it is told to ``hear``, never from here."""
+        self._said, self._hear = b"", hear
         self._timer = self._loop.call_at(until, self.give_up)
         if self._transport is None:
             self._loop.call_soon(self._end, Failure("broke the connection off"))
@@ -161,7 +161,7 @@ class _Connection(asyncio.Protocol):
             self._transport.abort()
 
     def _end(self, outcome: Failure | None, *, reusable: bool = False) -> None:
-        hear, self.hear = self.hear, None
+        hear, self._hear = self._hear, None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -175,24 +175,27 @@ class _Connection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._open.add(self)
         self._transport = transport  # type: ignore[assignment]  # create_connection hands out ones that read and write
 
     def data_received(self, data: bytes) -> None:
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
+            self._leave()
             self._end(Failure("sent half an answer"))
             return
         answers, self._answers = self._answers, []
-        if self.hear is None or len(answers) > 1:  # nobody asked: nothing that comes over it can be told apart
+        if self._hear is None or len(answers) > 1:  # more than was asked: which of them is ours cannot be told
             self._leave()
-            self._end(answers[0][0] if answers else Failure("sent what was not asked for"))
+            self._end(Failure("sent what was not asked for"))
         elif answers:
             outcome, reusable = answers[0]
             self._end(outcome, reusable=reusable)
 
     def connection_lost(self, _exc: Exception | None) -> None:
         self._transport = None
+        self._open.discard(self)
         self._leave()
         self._end(Failure("broke the connection off"))
 
@@ -212,3 +215,8 @@ class _Connection(asyncio.Protocol):
             return
         outcome = None if status < 300 else of_status(status, self._said.decode("latin-1"))
         self._answers.append((outcome, self._parser.should_keep_alive()))
+
+
+def _settle(answer: asyncio.Future[Failure | None], outcome: Failure | None) -> None:
+    if not answer.done():  # who waited may have gone in this very turn
+        answer.set_result(outcome)

@@ -141,7 +141,8 @@ def hangs(store: ObjectStore) -> bool:
 def create_at_once(store: ObjectStore, key: str, body: bytes, hear: Callable[[Made | Unknown], None]) -> bool:
     """Begin a create without a task of its own, where the store can; ``hear`` is told later, never from within.
 
-    False: nothing was begun, and `create` does it. What was begun cannot be given up, only not be listened to.
+    False: nothing was begun, and `create` does it. What was begun cannot be given up, only not be listened to. Raises
+    nothing.
     """
     begin = getattr(store, "create_at_once", None)
     return begin is not None and bool(begin(key, body, hear))

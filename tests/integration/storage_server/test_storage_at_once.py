@@ -72,6 +72,17 @@ def test_several_in_one_piece_are_answered_in_order(launch: Launch) -> None:
     assert _statuses(server, together, answers=4) == [200, 200, 412, 200]
 
 
+def test_what_follows_in_the_same_piece_is_answered_after_it(launch: Launch) -> None:
+    """An unsigned read behind a create: by another way, and not before."""
+    server = launch()
+    read = b"GET /crm-dr/a HTTP/1.1\r\nhost: x\r\n\r\n"
+    assert _statuses(server, _signed(server, "a", b"v") + read + _signed(server, "b", b"v"), answers=3) == [
+        200,
+        403,
+        200,
+    ]
+
+
 def test_wherever_it_is_cut_it_is_one_request(launch: Launch) -> None:
     server = launch()
     length = len(_signed(server, "cut/000", b"some bytes"))

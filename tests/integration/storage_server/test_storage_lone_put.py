@@ -7,6 +7,7 @@ import errno
 import os
 import threading
 import time
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -91,4 +92,39 @@ async def test_a_create_without_a_task_hears_of_a_disk_that_failed(
     assert isinstance(heard[0], Unavailable)
     assert not engine.create_at_once("b-b", "next", b"v", sha256(b"v").digest(), heard.append)
     monkeypatch.undo()
+    await engine.close()
+
+
+async def test_creates_that_follow_from_each_other_are_not_written_from_within_each_other(tmp_path: Path) -> None:
+    """As a client's requests do that came in one piece: each begins when the one before is answered."""
+    engine = await opened(tmp_path)
+    engine.journal.quick_s = 60
+    many, done = 1500, asyncio.Event()
+
+    def hear(number: int, failure: ThreefoldError | None) -> None:
+        if failure is not None or number == many:
+            done.set()
+            return
+        following = partial(hear, number + 1)
+        assert engine.create_at_once("b-b", f"{number:05}", b"v", sha256(b"v").digest(), following)
+
+    hear(0, None)
+    await asyncio.wait_for(done.wait(), 120)
+    listing = await engine.list("b-b", prefix="", after="", delimiter="", limit=2 * many)
+    assert len(listing.objects) == many
+    await engine.close()
+
+
+async def test_a_listener_that_fails_keeps_no_answer_from_the_others(tmp_path: Path) -> None:
+    engine = await opened(tmp_path)
+    heard: list[ThreefoldError | None] = []
+
+    def fails(_: ThreefoldError | None) -> None:
+        raise RuntimeError("on purpose")
+
+    for key, hear in (("one", fails), ("two", heard.append)):
+        assert engine.create_at_once("b-b", key, b"v", sha256(b"v").digest(), hear)
+    await put(engine, "three", b"v")
+    assert heard == [None]
+    await put(engine, "four", b"v")
     await engine.close()
