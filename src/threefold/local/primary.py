@@ -77,11 +77,14 @@ class Primary:
             await self._clock.sleep(_POLL_S)
 
     def _streaming(self) -> bool:
-        with psycopg.connect(self._home.superuser_conninfo()) as connection:
-            row = connection.execute(
-                "SELECT 1 FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'",
-                (APPLICATION_NAME,),
-            ).fetchone()
+        try:
+            with psycopg.connect(self._home.superuser_conninfo()) as connection:
+                row = connection.execute(
+                    "SELECT 1 FROM pg_stat_replication WHERE application_name = %s AND state = 'streaming'",
+                    (APPLICATION_NAME,),
+                ).fetchone()
+        except psycopg.OperationalError:
+            return False  # a recovered folder lets nobody in before it has replayed its log
         return row is not None
 
     async def make_synchronous(self) -> None:
