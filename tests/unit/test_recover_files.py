@@ -190,3 +190,18 @@ async def test_the_disk_is_kept_busy_and_its_errors_are_told(tmp_path: Path) -> 
     add(tmp_path / "there", 1 * MB)
     with pytest.raises(FileNotFoundError, match="gone"):
         await asyncio.wait_for(disk, 10)
+
+
+async def test_an_error_of_a_sync_under_way_is_told_though_all_is_written(tmp_path: Path) -> None:
+    """The disk tells it to one sync alone: given up, it would be told to nobody."""
+    written = _Written()
+    disk = asyncio.create_task(written.keep_the_disk_busy())
+    os.mkfifo(tmp_path / "fifo")  # opening it waits, as a slow disk does; syncing it is an error
+    written.add([_Wanted(b"", Place("pack", 8, 64 * MB, 64 * MB), [_Spot(tmp_path / "fifo", 0)])])
+    await asyncio.sleep(0.1)
+    written.over()
+    await asyncio.sleep(0.1)
+    assert not disk.done()
+    os.close(os.open(tmp_path / "fifo", os.O_RDWR))
+    with pytest.raises(OSError, match="Invalid argument"):
+        await asyncio.wait_for(disk, 10)

@@ -103,10 +103,10 @@ async def _fetch_all(vault: Vault, reads: list[list[_Wanted]], progress: Progres
 
     try:
         async with asyncio.TaskGroup() as group:
-            disk = group.create_task(written.keep_the_disk_busy())
+            group.create_task(written.keep_the_disk_busy())
             workers = [group.create_task(work()) for _ in range(_READS_AT_ONCE)]
             await asyncio.wait(workers)
-            disk.cancel()
+            written.over()
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
 
@@ -115,13 +115,15 @@ class _Written:
     """What was written and not synced yet.
 
     Left to itself the system begins to write when a tenth of the memory is dirty, and everything would be waited for at
-    the end. An error counts (it is told once), but nothing rests on this: `_sync` comes for every file.
+    the end. `_sync` still comes for every file, but an error of the disk is told once, to whoever syncs first: so a
+    sync that began here is waited for, never given up.
     """
 
     def __init__(self) -> None:
         self._paths: set[Path] = set()
         self._bytes = 0
         self._enough = asyncio.Event()
+        self._over = False
 
     def add(self, read: Sequence[_Wanted]) -> None:
         for chunk in read:
@@ -131,13 +133,22 @@ class _Written:
             self._enough.set()
 
     async def keep_the_disk_busy(self) -> None:
-        """Until it is cancelled."""
+        """Until all is written."""
         while True:
             await self._enough.wait()
             self._enough.clear()
             paths, self._paths, self._bytes = self._paths, set(), 0
             for path in paths:
+                if self._over:
+                    return
                 await asyncio.to_thread(_sync_file, path)
+            if self._over:
+                return
+
+    def over(self) -> None:
+        """All is written."""
+        self._over = True
+        self._enough.set()
 
 
 def _reads(chunks: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
