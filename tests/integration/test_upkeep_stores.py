@@ -128,7 +128,9 @@ async def test_packs_of_dead_bytes_are_written_anew_while_people_commit_and_prun
             verified = await here.done("verify", "--deep")
             assert verified["restorable"]
             assert verified["problems"] == []
-            assert (await result(here, "store", "scrub"))["findings"] == []
+            # What a killed prune had put on one or two stores, and no manifest names, is filled in like anything else.
+            findings = (await result(here, "store", "scrub"))["findings"]
+            assert all(each["what"] == "missing" and each["mended"] for each in findings), findings
             acked = len(people.acked)
         assert acked
         here.destroy_primary()
