@@ -18,8 +18,13 @@ from threefold.vault.retention import Policy
 
 _CHUNKS: Final = 10
 
-lives = st.none() | st.tuples(st.integers(0, 160), st.booleans())
-takes = st.tuples(st.just("take"), st.sets(st.integers(0, _CHUNKS - 1), max_size=5), lives)
+# A prune that writes packs anew and deletes takes some four hundred requests, a snapshot some forty.
+lives = st.none() | st.tuples(st.integers(0, 500), st.booleans())
+takes = st.tuples(
+    st.just("take"),
+    st.sets(st.integers(0, _CHUNKS - 1), max_size=5),
+    st.none() | st.none() | st.tuples(st.integers(0, 60), st.booleans()),
+)
 prunes = st.tuples(st.just("prune"), st.integers(0, 40), lives)
 beside = st.tuples(st.just("beside"), st.sets(st.integers(0, _CHUNKS - 1), max_size=5), st.integers(0, 400))
 policies = st.tuples(st.just("policy"), st.integers(0, 6), st.integers(0, 3))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from tests.churning import DAY, EAGER, HOUR, Churning, churning
+from tests.churning import DAY, EAGER, HOUR, Churning, Life, churning
 from tests.stored import KEYRING, NAMES, SEGMENT, T0, flip, keys_of
 
 from threefold.kernel.errors import NotThere
@@ -29,13 +29,13 @@ from threefold.vault.revisions import by_original, original, revised_id
 SUMMARY = Summary("a", "", 7, 18, SEGMENT, 1, Lsn(0), Lsn(1), T0, T0, 0, 0)
 
 
-async def sparse(days: int = 5) -> Churning:
-    """Two of the first snapshot's three packs are needed in small part only."""
-    here = await churning()
+async def sparse(days: int = 5, size: int = 1) -> Churning:
+    """Two of three of the first snapshot's packs are needed in small part only."""
+    here = await churning(12 * size)
     await here.take()
     for day in range(days):
         here.clock.at += DAY
-        await here.take({day, day + 5})
+        await here.take({12 * part + place for part in range(size) for place in (day, day + 5)})
     return here
 
 
@@ -336,6 +336,29 @@ async def test_two_repacks_at_once_leave_what_is_kept_whole_and_one_of_them() ->
             await here.whole(names)
     ids = [key.rpartition("/")[2] for key in of(here, "snapshots/")]
     assert len(ids) == len({original(each) for each in ids})
+
+
+@pytest.mark.parametrize("later", [0, 2])
+async def test_killed_at_any_request_it_leaves_everything_whole_and_is_gone_on_with(later: int) -> None:
+    """The first prune writes packs anew and marks; the second one, ``later`` days on, deletes."""
+    killed = 0
+    for requests in range(3, 480, 23):
+        here = await sparse(size=3)
+        here.clock.at += DAY
+        if later:
+            await here.prune()
+        killed += await here.prune(later * DAY, life=Life(requests, done=requests % 2 == 0)) is None
+        for names in combinations(NAMES, 2):
+            await here.whole(names)
+        for _ in range(3):
+            await here.prune(2 * DAY)
+        for names in [*combinations(NAMES, 2), *combinations(NAMES, 1)]:
+            await here.whole(names)
+        looked = await here.prune(2 * DAY, dry_run=True)
+        assert looked is not None
+        assert looked.repack.packs == []
+        assert len(of(here, "snapshots/")) == len(here.needed)
+    assert killed > 15
 
 
 async def test_where_a_manifest_cannot_be_read_nothing_is_written_anew() -> None:
