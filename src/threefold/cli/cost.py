@@ -38,6 +38,7 @@ from threefold.settings_values import duration
 from threefold.upkeep.listing import holdings, union
 from threefold.vault.chunk_store import Vault
 from threefold.vault.retention import Policy
+from threefold.vault.revisions import original
 
 SHIPPED: Final = "prices.toml"
 _RETENTIONS: Final = {
@@ -192,7 +193,7 @@ async def _stored(parts: Parts, notes: list[str]) -> Stored:
     """Of the store that lists most: one that was away lacks something."""
     silent: dict[str, str] = {}
     packs = {seen.key: max(seen.sizes.values()) async for seen in union(parts.stores, "packs", parts.clock, silent)}
-    manifests = [seen.key async for seen in union(parts.stores, "snapshots", parts.clock, silent)]
+    manifests = {original(seen.key) async for seen in union(parts.stores, "snapshots", parts.clock, silent)}
     held = [await holdings(parts.stores, prefix, parts.clock, silent) for prefix in ("snapshots", "log", "bundles")]
     notes += [f"{name} does not list everything ({why})" for name, why in silent.items()]
     named = [(_time_in(key), size) for key, size in packs.items()]

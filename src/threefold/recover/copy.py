@@ -92,7 +92,7 @@ async def make_copy(with_: Copying, into: Path, *, rebuild: bool) -> Prepared:
     if resumed:
         with disk_errors(into):
             _take_apart(into)
-    manifest = await vault.manifest(snapshot.id)
+    manifest = await vault.restorable(snapshot.id)
 
     # The rest of the log is fed while it is replayed: it may be more than the disk holds.
     size = snapshot.segment_size

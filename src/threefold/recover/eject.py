@@ -139,7 +139,7 @@ async def _base(vault: Vault, summary: Summary, into: Path, progress: Progress) 
     destination = Destination.of(into, summary.tablespaces, {})
     into.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     resumed = destination.claim({"what": "being written by threefold eject", "snapshot": summary.id})
-    manifest = await vault.manifest(summary.id)
+    manifest = await vault.restorable(summary.id)
     fetched = await restore(vault, manifest, destination, progress, resumed=resumed, wal_bytes=0)
     (into / "pg_wal").mkdir(mode=0o700, exist_ok=True)
     if manifest.backup_manifest:

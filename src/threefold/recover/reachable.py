@@ -62,7 +62,7 @@ async def newest_reachable(
 
 async def _readable(vault: Vault, summary: Summary) -> None:
     """Raises Damaged, NotThere where a part of it reads on no store."""
-    manifest = await vault.manifest(summary.id)
+    manifest = await vault.restorable(summary.id)
     places = sorted(zip(manifest.names, manifest.places, strict=True), key=lambda each: each[1])
     group: list[tuple[bytes, Place]] = []
     for name, place in places:

@@ -171,7 +171,7 @@ class _Work:
             raise ValueError("a log is planned with before it is placed")
         with self.heard.phase("restore"):
             wal_bytes = plan.wal_bytes + plan.snapshot.segment_size
-            manifest = await self.vault.manifest(plan.snapshot.id)
+            manifest = await self.vault.restorable(plan.snapshot.id)
             fetched = await restore(
                 self.vault, manifest, destination, self.heard, resumed=self.resumed, wal_bytes=wal_bytes
             )

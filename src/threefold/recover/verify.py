@@ -77,7 +77,7 @@ async def verify_stored(vault: Vault, log: OpenLog | ThreefoldError, progress: P
         report.snapshots += 1
         _copies(report, snapshot_key(summary.id), vault.stores, catalogue.found_on[summary.id])
         try:
-            manifest = await vault.manifest(summary.id)
+            manifest = await vault.restorable(summary.id)
         except (Damaged, NotThere, Unavailable) as error:
             report.problems.append(
                 Problem("", snapshot_key(summary.id), error.message, "take a new snapshot", costs_recovery=True)

@@ -38,7 +38,7 @@ from threefold.upkeep.repack import Repack, RepackReport
 from threefold.upkeep.sparse import Thresholds, plan_repack
 from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
-from threefold.vault.manifest import Manifest, Summary, snapshot_key
+from threefold.vault.manifest import Manifest, Summary, decode, snapshot_key
 from threefold.vault.marks import Mark, encode, read_marks
 from threefold.vault.retention import Policy
 from threefold.vault.revisions import by_original
@@ -131,6 +131,7 @@ class Prune:
         report.marked = sorted(seen.verdict.keys - marks.doomed())
         report.marked_bytes = _bytes(seen.survey, report.marked)
         if report.marked and not dry_run:
+            now = self._clock.now()  # a repack may have taken hours
             await self._put(Mark(self._new_id(now), now, frozenset(report.marked), tuple(sorted(seen.verdict.kept))))
         return report
 
@@ -153,10 +154,11 @@ class Prune:
         sentenced = await self._sentenced_by_others(own)
         self._sure -= {name for names in by_original(packs_of).values() if len(names) > 1 for name in names}
         whole = self._stores.keys() - silent.keys()
-        unusable = {
-            name: why
-            for name, summary in summaries.items()
-            if (why := _unusable(summary, extent, packs_of[name], listed["packs"], whole))
+        unusable = {name: why for name, summary in summaries.items() if (why := _unusable(summary, extent))}
+        endangered = {
+            name
+            for name, keys in packs_of.items()
+            if _short(keys, listed["packs"], whole) or not sentenced.isdisjoint({*keys, snapshot_key(name)})
         }
         survey = Survey(
             summaries,
@@ -167,35 +169,68 @@ class Prune:
             newest_epoch_start(extent),
             extent.format.segment_bytes,
             behind=_behind(packs_of, listed, whole),
-            endangered={name for name, keys in packs_of.items() if not sentenced.isdisjoint(keys)},
+            endangered=endangered,
         )
         return await self._judged(survey, silent)
 
     async def _sentenced_by_others(self, own: str) -> frozenset[str]:
         marks = await read_marks(self._stores, self._keyring)
+        if marks.unreadable_sentence:
+            raise Refused(
+                "what another prune is deleting does not read here: "
+                + ", ".join(key for key in marks.unreadable if key.endswith("-now")),
+                hint="nothing was deleted; if this stays, and no prune runs anywhere, delete that object by hand",
+            )
         if len(marks.listed) < _QUORUM:
             raise Unavailable("too few stores tell what is being deleted", hint="nothing was deleted; try again later")
         return frozenset[str]().union(*(each.keys for each in marks.sentences if each.key != own))
 
     async def _judged(self, survey: Survey, silent: Mapping[str, str]) -> Looked:
-        """A snapshot that makes others superfluous is asked for by key: a listing alone is not believed."""
+        """What makes others superfluous is asked for by key: a listing alone is not believed (invariant 2)."""
         while True:
             verdict = decide_prune(survey, self._policy, self._clock.now(), fork_bytes=self._fork_bytes)
-            doubtful = [name for name in verdict.kept if name not in self._sure and name not in survey.unusable]
-            places = {name: packs.ends(self._manifests[name].places) for name in doubtful}
-            reaches: dict[str, int] = {}
-            for ends in places.values():
-                reaches |= {pack: max(end, reaches.get(pack, 0)) for pack, end in ends.items()}
-            presence = await self._vault.presence(reaches, enough=_QUORUM)
-            lost = {
-                name: "its packs are not on two stores"
-                for name, ends in places.items()
-                if any(len(presence[pack].on) < _QUORUM for pack in ends)
-            }
-            self._sure |= places.keys() - lost.keys()
-            if not lost:
+            asked = [name for name in verdict.kept if name not in self._sure and name not in survey.unusable]
+            lost, doubtful = await self._missing(asked)
+            behind = await self._not_read_everywhere(set(asked) & set(verdict.heads), survey, silent)
+            self._sure |= set(asked) - lost - doubtful
+            doubtful -= set(survey.endangered)
+            if not (lost or doubtful or behind):
                 return Looked(survey, verdict, silent)
-            survey = replace(survey, unusable={**survey.unusable, **lost})
+            survey = replace(
+                survey,
+                unusable={**survey.unusable, **dict.fromkeys(lost, "a pack of it is on no store")},
+                endangered={*survey.endangered, *doubtful},
+                behind={*survey.behind, *behind},
+            )
+
+    async def _missing(self, names: Iterable[str]) -> tuple[set[str], set[str]]:
+        """Those of which a pack is on no store; and those of which one is not known to be on two (invariant 7)."""
+        places = {name: packs.ends(self._manifests[name].places) for name in names}
+        reaches: dict[str, int] = {}
+        for ends in places.values():
+            reaches |= {pack: max(end, reaches.get(pack, 0)) for pack, end in ends.items()}
+        presence = await self._vault.presence(reaches, enough=_QUORUM)
+        lost = {name for name, ends in places.items() if any(len(presence[pack].absent) >= _ALL for pack in ends)}
+        few = {name for name, ends in places.items() if any(len(presence[pack].on) < _QUORUM for pack in ends)}
+        return lost, few - lost
+
+    async def _not_read_everywhere(self, heads: set[str], survey: Survey, silent: Mapping[str, str]) -> set[str]:
+        """Of revisions that would replace another, those that some store that lists them does not give back whole."""
+        several = {name for names in by_original(survey.summaries).values() if len(names) > 1 for name in names}
+        stores = [store for name, store in self._stores.items() if name not in silent]
+
+        async def reads(name: str) -> bool:
+            for store in stores:
+                body = await store.read(snapshot_key(name))
+                if not isinstance(body, bytes):
+                    return False
+                try:
+                    await asyncio.to_thread(decode, name, body, self._keyring)
+                except Damaged:
+                    return False
+            return True
+
+        return {name for name in sorted(heads & several - set(survey.behind)) if not await reads(name)}
 
     async def _list(self, prefix: str, silent: dict[str, str]) -> Sizes:
         return {seen.key: seen.sizes async for seen in union(self._stores, prefix, self._clock, silent)}
@@ -258,7 +293,8 @@ class Prune:
             return
         if not report.away and not any(set(keys) & mark.keys for keys in report.held.values()):
             for store in self._stores.values():
-                await store.delete([mark.key, *sentences])
+                await store.delete(sentences)  # first: without its mark nobody takes a sentence back
+                await store.delete([mark.key])
 
     async def _released(self, due: frozenset[str] | set[str], survey: Survey, report: PruneReport) -> set[str]:
         """Of what is due, that which may go now."""
@@ -384,15 +420,19 @@ def newest_epoch_start(extent: Extent) -> Lsn:
     return extent.found.spans[-1].start if extent.found.spans else extent.start
 
 
-def _unusable(summary: Summary, extent: Extent, needed: frozenset[str], listed: Sizes, stores: set[str]) -> str:
-    """Why it cannot be recovered from; empty where it can."""
+def _unusable(summary: Summary, extent: Extent) -> str:
+    """Why it cannot be recovered from, whatever packs it has; empty where it can."""
     history = parse_history(extent.timeline, extent.history_files.get(extent.timeline))
     if summary.system_identifier != extent.system_identifier:
         return "it is of another database cluster"
     if summary.stop > extent.end or not contains(history, summary.timeline, summary.stop):
         return "the log does not go through it"
-    short = [key for key in needed if len(stores & listed.get(key, {}).keys()) < _QUORUM]
-    return f"{len(short)} of its packs are not on two stores" if short else ""
+    return ""
+
+
+def _short(needed: Iterable[str], listed: Sizes, stores: set[str]) -> bool:
+    """Fewer than two of ``stores`` list some of it. Not that it is lost: a store may be away, or list what was."""
+    return any(len(stores & listed.get(key, {}).keys()) < _QUORUM for key in needed)
 
 
 def _behind(packs_of: Mapping[str, frozenset[str]], listed: Mapping[str, Sizes], stores: set[str]) -> set[str]:

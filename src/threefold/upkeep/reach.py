@@ -3,10 +3,12 @@
 Reachable is what a snapshot that stays names, and the log from its start on. What goes:
 
 - *snapshots* that retention does not keep (vault/retention.py). One that cannot be recovered from covers for nothing:
-  it does not make an older one superfluous, and stays itself as long as the window lasts.
+  it does not make an older one superfluous, and stays itself as long as the window lasts. That a pack of it is lost is
+  known where all three stores, asked by key, have none; where fewer than two are known to have it, the snapshot is
+  *endangered*: kept like any other, and nothing goes for it (invariant 7: a time-out is no absence).
 - *earlier revisions* of a snapshot (vault/revisions.py), once a later one can be recovered from and is whole on every
-  store that lists what it has: what goes is replaced on as many stores. Until then all stay. For retention they are one
-  snapshot.
+  store that lists what it has, its manifest read back from each: what goes is replaced on as many stores. Until then
+  all stay. For retention they are one snapshot.
 - *packs* that no snapshot names that stays. Packs of a snapshot under way are named by none yet; they may be marked,
   and are spared when their snapshot is there by the time of the deleting (vault/marks.py says why that is safe). Those
   as young as the newest snapshot are not even marked: the next attempt reuses them.
@@ -16,8 +18,9 @@ Reachable is what a snapshot that stays names, and the log from its start on. Wh
   epoch could be judged to have ended at its slot 0. So nothing goes from there on, nor of what a new timeline's fork
   may still need: it lies before the log's end by less than one WAL record, which is less than `FORK_BYTES`.
 
-A manifest that was put after another prune had looked may lose packs to it yet. Its author finds out, and withdraws it
-(vault/marks.py), if he lives. So what names a pack that another's sentence names makes nothing superfluous.
+A manifest that was put after another prune had looked may lose packs to it yet. The author of a snapshot finds out, and
+withdraws it (vault/marks.py), if he lives; a revision is never withdrawn. So what another's sentence names, itself or a
+pack of it, makes nothing superfluous.
 
 Entries, seals, claims, timelines and keys are not prune's: entries that segments cover are trimmed by the leader
 (quorum/trim.py), the rest is never deleted (invariants 4 and 5).
@@ -59,7 +62,7 @@ class Survey:
     newest_epoch_start: Lsn
     segment_bytes: int
     behind: Collection[str] = ()  # revisions of which a store that lists what it has lacks a part
-    endangered: Collection[str] = ()  # snapshots of which another prune may be deleting a part at this moment
+    endangered: Collection[str] = ()  # not known to be on two stores, or another prune may be deleting a part
 
 
 @dataclass(slots=True)
@@ -82,7 +85,7 @@ def decide_prune(survey: Survey, policy: Policy, now: datetime, *, fork_bytes: i
     # An endangered one is kept like any other, and makes no other one superfluous.
     sure = [each for each in usable if each.id not in survey.endangered]
     found = Verdict(kept(sure, policy, now) | kept(usable, policy, now))
-    begin = window_begin(usable, policy, now)
+    begin = window_begin(sure or usable, policy, now)
     found.heads = sorted(found.kept)
     staying = {original(name) for name in found.kept}
     for name in survey.summaries.keys() - replaced - survey.unusable.keys():

@@ -7,7 +7,7 @@ Nothing that stands is changed, and nothing is deleted here. The order makes eve
 2. Each new pack is opened once more before it leaves, put on *every* store, and read back from there. Until the next
    step they are packs that nothing names, as an interrupted snapshot leaves them, and go as those do.
 3. Each snapshot that names a pack of these gets a revision (vault/revisions.py): on every store, read back; then, as a
-   new snapshot does, it makes sure that no prune is deleting what it names (vault/marks.py), or is withdrawn.
+   new snapshot does, it looks whether a prune is deleting what it names (vault/marks.py), and stops where one may be.
 
 From then on both revisions can be restored. Prune lets the earlier one go, and the old packs with it, in its two
 phases: only once a later one is whole on every store that lists what it has, and after the grace period, so that what
@@ -190,7 +190,11 @@ class Repack:
         if await asyncio.to_thread(manifests.decode, snapshot, body, self._keyring) != revised:
             raise Damaged(f"the revision of snapshot {manifest.summary.id} does not read as it was written")
         await self._put(snapshot_key(snapshot), body)
-        await self._vault.unaffected(revised)
+        # Never withdrawn: another prune may have let the earlier one go for it already. Where it is endangered, every
+        # prune sees that for itself (upkeep/reach.py).
+        trouble = await self._vault.endangered(revised)
+        if trouble:
+            raise Unavailable(trouble)
         self._done.revised[manifest.summary.id] = snapshot
 
     # --- both ---

@@ -7,6 +7,7 @@ whether a pack is there is asked by reading the end of it: what is cut short is 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -106,6 +107,20 @@ class Vault:
         self._wanted.add(original(snapshot))
         return await self.reader.read(manifests.snapshot_key(snapshot), accept)
 
+    async def restorable(self, snapshot: str) -> Manifest:
+        """Another revision where that one does not read. Raises NotThere, Damaged, Unavailable."""
+        try:
+            return await self.manifest(snapshot)
+        except (Damaged, NotThere, Unavailable) as error:
+            listed, _ = await self._listed(manifests.PREFIX)
+            revisions = by_original(key.rpartition("/")[2] for key in listed).get(original(snapshot), [])
+            for other in reversed([each for each in revisions if each != snapshot]):
+                with contextlib.suppress(Damaged, NotThere, Unavailable):
+                    manifest = await self.manifest(other)
+                    self.note(f"snapshot {original(snapshot)} is read by its revision {other}: {error.message}")
+                    return manifest
+            raise
+
     async def publish(self, manifest: Manifest) -> tuple[int, Mapping[str, Sequence[str]]]:
         """Put the manifest on all stores, its packs and WAL being there; its bytes, and who lacks it."""
         body = await asyncio.to_thread(manifests.encode, manifest, self.keyring, self.clock.new_id())
@@ -145,13 +160,14 @@ class Vault:
 
         The order is what counts: vault/marks.py has the argument.
         """
-        trouble = await self._endangered(manifest)
+        trouble = await self.endangered(manifest)
         if trouble:
             key = manifests.snapshot_key(manifest.summary.id)
             await asyncio.gather(*(store.delete([key]) for store in self.stores.values()))
             raise Unavailable(trouble, hint="take it again: what is missing is uploaded anew")
 
-    async def _endangered(self, manifest: Manifest) -> str:
+    async def endangered(self, manifest: Manifest) -> str:
+        """Why what it needs may be going at this moment; empty where it is sure to stay."""
         for pause in (*_ASK_MARKS_AGAIN_S, None):
             marks = await read_marks(self.stores, self.keyring)
             if len(marks.listed) >= COPIES:
@@ -204,6 +220,8 @@ class Vault:
         except (Damaged, NotThere) as error:
             if len(wanted) == 1:
                 return [await self._elsewhere(*wanted[0], error)]
+        except Unavailable as error:
+            return [await self._elsewhere(*one, error) for one in wanted]
         # Every copy has a damaged chunk among these, but perhaps not the same one.
         return list(chain.from_iterable([await self.chunks([one]) for one in wanted]))
 
@@ -224,7 +242,7 @@ class Vault:
             packs.pack_key(pack), accept, start=start, length=last.offset + last.stored - start
         )
 
-    async def _elsewhere(self, name: bytes, place: Place, error: Damaged | NotThere) -> bytes:
+    async def _elsewhere(self, name: bytes, place: Place, error: Damaged | NotThere | Unavailable) -> bytes:
         """One chunk by another revision of its snapshot. Raises ``error`` where none has it."""
         async with self._looking:
             now = self.clock.monotonic()
