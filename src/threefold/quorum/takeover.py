@@ -88,7 +88,8 @@ def _bring_to_two(scope: Scope, view: View, body: bytes) -> Procedure[None]:
             return
         if again:
             yield Pause(ASK_AGAIN_S)
-        yield from put(scope, view, body, lacking, patiently=again > 0)
+        needed = QUORUM - len(view.copies)  # with one that hangs beside the other, each slot would wait for it
+        yield from put(scope, view, body, lacking, patiently=again > 0, needed=needed)
 
 
 def _nothing_beyond(scope: Scope, epoch: int, found: Found) -> Procedure[None]:

@@ -197,7 +197,9 @@ def _any(answers: Answers) -> bool:
     return any(isinstance(answer, bytes) for answer in answers.values())
 
 
-def put(scope: Scope, view: View, body: bytes, stores: Sequence[str], *, patiently: bool = False) -> Procedure[None]:
+def put(
+    scope: Scope, view: View, body: bytes, stores: Sequence[str], *, patiently: bool = False, needed: int | None = None
+) -> Procedure[None]:
     """Create ``body`` in the slot on ``stores``; ``view`` learns what stands there afterwards.
 
     An answer that is not CREATED says nothing by itself: it is read back. A store that hangs is not waited for once
@@ -207,7 +209,7 @@ def put(scope: Scope, view: View, body: bytes, stores: Sequence[str], *, patient
 
     def enough(answers: Answers) -> bool:
         made = sum(isinstance(answer, Made) for answer in answers.values())
-        return not patiently and made >= min(scope.decisive, len(stores))
+        return not patiently and made >= min(needed or scope.decisive, len(stores))
 
     answers: Answers = yield Ask(creates, enough, GRACE_S)
     doubtful = []
