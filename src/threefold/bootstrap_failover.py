@@ -144,8 +144,10 @@ def hands_of(
     )
 
 
-async def agent_of(parts: Parts, site: Site, progress: Progress, report: Report, *, rebuild: bool) -> Agent:
-    """The agent of that site."""
+async def agent_of(
+    parts: Parts, site: Site, progress: Progress, report: Report, *, rebuild: bool, goes_on: bool = False
+) -> Agent:
+    """The agent of that site; ``goes_on`` as the agent has it."""
     settings = parts.settings
     journal = journal_of(parts, by=agent_named(site.name))
     keeper = keeper_of(parts, site, progress, report, rebuild=rebuild)
@@ -184,7 +186,8 @@ async def agent_of(parts: Parts, site: Site, progress: Progress, report: Report,
             hands=hands_of(parts, site, keeper, journal, progress, report),
             others=tuple(name for name in dsns if name != site.name),
             follow=follow,
-        )
+        ),
+        goes_on=goes_on,
     )
 
 

@@ -16,6 +16,8 @@ async def test_an_agent_goes_on_with_changed_settings_and_with_the_old_ones_wher
         await agent.says("copy prepared", within=60)
         config.write_text(right.replace("[[store]]", "[[shop]]"))
         await agent.says("going on with the ones before")
+        config.write_text(right.replace('name = "', 'name = "another-', 1))
+        await agent.says("cannot change the system or the data folder")
         config.write_text(right)
         await agent.says("going on with the new ones")
         status = await here.ready(AWAY, process=agent)

@@ -18,7 +18,7 @@ from threefold.cli.output import Output
 from threefold.cli.rereading import Rereading
 from threefold.failover.agent import Agent
 from threefold.kernel.clock import SystemClock
-from threefold.kernel.errors import ThreefoldError
+from threefold.kernel.errors import BadInput, ThreefoldError
 from threefold.kernel.progress import Silent
 from threefold.settings import Settings, Site
 
@@ -59,7 +59,12 @@ async def _standby(found: Settings, config: Path, output: Output, site: Site, *,
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
 
     def usable(new: Settings) -> None:
-        data_dir_of(new, site_of(new, site.name))
+        same = new.system.name == found.system.name
+        if not same or data_dir_of(new, site_of(new, site.name)) != data_dir_of(found, site_of(found, site.name)):
+            raise BadInput(
+                f"the agent of {site.name} cannot change the system or the data folder that it keeps",
+                hint="start it again with the new settings, or put the old ones back",
+            )
         store_configs(new)
 
     rereading = Rereading(config, usable, SystemClock(), telemetry.report)
@@ -67,7 +72,7 @@ async def _standby(found: Settings, config: Path, output: Output, site: Site, *,
     while not stop.is_set():
         serving = _Serving(rereading, stop)
         try:
-            new = await serving.run(found, site_of(found, site.name), rebuild=rebuild)
+            new = await serving.run(found, site_of(found, site.name), rebuild=rebuild, goes_on=before is not None)
         except ThreefoldError as error:
             # Only where it did not come to work with them: later it would have ended with any settings.
             if before is None or serving.agent is not None:
@@ -77,7 +82,7 @@ async def _standby(found: Settings, config: Path, output: Output, site: Site, *,
             continue
         if new is None:
             break
-        rebuild = rebuild and not serving.prepared
+        rebuild = rebuild and not serving.had_copy
         found, before = new, found
     output.result({"stopped": True, "site": site.name}, f"the agent of {site.name} has stopped; its PostgreSQL runs on")
 
@@ -91,14 +96,16 @@ class _Serving:
         self.agent: Agent | None = None
 
     @property
-    def prepared(self) -> bool:
-        return self.agent is not None and self.agent.has_copy
+    def had_copy(self) -> bool:
+        return self.agent is not None and self.agent.had_copy
 
-    async def run(self, found: Settings, site: Site, *, rebuild: bool) -> Settings | None:
+    async def run(self, found: Settings, site: Site, *, rebuild: bool, goes_on: bool) -> Settings | None:
         """Until it is stopped (None), or until the file holds other settings that can be used."""
         async with open_parts(found, verb="standby") as parts:
             with one_agent(data_dir_of(found, site)):
-                agent = self.agent = await agent_of(parts, site, Silent(), telemetry.report, rebuild=rebuild)
+                agent = self.agent = await agent_of(
+                    parts, site, Silent(), telemetry.report, rebuild=rebuild, goes_on=goes_on
+                )
                 work = asyncio.create_task(agent.run())
                 told = asyncio.create_task(self._stop.wait())
                 new = asyncio.create_task(self._rereading.changed(found, lambda: agent.between_switches))

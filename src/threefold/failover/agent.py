@@ -98,7 +98,8 @@ class Sight:
 class Agent:
     """One site's. `run` until it is cancelled."""
 
-    def __init__(self, means: Means) -> None:
+    def __init__(self, means: Means, *, goes_on: bool = False) -> None:
+        """``goes_on``: for one that came to work before; what is refused to it is waited for, and does not end it."""
         self._with = means
         self.sight = Sight()
         self._run_id = means.clock.new_id()
@@ -109,7 +110,7 @@ class Agent:
         self._leader = Pulse(means.clock, LEADER_SILENCE_S)
         self._counted_at: float | None = None
         self._stopped_at: float | None = None
-        self._acted = False
+        self._acted = goes_on
 
     async def run(self) -> None:
         await self._remember()
@@ -139,9 +140,9 @@ class Agent:
         return newest is None or newest.concluded
 
     @property
-    def has_copy(self) -> bool:
-        """What lies in the data folder is of the log: it need not be made anew any more."""
-        return self._with.keeper.prepared
+    def had_copy(self) -> bool:
+        """What lies, or lay, in the data folder was made a copy of the log: the leave to do so is used up."""
+        return self._with.keeper.had_copy
 
     @property
     def _restless(self) -> bool:

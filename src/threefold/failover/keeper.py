@@ -44,6 +44,7 @@ class Keeper:
         self._rebuild = rebuild
         self._lock = asyncio.Lock()
         self.prepared = False
+        self.had_copy = False  # once it was: whoever allowed it to be made of something else allowed it once
         self._following: str | None = None
         self._fed_at: float | None = None
         self._told = ""
@@ -94,7 +95,7 @@ class Keeper:
             finally:
                 self.working = ""
             self._report("copy prepared", how=done.how, snapshot=done.snapshot, fetched=done.bytes_fetched)
-            self.prepared, self._rebuild = True, False
+            self.prepared, self._rebuild, self.had_copy = True, False, True
         return self._standby.server
 
     def failed(self, error: ThreefoldError) -> None:
@@ -203,7 +204,7 @@ class Keeper:
                 return
             done = await self._standby.demote()
             self._report("the former primary follows", how=done.how, fetched=done.bytes_fetched)
-            self.prepared = True
+            self.prepared = self.had_copy = True
 
 
 def _wal(server: Server, timeline: int, start: Lsn, end: Lsn) -> bytes:
