@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from itertools import combinations
@@ -13,11 +14,11 @@ from tests.stored import KEYRING, NAMES, flip, keys_of
 from threefold.kernel.errors import Refused
 from threefold.kernel.keys import Keyring
 from threefold.kernel.progress import Silent
-from threefold.stores.store import Gone, ObjectStore, Page, Unknown
+from threefold.stores.store import Gone, Made, ObjectStore, Page, Unknown
 from threefold.upkeep.prune import Prune
 from threefold.vault import pack as packs
 from threefold.vault.manifest import snapshot_key
-from threefold.vault.marks import Mark, encode
+from threefold.vault.marks import Mark, encode, read_marks
 from threefold.vault.retention import Policy
 from threefold.vault.revisions import original
 
@@ -209,3 +210,90 @@ async def test_a_sentence_that_does_not_read_here_ends_the_run_before_anything_i
     with pytest.raises(Refused, match="does not read here"):
         await here.prune(2 * DAY)
     assert of(here, "") == before
+
+
+async def test_what_was_spared_has_a_whole_grace_period_again_though_its_mark_stays_for_something_else() -> None:
+    here = await sparse()
+    for store in here.here.stores.values():
+        store._clock = here.clock
+    wide, first = here.policy, min(here.needed)
+    here.policy = replace(wide, pitr=HOUR)
+    marked = await here.prune(DAY, repack=None)
+    here.here.stores["S1"].locks[snapshot_key(first)] = here.clock.at + 20 * DAY
+    here.policy = replace(wide, pitr=3 * DAY)
+    second = await here.prune(2 * DAY, repack=None)
+    here.policy = replace(wide, pitr=HOUR)
+    third = await here.prune(HOUR, repack=None)
+    assert marked is not None
+    assert second is not None
+    assert third is not None
+    spared = {key for key in second.spared if key.startswith("snapshots/")}
+    assert spared
+    assert spared <= set(third.marked)
+    assert spared <= of(here, "snapshots/")
+    await here.prune(DAY, repack=None)
+    assert not spared & of(here, "snapshots/")
+    await here.prune(20 * DAY, repack=None)
+    await here.prune(2 * DAY, repack=None)
+    assert snapshot_key(first) not in of(here, "")
+    assert not of(here, "prune/")
+
+
+async def test_a_store_that_was_away_does_not_bring_back_the_age_of_what_was_spared() -> None:
+    here = await sparse()
+    wide = here.policy
+    here.policy = replace(wide, pitr=HOUR)
+    await here.prune(DAY, repack=None)
+    here.away = frozenset({"S3"})
+    here.policy = replace(wide, pitr=3 * DAY)
+    second = await here.prune(2 * DAY, repack=None)
+    here.away = frozenset()
+    here.policy = replace(wide, pitr=HOUR)
+    await here.prune(HOUR, repack=None)
+    assert second is not None
+    spared = {key for key in second.spared if key.startswith("snapshots/")}
+    assert spared
+    assert spared <= of(here, "snapshots/")
+
+
+async def test_a_mark_is_as_old_as_it_is_put_however_long_the_repack_took() -> None:
+    here = await sparse()
+    here.clock.at += DAY
+    began = here.clock.at
+
+    class Long(Mortal):
+        async def create(self, key: str, body: bytes) -> Made | Unknown:
+            here.clock.at += 5 * HOUR if key.startswith("packs/") else timedelta(0)
+            return await super().create(key, body)
+
+    stores: dict[str, ObjectStore] = {name: Long(store, Life()) for name, store in here.here.stores.items()}
+    await Prune(stores, KEYRING, here.clock, Silent(), here.policy, fork_bytes=4096, repack=EAGER).run()
+    (mark,) = (await read_marks(stores, KEYRING)).marks
+    assert mark.at >= began + 5 * HOUR
+
+
+async def test_sentences_are_taken_back_before_their_mark() -> None:
+    here = await sparse()
+    await here.prune(DAY, repack=None)
+    deleted: list[str] = []
+
+    class Noted(Mortal):
+        async def delete(self, keys: Sequence[str]) -> None | Unknown:
+            deleted.extend(key for key in keys if key.startswith("prune/"))
+            return await super().delete(keys)
+
+    stores: dict[str, ObjectStore] = {name: Noted(store, Life()) for name, store in here.here.stores.items()}
+    here.clock.at += 2 * DAY
+    await Prune(stores, KEYRING, here.clock, Silent(), here.policy, fork_bytes=4096).run()
+    assert [key.endswith("-now") for key in deleted] == [True] * 3 + [False] * 3
+
+
+async def test_a_sentence_whose_mark_is_gone_is_swept_when_no_run_can_be_at_it() -> None:
+    here = await sparse()
+    sentence = Mark("20261101T000000Z-00000000", here.clock.at, frozenset({"packs/a"}), (), "another0")
+    for store in here.here.stores.values():
+        store.objects[sentence.key] = encode(sentence, KEYRING, bytes(12))
+    await here.prune(HOUR, repack=None)
+    assert sentence.key in of(here, "prune/")
+    await here.prune(DAY, repack=None)
+    assert sentence.key not in of(here, "prune/")

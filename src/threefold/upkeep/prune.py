@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from threefold.kernel.clock import Clock
@@ -39,7 +39,7 @@ from threefold.upkeep.sparse import Thresholds, plan_repack
 from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, Summary, decode, snapshot_key
-from threefold.vault.marks import Mark, encode, read_marks
+from threefold.vault.marks import Mark, Marks, encode, read_marks
 from threefold.vault.retention import Policy
 from threefold.vault.revisions import by_original
 
@@ -49,6 +49,7 @@ _ALL: Final = 3
 _BATCH: Final = 500
 _MANIFESTS_AT_ONCE: Final = 8  # one by one, a hundred of them are as many round trips
 _ASKED_AT_ONCE: Final = 16
+_AT_IT: Final = timedelta(days=1)  # no run deletes for longer
 
 
 @dataclass(slots=True)
@@ -115,8 +116,12 @@ class Prune:
         now = self._clock.now()
         report = PruneReport(dry_run, seen.verdict.kept, seen.verdict.wal_from, away=dict(seen.away))
         await self._contradicted(marks.marks, seen)
-        due = [mark for mark in marks.marks if now - mark.at >= self._policy.grace]
-        report.waiting = sum(len(mark.keys) for mark in marks.marks if mark not in due)
+        replaced = _replaced(marks.marks)
+        if not dry_run:
+            await self._sweep(marks, replaced, now)
+        standing = [mark for mark in marks.marks if mark not in replaced]
+        due = [mark for mark in standing if now - mark.at >= self._policy.grace]
+        report.waiting = sum(len(mark.keys) for mark in standing if mark not in due)
         self._say(report, seen)
         for mark in due:
             if dry_run:
@@ -288,13 +293,34 @@ class Prune:
                 if name not in seen.away:
                     await self._delete(name, store, doomed, seen.survey, report)
         waiting = due - wanted
-        report.spared += sorted(mark.keys - doomed - waiting - self._gone(mark, before.survey))
-        if waiting or not report.locked.keys().isdisjoint(mark.keys):
-            return
-        if not report.away and not any(set(keys) & mark.keys for keys in report.held.values()):
+        spared = mark.keys - doomed - waiting - self._gone(mark, before.survey)
+        report.spared += sorted(spared)
+        unsure = report.away or any(set(keys) & mark.keys for keys in report.held.values())
+        if unsure or waiting or not report.locked.keys().isdisjoint(mark.keys):
+            # It stays for the others: when what is spared now is not needed again one day, its grace period is whole.
+            if not spared:
+                return
+            rest = Mark(self._new_id(self._clock.now()), mark.at, mark.keys - spared, mark.kept)
+            try:
+                await self._put(rest)
+            except Unavailable:
+                report.notes.append(f"{mark.key} stays as it is: what is spared could not be taken out of it")
+                return
+        # Sentences first: without its mark none is taken back. A delete that was not answered may come to pass yet.
+        for keys in ([] if unsure else sentences, [mark.key]):
             for store in self._stores.values():
-                await store.delete(sentences)  # first: without its mark nobody takes a sentence back
-                await store.delete([mark.key])
+                await store.delete(keys)
+
+    async def _sweep(self, marks: Marks, replaced: Sequence[Mark], now: datetime) -> None:
+        """Of marks that another stands for, and sentences of runs that died while they took them back."""
+        keys = [mark.key for mark in replaced]
+        if marks.listed == self._stores.keys():
+            there = {mark.key for mark in marks.marks} | set(marks.unreadable)
+            orphans = [each for each in marks.sentences if replace(each, sentence="").key not in there]
+            # Another run may be at it, its mark taken back by a third one.
+            keys += [each.key for each in orphans if now - each.at >= max(self._policy.grace, _AT_IT)]
+        for store in self._stores.values() if keys else ():
+            await store.delete(keys)
 
     async def _released(self, due: frozenset[str] | set[str], survey: Survey, report: PruneReport) -> set[str]:
         """Of what is due, that which may go now."""
@@ -418,6 +444,11 @@ class Prune:
 def newest_epoch_start(extent: Extent) -> Lsn:
     """The first byte of the newest epoch whose slot 0 is on two stores."""
     return extent.found.spans[-1].start if extent.found.spans else extent.start
+
+
+def _replaced(marks: Sequence[Mark]) -> list[Mark]:
+    """Those of which another has the same age and only some of the keys: the rest was spared since (`_carry_out`)."""
+    return [mark for mark in marks if any(other.at == mark.at and other.keys < mark.keys for other in marks)]
 
 
 def _unusable(summary: Summary, extent: Extent) -> str:

@@ -1,6 +1,7 @@
 """What prune is about to delete, written into the stores before it does: marks, and sentences.
 
-    prune/{id}             a *mark*: keys that nothing needs; created once, deleted when all are gone or needed again
+    prune/{id}             a *mark*: keys that nothing needs; created once, deleted when all are gone or needed again;
+                           where some are needed again and others have to wait, another of its age takes its place
     prune/{id}.{run}-now   a *sentence*: those of a mark that one run deletes; deleted with the mark
 
 Both are on two stores before anything follows from them. They are what makes pruning safe beside a snapshot that reuses
