@@ -27,7 +27,7 @@ class Rereading:
         self._usable = usable
         self._clock = clock
         self._report = report
-        self._seen = self._content()
+        self._seen = b""  # the first look compares: the file may have changed since it was read
 
     async def changed(self, now: Settings, at_rest: Callable[[], bool]) -> Settings:
         """Those of the file, once they are others than ``now`` and it is ``at_rest``. Does not raise for the file."""

@@ -181,11 +181,22 @@ def _lacking(manifest: Manifest, file: File, path: Path, namer: ChunkNamer) -> l
     if not path.exists():
         return list(_all_of(file))
     with path.open("rb") as there:
+        _read_from_the_disk(there.fileno())
         return [
             (number, offset)
             for number, offset in _all_of(file)
             if not namer.is_named(there.read(manifest.places[number].size), manifest.names[number])
         ]
+
+
+def _read_from_the_disk(fd: int) -> None:
+    """Not out of the page cache, which may hold as whole what an earlier run could not write.
+
+    The kernel tells of a failed write once, to the run that asked; its pages are called clean then (fsync(2)).
+    """
+    os.fsync(fd)
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _make_folders(manifest: Manifest, destination: Destination) -> None:
