@@ -77,7 +77,8 @@ class Vault:
         self.note = note
         self.reader = Reader(stores, clock, note, patience_seconds=read_patience_seconds)
         self._wanted: set[str] = set()  # snapshots, by the ids under which they were taken
-        self._others: tuple[float, list[dict[bytes, Place]]] | None = None
+        self._others: tuple[float, list[dict[bytes, Place]], Unavailable | None] | None = None
+        self._not_given: set[str] = set()  # packs that could not be read, a store being away
         self._looking = asyncio.Lock()
         self._opener = packs.PackOpener(keyring)
         self._namer = ChunkNamer(keyring)
@@ -214,14 +215,20 @@ class Vault:
 
         Raises Damaged or NotThere when no store has a good copy, neither there nor where another revision of a
         snapshot that was read here has it: a pack may have been written anew, and be gone, since its manifest was read.
+        Raises Unavailable where it is not known (invariant 7).
         """
+        pack = wanted[0][1].pack
+        if pack in self._not_given:  # its readers were patient once
+            with contextlib.suppress(Damaged, NotThere, Unavailable):
+                return [await self._elsewhere(*one, Unavailable(f"pack {pack} cannot be read now")) for one in wanted]
         try:
             return await self._neighbours(wanted)
+        except Unavailable as error:
+            self._not_given.add(pack)
+            return [await self._elsewhere(*one, error) for one in wanted]
         except (Damaged, NotThere) as error:
             if len(wanted) == 1:
                 return [await self._elsewhere(*wanted[0], error)]
-        except Unavailable as error:
-            return [await self._elsewhere(*one, error) for one in wanted]
         # Every copy has a damaged chunk among these, but perhaps not the same one.
         return list(chain.from_iterable([await self.chunks([one]) for one in wanted]))
 
@@ -243,36 +250,46 @@ class Vault:
         )
 
     async def _elsewhere(self, name: bytes, place: Place, error: Damaged | NotThere | Unavailable) -> bytes:
-        """One chunk by another revision of its snapshot. Raises ``error`` where none has it."""
+        """One chunk by another revision of its snapshot. Raises ``error`` if none has it, Unavailable if one may."""
         async with self._looking:
             now = self.clock.monotonic()
             if self._others is None or now - self._others[0] >= _LOOK_AGAIN_S:
-                self._others = now, await self._revisions()
-            others = self._others[1]
+                self._others = now, *await self._revisions()
+            _, others, unknown = self._others
         for known in others:
             there = known.get(name)
             if there is not None and there.pack != place.pack:
                 try:
                     return (await self._neighbours([(name, there)]))[0]
+                except Unavailable as silent:
+                    unknown = silent
                 except (Damaged, NotThere):
                     continue
-        raise error
+        raise unknown or error
 
-    async def _revisions(self) -> list[dict[bytes, Place]]:
-        """Where the chunks of the snapshots that were read here lie by their revisions, the latest first."""
+    async def _revisions(self) -> tuple[list[dict[bytes, Place]], Unavailable | None]:
+        """Where the chunks of the snapshots that were read here lie by their revisions, the latest first.
+
+        And why there may be others.
+        """
         found = []
+        unknown: Unavailable | None = None
         try:
-            listed, _ = await self._listed(manifests.PREFIX)
-        except Unavailable:
-            return []
+            listed, silent = await self._listed(manifests.PREFIX)
+        except Unavailable as error:
+            return [], error
+        if len(self.stores) - len(silent) < min(COPIES, len(self.stores)):
+            unknown = Unavailable("; ".join(silent))
         wanted = set(self._wanted)
         for snapshot in sorted((key.rpartition("/")[2] for key in listed), reverse=True):
             if original(snapshot) in wanted:
                 try:
                     found.append((await self.manifest(snapshot)).known())
-                except (Damaged, NotThere, Unavailable):
+                except Unavailable as error:
+                    unknown = error
+                except (Damaged, NotThere):
                     continue
-        return found
+        return found, unknown
 
     async def bad_chunks(self, store: str, pack: str, chunks: Mapping[bytes, Place]) -> set[bytes] | None | Unavailable:
         """Of one store's copy of a pack, the chunks that do not open to what they are named after. None: absent."""
