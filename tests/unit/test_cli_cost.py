@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import io
+from argparse import Namespace
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import pytest
 from rich.console import Console
 from rich.table import Table
+from tests.churning import DAY, churning
 
-from threefold.cli.cost import Report, counting, facts, report_of
+from threefold.bootstrap import Parts
+from threefold.cli.cost import Report, _stored, counting, facts, report_of
 from threefold.cli.cost_words import human
 from threefold.cost.measured import Flow, Growth, Measured
 from threefold.cost.objectives import Objectives
@@ -98,3 +102,17 @@ def test_what_async_loses_is_at_least_so_much(tmp_path: Path) -> None:
     report = reported(tmp_path, Objectives(), S1=PUTS, S2=PUTS, S3=PUTS)
     assert facts(report)["lost_changes_at_least"] == pytest.approx(20)  # four entries a second, five seconds
     assert "may be lost, at least 20.00 changes" in shown(report)
+
+
+async def test_a_snapshot_whose_manifest_was_written_anew_counts_once() -> None:
+    here = await churning(12)
+    await here.take()
+    for day in range(5):
+        here.clock.at += DAY
+        await here.take({day, day + 5})
+    parts = cast("Parts", Namespace(stores=here.stores(), clock=here.clock))
+    before = (await _stored(parts, [])).snapshots
+    report = await here.prune()
+    assert report is not None
+    assert report.repack.revised
+    assert (await _stored(parts, [])).snapshots == before

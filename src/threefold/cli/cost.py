@@ -197,7 +197,7 @@ async def _stored(parts: Parts, notes: list[str]) -> Stored:
     held = [await holdings(parts.stores, prefix, parts.clock, silent) for prefix in ("snapshots", "log", "bundles")]
     notes += [f"{name} does not list everything ({why})" for name, why in silent.items()]
     named = [(_time_in(key), size) for key, size in packs.items()]
-    times = [at for key in manifests if (at := _time_in(key)) is not None]
+    times = [at for key in sorted(manifests) if (at := _time_in(key)) is not None]
     return Stored(
         packs=[(at, size) for at, size in named if at is not None],
         snapshots=times,
