@@ -12,8 +12,10 @@ from threefold.kernel.errors import Damaged, NotThere, Unavailable
 from threefold.kernel.progress import Silent
 from threefold.recover.log import open_quorum_log
 from threefold.recover.verify import verify_stored
+from threefold.stores.health import HealthBook
 from threefold.stores.memory import MemoryStore
 from threefold.stores.store import Gone, Unknown
+from threefold.upkeep.scrub import Scrub
 from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, snapshot_key
@@ -62,6 +64,30 @@ async def test_a_revision_whose_body_is_damaged_does_not_hide_the_good_one_befor
         store.objects[snapshot_key(old)] = flip(store.objects[snapshot_key(old)], 60)
     with pytest.raises((Damaged, NotThere)):
         await vault.restorable(latest.id)
+
+
+async def test_a_scrub_finds_a_lost_pack_of_a_snapshot_whose_latest_revision_does_not_read() -> None:
+    here = await sparse()
+    report = await here.prune(DAY)
+    assert report is not None
+    stores = here.here.stores
+    old = report.repack.revised.keys()
+    for name in ids(here) - here.needed - set(report.repack.revised.values()):
+        for store in stores.values():
+            del store.objects[snapshot_key(name)]
+    newer = {key for name in ids(here) - old for key in (await here.vault().manifest(name)).pack_keys()}
+    lost = min({key for name in old for key in (await here.vault().manifest(name)).pack_keys()} - newer)
+    for store in stores.values():
+        for key in [key for key in store.objects if key == lost or key.startswith("prune/")]:
+            del store.objects[key]
+        for key in map(snapshot_key, report.repack.revised.values()):
+            store.objects[key] = flip(store.objects[key], len(store.objects[key]) - 40)
+    found = (await Scrub(stores, KEYRING, here.clock, HealthBook(NAMES), Silent()).everything()).findings
+    assert lost in {each.key for each in found}
+
+
+def ids(here: Churning) -> set[str]:
+    return {key.rpartition("/")[2] for key in here.here.stores["S1"].objects if key.startswith("snapshots/")}
 
 
 async def outlasted() -> tuple[Churning, Manifest, list[int]]:

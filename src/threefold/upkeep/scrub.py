@@ -258,7 +258,7 @@ class Scrub:
             return
         for summary in (await self._vault.catalogue()).summaries:
             try:
-                manifest = await self._vault.manifest(summary.id)
+                manifest = await self._vault.restorable(summary.id)
             except (Damaged, NotThere, Unavailable):
                 continue
             self._snapshots[summary.id] = summary
