@@ -7,11 +7,14 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from tests.recovering import Notes
 
 from threefold.kernel.errors import BadInput, Damaged, Refused, Unavailable
+from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Silent
 from threefold.recover.configure import _localize as localize
@@ -19,10 +22,11 @@ from threefold.recover.configure import configure
 from threefold.recover.destination import MARKER, Destination, disk_errors
 from threefold.recover.overrides import SEVERED, appended
 from threefold.recover.plan import Plan
-from threefold.recover.restore import _Spot, _Wanted, _Written
+from threefold.recover.restore import _lacking, _Spot, _Wanted, _Written
 from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
-from threefold.vault.manifest import Summary, Tablespace
+from threefold.vault.chunker import ChunkNamer
+from threefold.vault.manifest import File, Summary, Tablespace
 from threefold.vault.pack import Place
 
 MB = 2**20
@@ -205,3 +209,17 @@ async def test_an_error_of_a_sync_under_way_is_told_though_all_is_written(tmp_pa
     os.close(os.open(tmp_path / "fifo", os.O_RDWR))
     with pytest.raises(OSError, match="Invalid argument"):
         await asyncio.wait_for(disk, 10)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="what the page cache holds cannot be dropped here")
+def test_a_file_is_compared_as_it_is_on_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where writing back failed, the page cache has it whole and the disk has not; an earlier run was told of it."""
+    path, whole = tmp_path / "1259", b"what the snapshot has"
+    path.write_bytes(whole)
+    namer = ChunkNamer(Keyring(bytes(32)))
+    manifest: Any = SimpleNamespace(names=[namer.name(whole)], places=[Place("pack", 0, len(whole), len(whole))])
+    file = File("1259", 0o600, len(whole), 0, 0, (0,))
+    assert _lacking(manifest, file, path, namer) == []
+    # From here on what is dropped from the page cache turns out not to be on the disk.
+    monkeypatch.setattr(os, "posix_fadvise", lambda *_: path.write_bytes(bytes(len(whole))))
+    assert _lacking(manifest, file, path, namer) == [(0, 0)]

@@ -43,7 +43,7 @@ class Keeper:
         self._report = report
         self._rebuild = rebuild
         self._lock = asyncio.Lock()
-        self.prepared = False
+        self._prepared = False
         self.had_copy = False  # once it was: whoever allowed it to be made of something else allowed it once
         self._following: str | None = None
         self._fed_at: float | None = None
@@ -88,14 +88,14 @@ class Keeper:
         self.copy, self._told = Copy(ready=True), ""
 
     async def _prepare(self) -> Server:
-        if not self.prepared:
+        if not self._prepared:
             self.working = "preparing"
             try:
                 done = await self._standby.prepare(rebuild=self._rebuild)
             finally:
                 self.working = ""
             self._report("copy prepared", how=done.how, snapshot=done.snapshot, fetched=done.bytes_fetched)
-            self.prepared, self._rebuild, self.had_copy = True, False, True
+            self._prepared, self._rebuild, self.had_copy = True, False, True
         return self._standby.server
 
     def failed(self, error: ThreefoldError) -> None:
@@ -130,7 +130,7 @@ class Keeper:
         except (ForeignCopy, NotThere) as error:
             self._report("the copy is made anew", level="warning", reason=error.message)
             self.copy = Copy(ready=False, why=f"it is made anew: {error.message}")
-            self.prepared, self._rebuild = False, True
+            self._prepared, self._rebuild = False, True
             await self._prepare()
             await self._standby.start(self._following)
             await self._standby.feed()
@@ -150,7 +150,7 @@ class Keeper:
             return b""
         async with self._lock:
             server = self.server
-            if server is None or server.pid is None or not self.prepared:
+            if server is None or server.pid is None or not self._prepared:
                 return b""
             await self._follow_nobody()
             position = await self._standby.position()
@@ -178,7 +178,7 @@ class Keeper:
     async def serve(self, *, start: bool) -> bool:
         """Whether our PostgreSQL runs; started (``start``) where it does not. A running one is never ended."""
         async with self._lock:
-            self.prepared, self._following, self._fed_at, self.position = False, None, None, None
+            self._prepared, self._following, self._fed_at, self.position = False, None, None, None
             server = self.server
             if server is None:
                 return False
@@ -200,11 +200,11 @@ class Keeper:
         """Another site is active, and we stopped for it in good order: a standby again. Once is enough."""
         async with self._lock:
             server = self.server
-            if self.prepared or server is None or server.pid is not None:
+            if self._prepared or server is None or server.pid is not None:
                 return
             done = await self._standby.demote()
             self._report("the former primary follows", how=done.how, fetched=done.bytes_fetched)
-            self.prepared = self.had_copy = True
+            self._prepared = self.had_copy = True
 
 
 def _wal(server: Server, timeline: int, start: Lsn, end: Lsn) -> bytes:
