@@ -310,3 +310,13 @@ async def churning(chunks: int = 12, seed: int = 5) -> Churning:
     made.database = [b""] * chunks
     made.change(range(chunks))
     return made
+
+
+async def sparse(days: int = 5, size: int = 1) -> Churning:
+    """Two of three of the first snapshot's packs are needed in small part only."""
+    here = await churning(12 * size)
+    await here.take()
+    for day in range(days):
+        here.clock.at += DAY
+        await here.take({12 * part + place for part in range(size) for place in (day, day + 5)})
+    return here

@@ -69,16 +69,6 @@ def test_no_more_slots_under_way_than_the_window() -> None:
     assert [len(sends) for sends in slots] == [1] * WINDOW + [0] * 3
 
 
-def test_no_more_bytes_under_way_than_are_allowed() -> None:
-    appender = _appender(entry_bytes=4, window_bytes=8)
-    sent = _offer(appender, b"four" * 5)
-    assert len(sent["S1"]) == 2
-    for store in ("S1", "S2"):
-        appender.answer(sent[store][0].token, Made.CREATED, 0.0)
-    assert appender.settled == 4
-    assert len(_by_store(appender.poll(0.0))["S1"]) == 1
-
-
 def test_a_lost_reply_is_recognised_by_reading_back() -> None:
     appender = _appender()
     create = _offer(appender, b"abc")["S1"][0]

@@ -8,7 +8,7 @@ from datetime import timedelta
 from itertools import combinations
 
 import pytest
-from tests.churning import DAY, EAGER, HOUR, Churning, Life, Mortal, Passing, churning
+from tests.churning import DAY, EAGER, HOUR, Churning, Life, Mortal, Passing, churning, sparse
 from tests.stored import KEYRING, NAMES, flip, keys_of
 
 from threefold.kernel.errors import Refused
@@ -31,16 +31,6 @@ async def daily(days: int = 5) -> Churning:
     for day in range(days):
         here.clock.at += DAY
         await here.take({2 * day, 2 * day + 1})
-    return here
-
-
-async def sparse() -> Churning:
-    """Two of three of the first snapshot's packs are needed in small part only."""
-    here = await churning(12)
-    await here.take()
-    for day in range(5):
-        here.clock.at += DAY
-        await here.take({day, day + 5})
     return here
 
 

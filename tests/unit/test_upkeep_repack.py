@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import combinations
 
 import pytest
-from tests.churning import DAY, EAGER, HOUR, Churning, Life, churning
+from tests.churning import DAY, EAGER, HOUR, Churning, Life, sparse
 from tests.stored import KEYRING, NAMES, SEGMENT, T0, flip, keys_of
 
 from threefold.kernel.errors import NotThere
@@ -27,16 +27,6 @@ from threefold.vault.pack import PackBuilder, Place
 from threefold.vault.revisions import by_original, original, revised_id
 
 SUMMARY = Summary("a", "", 7, 18, SEGMENT, 1, Lsn(0), Lsn(1), T0, T0, 0, 0)
-
-
-async def sparse(days: int = 5, size: int = 1) -> Churning:
-    """Two of three of the first snapshot's packs are needed in small part only."""
-    here = await churning(12 * size)
-    await here.take()
-    for day in range(days):
-        here.clock.at += DAY
-        await here.take({12 * part + place for part in range(size) for place in (day, day + 5)})
-    return here
 
 
 def of(here: Churning, prefix: str) -> set[str]:

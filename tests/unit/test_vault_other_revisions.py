@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import combinations
 
 import pytest
-from tests.churning import DAY, Away, Churning, churning
+from tests.churning import DAY, Away, Churning, sparse
 from tests.stored import KEYRING, NAMES, flip
 
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
@@ -20,15 +20,6 @@ from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, snapshot_key
 from threefold.vault.revisions import original
-
-
-async def sparse() -> Churning:
-    here = await churning(12)
-    await here.take()
-    for day in range(5):
-        here.clock.at += DAY
-        await here.take({day, day + 5})
-    return here
 
 
 class Silent503(MemoryStore):

@@ -39,7 +39,6 @@ class Limits:
     """Sizes in bytes, pauses in seconds."""
 
     entry_bytes: int = 1024 * 1024  # larger ones would hold up the small commits behind them
-    window_bytes: int = 4 * 1024 * 1024  # of WAL in slots that are not settled; beyond it no new ones are cut
     lag_bytes: int = 32 * 1024 * 1024  # what may wait for a store that is behind
     segments_waiting: int = 3  # beyond it no new entries are cut, so that memory stays bounded
     retry_first: float = 0.05
@@ -301,9 +300,7 @@ class Appender:
             self._spread(item)
 
     def _has_room(self) -> bool:
-        limits = self._limits
-        full = len(self._unsettled) >= WINDOW or self._cut - self.settled >= limits.window_bytes
-        return not full and len(self._builder.whole) < limits.segments_waiting
+        return len(self._unsettled) < WINDOW and len(self._builder.whole) < self._limits.segments_waiting
 
     def _spread(self, item: _Item) -> None:
         for lane in self.lanes.values():

@@ -24,12 +24,10 @@ from threefold.recover.destination import MARKER, Destination, disk_errors, sync
 from threefold.vault.chunk_store import Vault
 from threefold.vault.chunker import CHUNK_BYTES, ChunkNamer
 from threefold.vault.manifest import File, Manifest
+from threefold.vault.neighbours import neighbours
 from threefold.vault.pack import Place
 
 _READS_AT_ONCE: Final = 8
-_READ_STORED_BYTES: Final = 4 * 1024 * 1024
-_READ_PLAIN_BYTES: Final = 4 * 1024 * 1024
-_READ_OVER_BYTES: Final = 64 * 1024  # read and thrown away rather than asked for separately
 _SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
 _SYNCS_AT_ONCE: Final = 8
 
@@ -84,10 +82,14 @@ async def restore(
     progress.step("restore", "restoring the database's files", total=total)
     with disk_errors(destination.into):
         await asyncio.to_thread(_make_files, files)
-        await _fetch_all(vault, list(_reads(sorted(wanted.values(), key=lambda each: each.place))), progress)
+        await _fetch_all(vault, list(neighbours(sorted(wanted.values(), key=_place), _place)), progress)
         progress.step("restore-sync", "writing everything to the disk", total=len(files), unit="files")
         await asyncio.to_thread(_sync, manifest, destination, files)
     return sum(chunk.place.size for chunk in wanted.values())
+
+
+def _place(chunk: _Wanted) -> Place:
+    return chunk.place
 
 
 async def _fetch_all(vault: Vault, reads: list[list[_Wanted]], progress: Progress) -> None:
@@ -149,27 +151,6 @@ class _Written:
         """All is written."""
         self._over = True
         self._enough.set()
-
-
-def _reads(chunks: Sequence[_Wanted]) -> Iterator[list[_Wanted]]:
-    """Neighbours in one pack, as many as one read may hold. ``chunks`` are sorted by place."""
-    read: list[_Wanted] = []
-    plain = 0
-    for chunk in chunks:
-        if read:
-            first, last = read[0].place, read[-1].place
-            if (
-                chunk.place.pack != last.pack
-                or chunk.place.offset - last.offset - last.stored > _READ_OVER_BYTES
-                or chunk.place.offset + chunk.place.stored - first.offset > _READ_STORED_BYTES
-                or plain + chunk.place.size > _READ_PLAIN_BYTES
-            ):
-                yield read
-                read, plain = [], 0
-        read.append(chunk)
-        plain += chunk.place.size
-    if read:
-        yield read
 
 
 def _all_of(file: File) -> Iterator[tuple[int, int]]:

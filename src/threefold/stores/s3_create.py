@@ -29,7 +29,7 @@ from threefold.stores.answers import Failure, of_status
 
 _SIGNED: Final = "host;if-none-match;x-amz-content-sha256;x-amz-date"
 _PLAIN: Final = re.compile(r"[A-Za-z0-9/\-._~]*", re.ASCII)
-_IDLE_MAX: Final = 16  # connections kept for the next request: as many as the log has slots under way
+_IDLE_MAX: Final = 8  # connections kept for the next request
 _SAID_MAX: Final = 4096  # bytes of an error that are kept, to find its code in
 
 

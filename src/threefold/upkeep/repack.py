@@ -20,9 +20,10 @@ One store that is away puts a repack off: it is never urgent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from operator import itemgetter
 from typing import Final
 
 from threefold.kernel.clock import Clock
@@ -36,12 +37,11 @@ from threefold.vault import pack as packs
 from threefold.vault.check import check_object
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, snapshot_key
+from threefold.vault.neighbours import neighbours
 from threefold.vault.pack import PackBuilder, Place
 from threefold.vault.revisions import revised_id
 from threefold.vault.uploads import create_surely
 
-_READ_BYTES: Final = 4 * 1024 * 1024  # stored, and plain, of one read
-_OVER_BYTES: Final = 64 * 1024  # read and thrown away rather than asked for separately
 _READS_AT_ONCE: Final = 3
 _SENDS_AT_ONCE: Final = 2
 _TRIES: Final = 3
@@ -145,7 +145,7 @@ class Repack:
                     ]
                 )
 
-        answers = await asyncio.gather(*map(read, _groups(chunks)), return_exceptions=True)
+        answers = await asyncio.gather(*map(read, neighbours(chunks, itemgetter(0))), return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException):
                 raise answer
@@ -227,23 +227,3 @@ def _live(sparse: set[str], named: Mapping[str, Manifest]) -> dict[str, dict[Pla
             if place.pack in sparse:
                 found[place.pack][place] = name
     return found
-
-
-def _groups(chunks: Sequence[tuple[Place, bytes]]) -> Iterator[list[tuple[Place, bytes]]]:
-    """Neighbours, as many as one read may hold. ``chunks`` are sorted, and of one pack."""
-    group: list[tuple[Place, bytes]] = []
-    plain = 0
-    for place, name in chunks:
-        if group:
-            first, last = group[0][0], group[-1][0]
-            if (
-                place.offset - last.offset - last.stored > _OVER_BYTES
-                or place.offset + place.stored - first.offset > _READ_BYTES
-                or plain + place.size > _READ_BYTES
-            ):
-                yield group
-                group, plain = [], 0
-        group.append((place, name))
-        plain += place.size
-    if group:
-        yield group
