@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 from datetime import UTC, datetime
@@ -22,7 +21,7 @@ from threefold.recover.configure import configure
 from threefold.recover.destination import MARKER, Destination, disk_errors
 from threefold.recover.overrides import SEVERED, appended
 from threefold.recover.plan import Plan
-from threefold.recover.restore import _lacking, _Spot, _Wanted, _Written
+from threefold.recover.restore import _lacking
 from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
 from threefold.vault.chunker import ChunkNamer
@@ -175,40 +174,6 @@ def test_a_gap_or_a_short_log_is_not_passed_on(tmp_path: Path) -> None:
         files.write(1, Lsn(3 * MB + 20), b"x")
     with pytest.raises(Damaged, match="stop at 0/30000A"):
         files.finish(Lsn(3 * MB + 20))
-
-
-async def test_the_disk_is_kept_busy_and_its_errors_are_told(tmp_path: Path) -> None:
-    """A file that cannot be synced shows when it was tried: not before enough was written, and not silently."""
-    written = _Written()
-    disk = asyncio.create_task(written.keep_the_disk_busy())
-
-    def add(path: Path, size: int) -> None:
-        written.add([_Wanted(b"", Place("pack", 8, size, size), [_Spot(path, 0)])])
-
-    (tmp_path / "there").touch()
-    add(tmp_path / "there", 64 * MB)
-    await asyncio.sleep(0.1)
-    add(tmp_path / "gone", 63 * MB)
-    await asyncio.sleep(0.1)
-    assert not disk.done()
-    add(tmp_path / "there", 1 * MB)
-    with pytest.raises(FileNotFoundError, match="gone"):
-        await asyncio.wait_for(disk, 10)
-
-
-async def test_an_error_of_a_sync_under_way_is_told_though_all_is_written(tmp_path: Path) -> None:
-    """The disk tells it to one sync alone: given up, it would be told to nobody."""
-    written = _Written()
-    disk = asyncio.create_task(written.keep_the_disk_busy())
-    os.mkfifo(tmp_path / "fifo")  # opening it waits, as a slow disk does; syncing it is an error
-    written.add([_Wanted(b"", Place("pack", 8, 64 * MB, 64 * MB), [_Spot(tmp_path / "fifo", 0)])])
-    await asyncio.sleep(0.1)
-    written.over()
-    await asyncio.sleep(0.1)
-    assert not disk.done()
-    os.close(os.open(tmp_path / "fifo", os.O_RDWR))
-    with pytest.raises(OSError, match="Invalid argument"):
-        await asyncio.wait_for(disk, 10)
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="what the page cache holds cannot be dropped here")

@@ -28,7 +28,6 @@ from threefold.vault.neighbours import neighbours
 from threefold.vault.pack import Place
 
 _READS_AT_ONCE: Final = 8
-_SYNC_EVERY_BYTES: Final = 64 * 1024 * 1024
 _SYNCS_AT_ONCE: Final = 8
 
 
@@ -94,63 +93,19 @@ def _place(chunk: _Wanted) -> Place:
 
 async def _fetch_all(vault: Vault, reads: list[list[_Wanted]], progress: Progress) -> None:
     waiting = iter(reads)
-    written = _Written()
 
     async def work() -> None:
         for read in waiting:
             plain = await vault.chunks([(chunk.name, chunk.place) for chunk in read])
             await asyncio.to_thread(_write, read, plain)
-            written.add(read)
             progress.advance(sum(chunk.place.size * len(chunk.spots) for chunk in read))
 
     try:
         async with asyncio.TaskGroup() as group:
-            group.create_task(written.keep_the_disk_busy())
-            workers = [group.create_task(work()) for _ in range(_READS_AT_ONCE)]
-            await asyncio.wait(workers)
-            written.over()
+            for _ in range(_READS_AT_ONCE):
+                group.create_task(work())
     except ExceptionGroup as errors:
         raise errors.exceptions[0] from None
-
-
-class _Written:
-    """What was written and not synced yet.
-
-    Left to itself the system begins to write when a tenth of the memory is dirty, and everything would be waited for at
-    the end. `_sync` still comes for every file, but an error of the disk is told once, to whoever syncs first: so a
-    sync that began here is waited for, never given up.
-    """
-
-    def __init__(self) -> None:
-        self._paths: set[Path] = set()
-        self._bytes = 0
-        self._enough = asyncio.Event()
-        self._over = False
-
-    def add(self, read: Sequence[_Wanted]) -> None:
-        for chunk in read:
-            self._paths.update(spot.path for spot in chunk.spots)
-            self._bytes += chunk.place.size * len(chunk.spots)
-        if self._bytes >= _SYNC_EVERY_BYTES:
-            self._enough.set()
-
-    async def keep_the_disk_busy(self) -> None:
-        """Until all is written."""
-        while True:
-            await self._enough.wait()
-            self._enough.clear()
-            paths, self._paths, self._bytes = self._paths, set(), 0
-            for path in paths:
-                if self._over:
-                    return
-                await asyncio.to_thread(_sync_file, path)
-            if self._over:
-                return
-
-    def over(self) -> None:
-        """All is written."""
-        self._over = True
-        self._enough.set()
 
 
 def _all_of(file: File) -> Iterator[tuple[int, int]]:
