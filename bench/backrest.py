@@ -27,13 +27,14 @@ import psutil
 
 from bench import backrest_data, pgbackrest
 from bench.child import Ran, run
-from bench.rig import STORES, Rig
+from bench.rig import SERVER_SETTINGS, STORES, Rig
 from threefold.local.create import free_ports
 from threefold.postgres.server import Server
 
 _VICTIM: Final = "S3"
 _SETTINGS: Final = {"archive_mode": "on"}
-_NO_ARCHIVE: Final = {"archive_mode": "off", "synchronous_standby_names": "", "shared_buffers": "256MB"}
+# What a standby may not have less of than its primary had is the rig's: a recovery ends at once otherwise.
+_NO_ARCHIVE: Final = SERVER_SETTINGS | {"archive_mode": "off", "synchronous_standby_names": ""}
 _UP_S: Final = 120.0
 
 Figures = dict[str, float]

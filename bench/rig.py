@@ -38,7 +38,7 @@ STORES = ("S1", "S2", "S3")
 RECEIVERS = ("receiver1", "receiver2", "receiver3")
 _SLOT: Final = "threefold_crm"  # ours, of the system that `threefold init` names
 _SETTLE_S: Final = 4.0  # a new leader compares the stores once; that is not what is measured
-_SETTINGS = {
+SERVER_SETTINGS: Final = {
     "fsync": "on",
     "synchronous_commit": "on",
     "shared_buffers": "256MB",
@@ -84,7 +84,7 @@ class Rig:
             self.home.primary,
             self.home.primary_port,
             socket_dir=sockets,
-            settings=_SETTINGS | dict(settings or {}),
+            settings=SERVER_SETTINGS | dict(settings or {}),
         )
         self.conninfo = {"host": str(sockets), "port": str(self.home.primary_port), "user": SUPERUSER}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
