@@ -25,7 +25,7 @@ from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.local.home import Home
 from threefold.quorum import keys
-from threefold.quorum.appender import Appender, Encode
+from threefold.quorum.appender import Appender, Encode, Encoded
 from threefold.quorum.driver import Driver
 from threefold.quorum.lead import fence, resume
 from threefold.quorum.members import Format
@@ -202,7 +202,7 @@ async def _append(stores: Mapping[str, ObjectStore], codec: Codec, appender: App
             for send in sends:
                 request = send.request
                 if isinstance(request, Encode):
-                    appender.answer(send.token, codec.encode(request.header, request.payload), 0.0)
+                    appender.answer(send.token, Encoded(codec.gather(request.header, request.parts)), 0.0)
                     continue
                 assert isinstance(request, Create)
                 if request.store == next(iter(stores)):

@@ -18,7 +18,7 @@ from threefold.kernel.errors import Damaged, Fenced, Refused, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import lead, members, reading, start, trim
-from threefold.quorum.appender import Appender, Encode
+from threefold.quorum.appender import Appender, Encode, Encoded
 from threefold.quorum.history import History as Spans
 from threefold.quorum.membership import FOUNDED, Membership, MovedError
 from threefold.quorum.objects import Codec, Header, LogObject
@@ -252,7 +252,7 @@ class Leader(Client):
         for send in appender.poll(self.world.now):
             request = send.request
             if isinstance(request, Encode):
-                made = appender._scope.codec.encode(request.header, request.payload)
+                made = Encoded(appender._scope.codec.gather(request.header, request.parts))
                 self.later(0.001, lambda token=send.token, made=made: self._answered(token, made))
             else:
                 self.world.send(

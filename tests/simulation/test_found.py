@@ -9,7 +9,7 @@ from tests.simulation.world import STORES, World, at_once
 from threefold.kernel.errors import Damaged
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import keys, lead, start
-from threefold.quorum.builder import SegmentBuilder
+from threefold.quorum.builder import SegmentBuilder, Settled
 from threefold.quorum.history import Span, encode_start
 from threefold.quorum.lead import resume
 from threefold.quorum.members import Format
@@ -47,12 +47,12 @@ def test_a_fork_inside_a_segment_behind_a_tail_that_travelled() -> None:
     resumed = at_once(world, resume(scope, found, first), STORES)
     builder = SegmentBuilder(resumed.begin, scope.segment_bytes)
     for part in resumed.recent:
-        builder.feed(part.timeline, part.start, part.data, part.epoch, part.slot)
-    builder.feed(2, Lsn(1456), new, 7, 1)
+        builder.feed(part)
+    builder.feed(Settled(2, Lsn(1456), new, 7, 1))
 
     whole = builder.whole[0]
     assert (whole.timeline, int(whole.start), int(whole.end)) == (2, 1408, 1472)
-    assert whole.payload == old[:48] + new[:16]
+    assert whole.parts == (old[:48] + new[:16],)
 
 
 def test_damaged_bytes_do_not_end_the_wait_for_a_decision() -> None:

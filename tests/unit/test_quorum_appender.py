@@ -8,7 +8,7 @@ import pytest
 
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
-from threefold.quorum.appender import Appender, Encode, Limits, Send
+from threefold.quorum.appender import Appender, Encode, Encoded, Limits, Send
 from threefold.quorum.history import encode_start
 from threefold.quorum.keys import bundle_key
 from threefold.quorum.majority import WINDOW
@@ -37,6 +37,10 @@ def _by_store(sends: list[Send]) -> dict[str, list[Send]]:
 def _offer(appender: Appender, data: bytes) -> dict[str, list[Send]]:
     appender.offer(data)
     return _by_store(appender.poll(0.0))
+
+
+def _encoded(request: Encode) -> Encoded:
+    return Encoded(_CODEC.gather(request.header, request.parts))
 
 
 def _of_a_living_store(send: Send) -> bool:
@@ -92,7 +96,7 @@ def _bundled() -> tuple[Appender, dict[str, Send]]:
             appender.answer(sent[store][0].token, Made.CREATED, 0.0)
     (encode,) = appender.poll(0.0)
     assert isinstance(encode.request, Encode)
-    appender.answer(encode.token, _CODEC.encode(encode.request.header, encode.request.payload), 0.0)
+    appender.answer(encode.token, _encoded(encode.request), 0.0)
     return appender, {store: sends[0] for store, sends in _by_store(appender.poll(0.0)).items()}
 
 
@@ -171,7 +175,7 @@ def test_a_store_that_is_away_is_left_behind_within_bounds() -> None:
         appender.offer(bytes([number]) * 50)
         while sends := [send for send in appender.poll(0.0) if _of_a_living_store(send)]:
             for send in sends:
-                made = isinstance(send.request, Encode) and _CODEC.encode(send.request.header, send.request.payload)
+                made = isinstance(send.request, Encode) and _encoded(send.request)
                 appender.answer(send.token, made or Made.CREATED, 0.0)
     assert appender.settled == 200 * 50
     assert appender.lanes["S3"].missing > 100
@@ -197,9 +201,9 @@ def test_a_segment_goes_out_whole_and_covers_its_slots() -> None:
             appender.answer(send.token, Made.CREATED, 0.0)
     (encode,) = [send for send in appender.poll(0.0) if isinstance(send.request, Encode)]
     assert isinstance(encode.request, Encode)
-    assert encode.request.payload == b"a" * 1024
+    assert encode.request.parts == (b"a" * 1024,)
     assert (encode.request.header.epoch, encode.request.header.slot) == (3, 2)
-    appender.answer(encode.token, _CODEC.encode(encode.request.header, encode.request.payload), 0.0)
+    appender.answer(encode.token, _encoded(encode.request), 0.0)
     assert appender.covered is None
     puts = _by_store(appender.poll(0.0))
     for store in ("S1", "S2"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import pytest
 
@@ -15,7 +16,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.quorum.appender import Appender, Limits
 from threefold.quorum.driver import Driver, LogWriter
 from threefold.quorum.history import encode_start
-from threefold.quorum.objects import Codec, Header, Kind, LogObject
+from threefold.quorum.objects import Codec, Frame, Header, Kind
 from threefold.quorum.requests import Ask, Pause, Procedure, Read
 from threefold.quorum.view import Scope
 from threefold.stores.memory import MemoryStore
@@ -129,15 +130,23 @@ class _Guarded(Codec):
     def fork(self) -> Codec:
         return _Guarded()
 
-    def encode(self, header: Header, payload: bytes = b"") -> LogObject:
+    def pack(self, payload: bytes) -> bytes:
+        with self._alone():
+            return super().pack(payload)
+
+    def gather(self, header: Header, parts: Sequence[bytes | Frame]) -> bytes:
+        _Guarded.bundles += header.kind is Kind.BUNDLE
+        _Guarded.segments += header.kind is Kind.SEGMENT
+        with self._alone():
+            time.sleep(0.05)
+        return super().gather(header, parts)
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
         self._inside += 1
+        _Guarded.crowded |= self._inside > 1
         try:
-            if header.kind in {Kind.SEGMENT, Kind.BUNDLE}:
-                _Guarded.bundles += header.kind is Kind.BUNDLE
-                _Guarded.segments += header.kind is Kind.SEGMENT
-                time.sleep(0.05)
-            _Guarded.crowded |= self._inside > 1
-            return super().encode(header, payload)
+            yield
         finally:
             self._inside -= 1
 

@@ -27,7 +27,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.quorum import bundles, keys
 from threefold.quorum.builder import SegmentBuilder, Settled, WholeSegment
 from threefold.quorum.majority import QUORUM, WINDOW
-from threefold.quorum.objects import Header, Kind, LogObject
+from threefold.quorum.objects import Frame, Header, Kind, LogObject
 from threefold.quorum.requests import Answer, Create, Read
 from threefold.quorum.segments import segment_of
 from threefold.quorum.view import Scope
@@ -52,10 +52,17 @@ _DOUBTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Ask for a segment to be encoded (elsewhere: it takes a while); answered by its LogObject."""
+    """Ask for a segment or a bundle to be encoded (elsewhere: it takes a while), by `Codec.gather`."""
 
     header: Header
-    payload: bytes
+    parts: tuple[bytes | Frame, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The answer to it: the object's bytes."""
+
+    body: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +139,7 @@ class Appender:
         # Every slot below this position is in segments on two stores, and may be trimmed.
         self.covered: tuple[int, int] | None = None
         for part in recent:
-            self._builder.feed(part.timeline, part.start, part.data, part.epoch, part.slot)
+            self._builder.feed(part)
 
     @property
     def received(self) -> Lsn:
@@ -195,10 +202,10 @@ class Appender:
         at = [lane.retry_at for lane in self.lanes.values() if lane.may_send]
         return min(at) if at else None
 
-    def answer(self, token: int, answer: Answer | LogObject, now: float) -> None:
+    def answer(self, token: int, answer: Answer | Encoded, now: float) -> None:
         """What a request came to."""
         store, item, was_read = self._flying.pop(token)
-        if isinstance(answer, LogObject):
+        if isinstance(answer, Encoded):
             item.body = answer.body
             self._spread(item)
             return
@@ -264,7 +271,7 @@ class Appender:
                 self._bundles.append(bundle)
             part, entry.part = entry.part, None
             if part is not None:
-                self._builder.feed(part.timeline, part.start, part.data, part.epoch, part.slot)
+                self._builder.feed(part)
         if self._segment is not None and self._segment[0].is_settled:
             self.covered = (self._segment[1].next_epoch, self._segment[1].next_slot)
             self._segment = None
@@ -292,8 +299,9 @@ class Appender:
             header = Header(
                 Kind.ENTRY, self._epoch, self._slot, scope.writer, self._timeline, self._cut, end, self._link
             )
-            entry = scope.codec.encode(header, payload)
-            part = Settled(self._timeline, self._cut, payload, self._epoch, self._slot)
+            packed = scope.codec.pack(payload)
+            entry = scope.codec.encode(header, payload, packed)
+            part = Settled(self._timeline, self._cut, payload, self._epoch, self._slot, packed)
             item = _Item(keys.slot_key(self._epoch, self._slot), entry.body, end, part)
             self._slot, self._link, self._cut = self._slot + 1, entry.digest, end
             self._unsettled.append(item)
@@ -325,7 +333,7 @@ class Appender:
         self._segment = (item, whole)
         self._token += 1
         self._flying[self._token] = ("", item, False)
-        return [Send(self._token, Encode(header, whole.payload))]
+        return [Send(self._token, Encode(header, whole.parts))]
 
     def _next_bundles(self) -> list[Send]:
         sends = []
@@ -333,6 +341,6 @@ class Appender:
             item = _Item(keys.bundle_key(self._epoch, number), b"", self.settled, None, optional=True)
             self._token += 1
             self._flying[self._token] = ("", item, False)
-            sends.append(Send(self._token, Encode(bundles.header(self._scope, self._epoch, number), payload)))
+            sends.append(Send(self._token, Encode(bundles.header(self._scope, self._epoch, number), (payload,))))
         self._bundles.clear()
         return sends

@@ -13,25 +13,34 @@ from typing import Final
 
 from threefold.kernel.lsn import Lsn
 from threefold.quorum.history import wal_of
-from threefold.quorum.objects import LogObject
+from threefold.quorum.objects import Frame, LogObject
 
-# Kept as they are: a copy less, on the commit path.
+# Kept as they are, compressed if they come so; what is smaller compresses better together.
 _LARGE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class WholeSegment:
-    """A segment to be written: its bytes, and the slot that holds the byte after its end."""
+class Settled:
+    """Settled bytes from ``start`` on, and the slot they lie in; ``packed``: all of ``data``, by `Codec.pack`."""
 
     timeline: int
     start: Lsn
-    payload: bytes
+    data: bytes
+    epoch: int
+    slot: int
+    packed: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WholeSegment:
+    """A segment to be written: its bytes in parts, and the slot that holds the byte after its end."""
+
+    timeline: int
+    start: Lsn
+    end: Lsn
+    parts: tuple[bytes | Frame, ...]
     next_epoch: int
     next_slot: int
-
-    @property
-    def end(self) -> Lsn:
-        return Lsn(self.start + len(self.payload))
 
 
 class SegmentBuilder:
@@ -41,7 +50,7 @@ class SegmentBuilder:
         """``start``: the first byte that is not in a segment yet; the log's own first byte or a segment's start."""
         self._segment_bytes = segment_bytes
         self._start = start
-        self._parts: list[bytes] = []  # large ones as they came
+        self._parts: list[bytes | Frame] = []  # large ones as they came
         self._small = bytearray()  # what came behind them
         self._size = 0
         self._timeline = 0
@@ -51,17 +60,17 @@ class SegmentBuilder:
     def end(self) -> Lsn:
         return Lsn(self._start + self._size)
 
-    def feed(self, timeline: int, start: Lsn, data: bytes, epoch: int, slot: int) -> None:
-        """Bytes from ``start`` on, which lie in this slot; what is known already is passed over."""
-        self._timeline = timeline
-        skip = self.end - start
+    def feed(self, settled: Settled) -> None:
+        """The bytes behind those that are known; what is known already is passed over."""
+        self._timeline, data = settled.timeline, settled.data
+        skip = self.end - settled.start
         if skip < 0:
-            raise ValueError(f"bytes {self.end} to {start} are missing")
+            raise ValueError(f"bytes {self.end} to {settled.start} are missing")
         place = skip
         while place < len(data):
             boundary = Lsn((self._start // self._segment_bytes + 1) * self._segment_bytes)
             if self.end == boundary:
-                self._close(epoch, slot)
+                self._close(settled.epoch, settled.slot)
                 continue
             part = data[place : place + (boundary - self.end)]
             self._size += len(part)
@@ -70,7 +79,8 @@ class SegmentBuilder:
                 self._small += part
             else:
                 self._gather_small()
-                self._parts.append(part)
+                packed = settled.packed if len(part) == len(data) else None
+                self._parts.append(part if packed is None else Frame(len(part), packed))
 
     def _gather_small(self) -> None:
         if self._small:
@@ -78,22 +88,11 @@ class SegmentBuilder:
             self._small.clear()
 
     def _close(self, epoch: int, slot: int) -> None:
-        # Copied once, and in one go: the primary's commits wait meanwhile.
+        # Compressed and joined elsewhere: the primary's commits wait meanwhile.
         self._gather_small()
-        self.whole.append(WholeSegment(self._timeline, self._start, b"".join(self._parts), epoch, slot))
+        self.whole.append(WholeSegment(self._timeline, self._start, self.end, tuple(self._parts), epoch, slot))
         self._start = self.end
         self._parts, self._size = [], 0
-
-
-@dataclass(frozen=True, slots=True)
-class Settled:
-    """Settled bytes from ``start`` on, and the slot they lie in."""
-
-    timeline: int
-    start: Lsn
-    data: bytes
-    epoch: int
-    slot: int
 
 
 def lineage(recent: Sequence[LogObject]) -> list[Settled]:
@@ -105,6 +104,6 @@ def lineage(recent: Sequence[LogObject]) -> list[Settled]:
             line.pop()
         if line and line[-1].timeline != header.timeline:
             last = line[-1]
-            line[-1] = replace(last, data=last.data[: header.start - last.start])
+            line[-1] = replace(last, data=last.data[: header.start - last.start], packed=None)
         line.append(Settled(header.timeline, header.start, wal_of(entry), header.epoch, header.slot))
     return line

@@ -14,8 +14,8 @@ from functools import partial
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Unavailable
 from threefold.kernel.lsn import Lsn
-from threefold.quorum.appender import Appender, Encode, Send
-from threefold.quorum.objects import Codec, LogObject
+from threefold.quorum.appender import Appender, Encode, Encoded, Send
+from threefold.quorum.objects import Codec
 from threefold.quorum.requests import Answer, Ask, Create, Delete, List, Pause, Procedure, Read, Request, T
 from threefold.stores.store import ObjectStore, Unknown, create_at_once, hangs
 
@@ -221,15 +221,15 @@ class LogWriter:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _perform(self, send: Send) -> None:
-        answer: Answer | LogObject
+        answer: Answer | Encoded
         if isinstance(send.request, Encode):
             codec = self._codec.fork()  # one thread's; a bundle may be encoded beside a segment
-            answer = await asyncio.to_thread(codec.encode, send.request.header, send.request.payload)
+            answer = Encoded(await asyncio.to_thread(codec.gather, send.request.header, send.request.parts))
         else:
             answer = await self._driver.perform(send.request)
         self._heard(send.token, answer)
 
-    def _heard(self, token: int, answer: Answer | LogObject) -> None:
+    def _heard(self, token: int, answer: Answer | Encoded) -> None:
         if self._closed:
             return
         self.appender.answer(token, answer, self._clock.monotonic())

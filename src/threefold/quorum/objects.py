@@ -2,13 +2,13 @@
 
     offset  size
          0     4  magic ``3FLG``
-         4     1  version, 1
+         4     1  version, 1; 2: the payload is several zstd frames (segments only)
          5     1  kind: 1 start (slot 0), 2 entry, 3 seal, 4 segment, 5 bundle
          6     2  key: the first bytes of the id of the master key that it was made with (zero: the founding one)
          8     8  log: PostgreSQL's system identifier
         16     8  epoch   }  entry, seal: where it lies; segment: the slot that holds the byte after its end,
         24     8  slot    }  which is where a reader goes on; bundle: its number
-        32    16  writer  who made it: new for every process that ever ran
+        32    16  writer  who made it: new for every attempt to lead
         48     4  timeline
         52     8  start LSN
         60     8  end LSN
@@ -16,8 +16,11 @@
        100    16  HMAC-SHA256 of the header, cut: the header can be trusted without the rest
        116     .  zstd-compressed payload, AES-256-GCM, the header being authenticated with it (no payload in a seal)
 
+A segment takes the frames of large entries as they are, instead of compressing their bytes a second time. A reader of
+version 1 would stop after the first frame without a word, so several frames are another version.
+
 Every payload has a key of its own, HMAC-SHA256(log key, header). A header is sealed with one payload only (bytes of a
-slot are fixed once they exist, and a writer id is never used twice), so the nonce can be constant.
+slot are fixed once they exist, and a writer id is used for one epoch), so the nonce can be constant.
 
 A seal is exactly `SEAL_BYTES` long and everything else is longer; trimming relies on it never to touch a seal.
 """
@@ -26,6 +29,7 @@ from __future__ import annotations
 
 import hmac
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from hashlib import sha256
@@ -41,6 +45,7 @@ from threefold.quorum.keys import SEGMENT_BYTES
 _HEADER: Final = struct.Struct(">4sBB2sQQQ16sIQQ32s")
 _MAGIC: Final = b"3FLG"
 _TAG_BYTES: Final = 16
+_VERSION_AT: Final = 4
 _KEY_AT: Final = slice(6, 8)
 _NO_KEY: Final = bytes(2)
 _NONCE: Final = bytes(NONCE_BYTES)
@@ -48,6 +53,8 @@ NO_LINK: Final = bytes(32)
 NOWHERE: Final = Lsn(0)
 HEADER_BYTES: Final = _HEADER.size + _TAG_BYTES
 SEAL_BYTES: Final = HEADER_BYTES
+_ONE_FRAME: Final = 1
+_FRAMES: Final = 2
 # What a payload may unpack to: slot 0 may carry a tail of a segment or two besides its history.
 _PAYLOAD_BYTES_MAX: Final = 8 * SEGMENT_BYTES
 
@@ -93,6 +100,14 @@ class LogObject:
         return self.header.kind is Kind.SEAL
 
 
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """``size`` bytes of WAL, compressed by `Codec.pack`."""
+
+    size: int
+    packed: bytes
+
+
 class Codec:
     """Encodes and opens the objects of one log. Not to be shared between threads.
 
@@ -128,13 +143,27 @@ class Codec:
         """What to raise where the log is known to go on under a key that we do not have."""
         return goes_on_under_another(key_id, self._keyring)
 
-    def encode(self, header: Header, payload: bytes = b"") -> LogObject:
-        """Compress, encrypt, frame. A seal has no payload."""
-        head = self._pack(header)
-        body = head + self._tag(head)
-        if header.kind is not Kind.SEAL:
-            body += self._sealer(head).seal(self._compressor.compress(payload), nonce=_NONCE, header=head)
+    def pack(self, payload: bytes) -> bytes:
+        """Compressed: one zstd frame."""
+        return self._compressor.compress(payload)
+
+    def encode(self, header: Header, payload: bytes = b"", packed: bytes | None = None) -> LogObject:
+        """Compress, encrypt, frame. A seal has no payload. ``packed``: the payload, where `pack` was called already."""
+        if header.kind is Kind.SEAL:
+            head = self._head(header)
+            body = head + self._tag(head)
+        else:
+            body = self._sealed(header, _ONE_FRAME, self.pack(payload) if packed is None else packed)
         return LogObject(header, payload, body, sha256(body).digest())
+
+    def gather(self, header: Header, parts: Sequence[bytes | Frame]) -> bytes:
+        """The body of an object whose payload is ``parts``; what is compressed already stays as it is."""
+        frames = [part.packed if isinstance(part, Frame) else self.pack(part) for part in parts]
+        return self._sealed(header, _FRAMES if len(frames) > 1 else _ONE_FRAME, b"".join(frames))
+
+    def _sealed(self, header: Header, version: int, packed: bytes) -> bytes:
+        head = self._head(header, version)
+        return head + self._tag(head) + self._sealer(head).seal(packed, nonce=_NONCE, header=head)
 
     def open(self, body: bytes) -> LogObject:
         """Raises Damaged for anything that is not exactly what `encode` made with this key for this log."""
@@ -146,10 +175,20 @@ class Codec:
         head = body[: _HEADER.size]
         packed = self._sealer(head).open(body[HEADER_BYTES:], nonce=_NONCE, header=head)
         try:
-            payload = self._decompressor.decompress(packed, max_output_size=_PAYLOAD_BYTES_MAX)
+            payload = self._unpack(header, head[_VERSION_AT], packed)
         except zstandard.ZstdError as error:
             raise Damaged("an object of the log does not unpack") from error
         return LogObject(header, payload, body, sha256(body).digest())
+
+    def _unpack(self, header: Header, version: int, packed: bytes) -> bytes:
+        if version == _ONE_FRAME:
+            return self._decompressor.decompress(packed, max_output_size=_PAYLOAD_BYTES_MAX)
+        size = min(header.end - header.start, _PAYLOAD_BYTES_MAX)
+        with self._decompressor.stream_reader(packed, read_across_frames=True) as frames:
+            payload: bytes = frames.read(size)
+            if len(payload) != size or frames.read(1):
+                raise Damaged("a segment has not as many bytes as its header says")
+        return payload
 
     def open_header(self, body: bytes) -> Header:
         """The header alone, from the first `HEADER_BYTES` of an object. Raises Damaged."""
@@ -159,7 +198,7 @@ class Codec:
         if not self._is_ours(head, body[_HEADER.size : HEADER_BYTES]):
             raise Damaged("the header of an object of the log is damaged")
         magic, version, kind, mark, log, epoch, slot, writer, timeline, start, end, link = _HEADER.unpack(head)
-        if (magic, version) != (_MAGIC, 1):
+        if magic != _MAGIC or version not in ((_ONE_FRAME, _FRAMES) if kind == Kind.SEGMENT else (_ONE_FRAME,)):
             raise Damaged(f"an object of the log has the unknown format version {version}")
         if log != self.log:
             raise Damaged(f"an object belongs to the log of another database system, {log}, not {self.log}")
@@ -177,10 +216,10 @@ class Codec:
             return False
         raise OtherKey(f"{head[_KEY_AT].hex()}...")
 
-    def _pack(self, header: Header) -> bytes:
+    def _head(self, header: Header, version: int = _ONE_FRAME) -> bytes:
         return _HEADER.pack(
             _MAGIC,
-            1,
+            version,
             header.kind,
             self._mark,
             self.log,
