@@ -80,7 +80,8 @@ class SegmentBuilder:
             else:
                 self._gather_small()
                 packed = settled.packed if len(part) == len(data) else None
-                self._parts.append(part if packed is None else Frame(len(part), packed))
+                # Copied: what zstandard returns still occupies all that it was given to compress into.
+                self._parts.append(part if packed is None else Frame(len(part), bytes(memoryview(packed))))
 
     def _gather_small(self) -> None:
         if self._small:
