@@ -14,6 +14,7 @@ What a sync covers, stays: of a file's bytes, fsync and fdatasync of the file; o
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import random
@@ -75,6 +76,7 @@ class Watch:
         self._note("write", stat.st_ino, at=position, size=len(data), old=old.rstrip(b"\0").hex())
         how = self._dies("pwrite", path)
         if how == "half":
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)  # which takes whole blocks only
             self._real["pwrite"](fd, bytes(data)[: int(len(data) * self._share)], position)
         self._end(how in {"before", "half"})
         written = self._real["pwrite"](fd, data, position)

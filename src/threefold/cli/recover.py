@@ -15,6 +15,7 @@ from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import size, span
 from threefold.kernel.errors import BadInput
+from threefold.kernel.memory import keep_large_blocks
 from threefold.kernel.wraps import Opener
 from threefold.recover.recover import Recovery, Serving
 from threefold.recover.recover import recover as recover_now
@@ -76,6 +77,7 @@ def recover(
         raise BadInput("--set changes how the server is started", hint="add --start")
     places = dict(_tablespace(each) for each in tablespace or [])
     settings_over = dict(_setting(each) for each in setting or [])
+    keep_large_blocks()
     execute(
         _recover(
             found,

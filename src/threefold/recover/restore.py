@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from threefold.kernel.bulk_file import BulkFile
 from threefold.kernel.progress import Progress
 from threefold.recover.destination import MARKER, Destination, disk_errors, sync_folder
 from threefold.vault.chunk_store import Vault
@@ -186,13 +187,11 @@ def _make_files(files: Sequence[tuple[File, Path]]) -> None:
 def _write(read: Sequence[_Wanted], plain: Sequence[bytes]) -> None:
     for chunk, data in zip(read, plain, strict=True):
         for spot in chunk.spots:
-            descriptor = os.open(spot.path, os.O_WRONLY | os.O_NOFOLLOW)
+            file = BulkFile(spot.path, os.O_WRONLY | os.O_NOFOLLOW)
             try:
-                written = 0
-                while written < len(data):
-                    written += os.pwrite(descriptor, memoryview(data)[written:], spot.offset + written)
+                file.write([data], spot.offset)
             finally:
-                os.close(descriptor)
+                file.close()
 
 
 def _sync(manifest: Manifest, destination: Destination, files: Sequence[tuple[File, Path]]) -> None:

@@ -17,8 +17,9 @@ from typing import ParamSpec, TypeVar
 
 import google_crc32c
 
+from threefold.kernel.bulk_file import BulkFile
 from threefold.kernel.errors import Damaged
-from threefold.storage_server.disk import Vanished, make_folder, sync_folder, write_all_of
+from threefold.storage_server.disk import Vanished, make_folder, sync_folder
 from threefold.storage_server.entries import BLOCK_BYTES, INLINE, Entry
 
 P = ParamSpec("P")
@@ -90,7 +91,7 @@ class BlobWriter:
     """One new file. Its steps wait for the disk: call them through `Blobs.act`, one after the other."""
 
     def __init__(self, file_id: bytes, path: Path) -> None:
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._file = BulkFile(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
         self.file_id = file_id
         self.size = 0
         self._path = path
@@ -110,7 +111,7 @@ class BlobWriter:
             data = data[len(piece) :]
 
     def _end_block(self) -> None:
-        write_all_of(self._fd, self._block, self.size)
+        self._file.write(self._block, self.size)
         self._checksums.append(self._crc.to_bytes(4, "little"))
         self.size += self._block_bytes
         self._block.clear()
@@ -120,14 +121,15 @@ class BlobWriter:
         """Durable, name and all; returns the checksums of the blocks."""
         if self._block:
             self._end_block()
-        os.fsync(self._fd)
+        os.fsync(self._file.fd)
         sync_folder(self._path.parent)
-        if os.fstat(self._fd).st_nlink == 0:
+        if os.fstat(self._file.fd).st_nlink == 0:
             raise Vanished("the data folder was emptied while an object was being written")
         return b"".join(self._checksums)
 
     def __del__(self) -> None:
-        os.close(self._fd)
+        if hasattr(self, "_file"):  # not where opening it failed
+            self._file.close()
 
     def abandon(self) -> None:
         """Leave nothing behind; fine at any time before the journal names the file."""

@@ -8,13 +8,11 @@ from __future__ import annotations
 import fcntl
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 from threefold.kernel.errors import Refused, Unavailable
 
 _ZEROS = bytes(1 << 20)
-_PIECES_MAX = 1024  # IOV_MAX of Linux and macOS
 _LOCK_ATTEMPTS = 10
 _LOCK_RETRY_S = 0.05
 
@@ -51,15 +49,6 @@ def write_all(fd: int, data: bytes, position: int) -> None:
     done = os.pwrite(fd, data, position)
     while done < len(data):
         done += os.pwrite(fd, memoryview(data)[done:], position + done)
-
-
-def write_all_of(fd: int, pieces: Sequence[bytes], position: int) -> None:
-    """One behind the other, in one go where the system takes them."""
-    if len(pieces) > _PIECES_MAX:
-        pieces = [b"".join(pieces)]
-    done, whole = os.pwritev(fd, pieces, position), sum(map(len, pieces))
-    if done < whole:
-        write_all(fd, b"".join(pieces)[done:], position + done)
 
 
 def fill_with_zeros(fd: int, start: int, end: int) -> None:

@@ -9,7 +9,6 @@ import google_crc32c
 import pytest
 
 from threefold.storage_server.blobs import Blobs
-from threefold.storage_server.disk import write_all_of
 from threefold.storage_server.entries import BLOCK_BYTES
 
 
@@ -28,10 +27,3 @@ def test_pieces_of_any_size_make_the_same_file(tmp_path: Path, longest: int) -> 
     assert Blobs.open(tmp_path).path(writer.file_id).read_bytes() == data
     blocks = [data[start : start + BLOCK_BYTES] for start in range(0, len(data), BLOCK_BYTES)]
     assert checksums == b"".join(google_crc32c.value(block).to_bytes(4, "little") for block in blocks)
-
-
-def test_more_pieces_than_the_system_takes_at_once(tmp_path: Path) -> None:
-    pieces = [bytes([number % 251]) * (1 + number % 3) for number in range(5_000)]
-    with (tmp_path / "file").open("wb") as file:
-        write_all_of(file.fileno(), pieces, 7)
-    assert (tmp_path / "file").read_bytes() == bytes(7) + b"".join(pieces)
