@@ -105,6 +105,31 @@ async def test_a_store_that_comes_back_is_filled_and_counted_in() -> None:
     assert damaged not in here.third.objects
 
 
+async def test_the_end_of_a_segment_is_told_at_once_and_other_changes_when_the_beacon_is_due() -> None:
+    """A snapshot waits for it: its last WAL is a segment's end."""
+    here = _Here()
+    told = asyncio.create_task(here.leader._beacons())
+
+    async def settled() -> Lsn:
+        leader = await beacon.read_leader(here.stores, _KEYRING)
+        return leader.settled if leader is not None else Lsn(0)
+
+    async def offer(count: int, seconds: float) -> Lsn:
+        here.leader.writer.offer(bytes(count))
+        async with asyncio.timeout(seconds):
+            while await settled() != here.leader.appender.received:
+                await asyncio.sleep(0.01)
+        return await settled()
+
+    await offer(100, 2 * beacon.PERIOD_S)
+    with pytest.raises(TimeoutError):
+        await offer(100, beacon.PERIOD_S / 2)
+    await offer(0, 2 * beacon.PERIOD_S)
+    await offer(here.leader.wal_segment_bytes - 200, beacon.PERIOD_S / 2)
+    assert await settled() == here.leader.wal_segment_bytes
+    told.cancel()
+
+
 async def test_while_commits_wait_a_store_that_kept_its_memory_is_counted_in_unfilled() -> None:
     here = _Here()
     here.third.objects[keys.FORMAT] = _FORMAT.encode()

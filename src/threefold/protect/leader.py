@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 import psutil
@@ -42,6 +43,7 @@ from threefold.stores.probe import probe
 from threefold.stores.store import ABSENT, ObjectStore
 
 _FILL_PERIOD_S = 2.0
+_BETWEEN_BEACONS_S = 0.25
 _MEMORY_PERIOD_S = 5.0
 # A change that waits longer than this for two stores is worth a line in the log and a word on `status`.
 _WAITING_S = 2.0
@@ -103,6 +105,8 @@ class Leader:
         self.stream = Stream(self.writer, with_.clock, with_.durability, spooling)
         self.reason = ""
         self._beat = 0
+        self._segment = self.appender.settled // self.wal_segment_bytes  # the one that is being written
+        self._next_segment = asyncio.Event()  # another one has begun since the last beacon
         self._filled_missing = dict.fromkeys(scope.stores, 0)
         self._filling = ""
         self._trimmed: tuple[int, int] | None = None
@@ -134,6 +138,10 @@ class Leader:
 
     def _settled(self, lsn: Lsn) -> None:
         self.stream.settled(lsn)
+        segment = lsn // self.wal_segment_bytes
+        if segment != self._segment:
+            self._segment = segment
+            self._next_segment.set()
 
     @property
     def system_identifier(self) -> int:
@@ -216,6 +224,7 @@ class Leader:
         while True:
             began = self._with.clock.monotonic()
             await self.look_for_newer()
+            self._next_segment.clear()
             status = self.status()
             if (status.state == "waiting-for-stores") != waiting:
                 waiting = not waiting
@@ -226,7 +235,15 @@ class Leader:
             await beacon.write_leader(self._with.stores, status, self._with.keyring, self._with.clock)
             # A store that hangs costs a second each time; whoever waits counts the seconds between two beats.
             took = self._with.clock.monotonic() - began
-            await self._with.clock.sleep(max(beacon.PERIOD_S - took, 0.1))
+            await self._until_due(max(beacon.PERIOD_S - took, 0.1))
+
+    async def _until_due(self, seconds: float) -> None:
+        """A base backup ends with its segment, and whoever takes it waits for the beacon that says it is settled."""
+        least = min(seconds, _BETWEEN_BEACONS_S)
+        await self._with.clock.sleep(least)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds - least):
+                await self._next_segment.wait()
 
     async def _memory(self) -> None:
         """A store that lost its memory no longer counts: what it accepts now proves nothing (quorum/members.py)."""
