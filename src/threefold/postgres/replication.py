@@ -38,7 +38,6 @@ from threefold.postgres.messages import (
 )
 
 DRAIN_BYTES_MAX = 4 * 2**20
-_BACKUP_GATHER_S = 0.001  # PostgreSQL 15 sends 8 kB at a time: waking up for each costs more than what is done with it
 
 _SLOT_NAME = re.compile(r"[a-z0-9_]{1,63}")
 _PARAMETER = re.compile(r"[a-z0-9_.]{1,63}")
@@ -346,8 +345,8 @@ class ReplicationLink:
             if length < 0:
                 break
             if length == 0 or since_turn > DRAIN_BYTES_MAX:
+                # No pause for more to come: a local socket holds 200 kB, and its sender would wait through it.
                 await (self._turn() if length else self._readable())
-                await self._clock.sleep(0 if length else _BACKUP_GATHER_S)
                 since_turn = 0
             if length:
                 event = messages.decode_backup(message, in_manifest=in_manifest)
