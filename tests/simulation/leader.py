@@ -42,8 +42,8 @@ class MemoCodec(Codec):
         self._opened: dict[bytes, LogObject] = {}
         self._headers: dict[bytes, Header] = {}
 
-    def encode(self, header: Header, payload: bytes = b"") -> LogObject:
-        made = super().encode(header, payload)
+    def encode(self, header: Header, payload: bytes = b"", packed: bytes | None = None) -> LogObject:
+        made = super().encode(header, payload, packed)
         self._opened[made.body] = made
         return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 
 import pytest
@@ -167,6 +168,38 @@ def test_damage_on_reading_back_is_no_rival_and_is_read_again() -> None:
     assert not appender.fenced
     assert _by_store(appender.poll(0.0))["S1"] == []
     assert appender.lanes["S1"].missing == 1
+
+
+def test_of_large_entries_fewer_are_under_way() -> None:
+    """As many bytes to each store, and in all, as four of them have: with more a slow line is late with all."""
+    appender = _appender(entry_bytes=512, flying_bytes=2048)
+    sent = _offer(appender, os.urandom(WINDOW * 512))  # does not compress: a hundred bytes more each
+    assert [len(sends) for sends in sent.values()] == [3, 3, 3]
+    assert appender.unsettled == 4
+    for store in ("S1", "S2"):
+        appender.answer(sent[store][0].token, Made.CREATED, 0.0)
+    assert [len(sends) for sends in _by_store(appender.poll(0.0)).values()] == [1, 1, 0]
+
+
+def test_a_large_entry_goes_out_alone_though_it_is_larger_than_what_may_be_under_way() -> None:
+    appender = _appender(entry_bytes=1000, flying_bytes=100)
+    sent = _offer(appender, os.urandom(2000))
+    assert [len(sends) for sends in sent.values()] == [1, 1, 1]
+
+
+def test_what_fails_together_counts_as_one_failure() -> None:
+    """A connection that breaks takes all along that was under way: the store was away once, not eight times."""
+    appender = _appender()
+    sends = [_offer(appender, b"x")["S1"][0] for _ in range(WINDOW)]
+    for send in sends:
+        appender.answer(send.token, Unknown("broke off"), 1.0)
+    first = appender.next_retry()
+    assert first is not None
+    assert first == 1.0 + Limits().retry_first
+    again = _by_store(appender.poll(first))["S1"]
+    assert len(again) == WINDOW
+    appender.answer(again[0].token, Unknown("broke off"), first)
+    assert appender.next_retry() == first + 2 * Limits().retry_first
 
 
 def test_a_store_that_is_away_is_left_behind_within_bounds() -> None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from threefold.kernel.errors import Damaged, OtherKey
 from threefold.kernel.lsn import Lsn
 from threefold.quorum import bundles, keys
-from threefold.quorum.builder import SegmentBuilder, Settled, WholeSegment
+from threefold.quorum.builder import LARGE_BYTES, SegmentBuilder, Settled, WholeSegment
 from threefold.quorum.majority import QUORUM, WINDOW
 from threefold.quorum.objects import Frame, Header, Kind, LogObject
 from threefold.quorum.requests import Answer, Create, Read
@@ -40,6 +40,9 @@ class Limits:
 
     entry_bytes: int = 1024 * 1024  # larger ones would hold up the small commits behind them
     lag_bytes: int = 32 * 1024 * 1024  # what may wait for a store that is behind
+    # Of entries under way, to all stores and to each: a slow line that gets more of them at once is late with all.
+    flying_bytes: int = 4 * 1024 * 1024
+    large_bytes: int = LARGE_BYTES  # of entries whose frames go into their segment as they are
     segments_waiting: int = 3  # beyond it no new entries are cut, so that memory stays bounded
     retry_first: float = 0.05
     retry_most: float = 2.0
@@ -99,16 +102,29 @@ class Lane:
     waiting: deque[tuple[_Item, bool]] = field(default_factory=deque)  # with: read it back first
     waiting_bytes: int = 0
     flying: int = 0
+    flying_bytes: int = 0  # of entries and bundles
     flying_segments: int = 0
     failures: int = 0
     retry_at: float = 0.0
     missing: int = 0  # objects forgotten for lack of room; fill.py brings them
     reason: str = ""
 
-    @property
-    def may_send(self) -> bool:
+    def may_send(self, flying_bytes: int) -> bool:
         """One segment at a time: a store that hangs keeps what flies for as long as a bulk request may take."""
-        return bool(self.waiting) and self.flying < WINDOW and not (self.flying_segments and self.waiting[0][0].segment)
+        if not self.waiting or self.flying >= WINDOW:
+            return False
+        item = self.waiting[0][0]
+        if item.segment:
+            return not self.flying_segments
+        return not self.flying_bytes or self.flying_bytes + len(item.body) <= flying_bytes
+
+    def count(self, item: _Item, sign: int) -> None:
+        """``sign``: 1 where it takes off, -1 where it has landed."""
+        self.flying += sign
+        if item.segment:
+            self.flying_segments += sign
+        else:
+            self.flying_bytes += sign * len(item.body)
 
 
 class Appender:
@@ -130,7 +146,7 @@ class Appender:
         self._flying: dict[int, tuple[str, _Item, bool]] = {}
         self.lanes = {store: Lane() for store in scope.stores}
         self._limits = limits
-        self._builder = SegmentBuilder(begin, scope.segment_bytes)
+        self._builder = SegmentBuilder(begin, scope.segment_bytes, limits.large_bytes)
         self._bundler = bundles.Bundler(scope.bundle_slots)
         self._bundles: list[tuple[int, bytes]] = []  # number and payload
         self._segment: tuple[_Item, WholeSegment] | None = None  # the one that is not on two stores yet
@@ -191,7 +207,7 @@ class Appender:
         self._cut_entries()
         sends = [*self._next_segment(), *self._next_bundles()]
         for store, lane in self.lanes.items():
-            while lane.may_send and lane.retry_at <= now:
+            while lane.may_send(self._limits.flying_bytes) and lane.retry_at <= now:
                 item, read = lane.waiting.popleft()
                 lane.waiting_bytes -= len(item.body)
                 sends.append(self._send(store, lane, item, read))
@@ -199,7 +215,7 @@ class Appender:
 
     def next_retry(self) -> float | None:
         """When to poll again though nothing happens (monotonic seconds)."""
-        at = [lane.retry_at for lane in self.lanes.values() if lane.may_send]
+        at = [lane.retry_at for lane in self.lanes.values() if lane.may_send(self._limits.flying_bytes)]
         return min(at) if at else None
 
     def answer(self, token: int, answer: Answer | Encoded, now: float) -> None:
@@ -212,8 +228,7 @@ class Appender:
         lane = self.lanes.get(store)
         if lane is None or self.fenced:
             return
-        lane.flying -= 1
-        lane.flying_segments -= item.segment
+        lane.count(item, -1)
         if was_read and isinstance(answer, bytes):
             self._compare(store, lane, item, answer)
         elif item.optional:
@@ -224,10 +239,11 @@ class Appender:
             self._again(lane, item, read=True)
         else:
             # Unknown; or absent on reading back, which only says that the create has not landed.
-            lane.failures += 1
             lane.reason = answer.reason if isinstance(answer, Unknown) else ""
-            pause = self._limits.retry_first * 2 ** min(lane.failures - 1, 16)
-            lane.retry_at = now + min(pause, self._limits.retry_most)
+            if now >= lane.retry_at:  # what flew beside the first that failed fails with it, and says no more than it
+                lane.failures += 1
+                pause = self._limits.retry_first * 2 ** min(lane.failures - 1, 16)
+                lane.retry_at = now + min(pause, self._limits.retry_most)
             self._again(lane, item, read=was_read and answer is not ABSENT)
 
     def _compare(self, store: str, lane: Lane, item: _Item, found: bytes) -> None:
@@ -279,8 +295,7 @@ class Appender:
     def _send(self, store: str, lane: Lane, item: _Item, read: bool) -> Send:
         self._token += 1
         self._flying[self._token] = (store, item, read)
-        lane.flying += 1
-        lane.flying_segments += item.segment
+        lane.count(item, 1)
         return Send(self._token, Read(store, item.key) if read else Create(store, item.key, item.body))
 
     def _again(self, lane: Lane, item: _Item, *, read: bool) -> None:
@@ -308,7 +323,12 @@ class Appender:
             self._spread(item)
 
     def _has_room(self) -> bool:
-        return len(self._unsettled) < WINDOW and len(self._builder.whole) < self._limits.segments_waiting
+        under_way = sum(len(item.body) for item in self._unsettled)
+        return (
+            len(self._unsettled) < WINDOW
+            and under_way < self._limits.flying_bytes
+            and len(self._builder.whole) < self._limits.segments_waiting
+        )
 
     def _spread(self, item: _Item) -> None:
         for lane in self.lanes.values():

@@ -15,8 +15,8 @@ from threefold.kernel.lsn import Lsn
 from threefold.quorum.history import wal_of
 from threefold.quorum.objects import Frame, LogObject
 
-# Kept as they are, compressed if they come so; what is smaller compresses better together.
-_LARGE_BYTES: Final = 64 * 1024
+# Parts from there on are kept as they are, compressed if they come so; what is smaller compresses better together.
+LARGE_BYTES: Final = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +46,10 @@ class WholeSegment:
 class SegmentBuilder:
     """Takes settled bytes in order; gives whole segments in order."""
 
-    def __init__(self, start: Lsn, segment_bytes: int) -> None:
+    def __init__(self, start: Lsn, segment_bytes: int, large_bytes: int = LARGE_BYTES) -> None:
         """``start``: the first byte that is not in a segment yet; the log's own first byte or a segment's start."""
         self._segment_bytes = segment_bytes
+        self._large_bytes = large_bytes
         self._start = start
         self._parts: list[bytes | Frame] = []  # large ones as they came
         self._small = bytearray()  # what came behind them
@@ -75,7 +76,7 @@ class SegmentBuilder:
             part = data[place : place + (boundary - self.end)]
             self._size += len(part)
             place += len(part)
-            if len(part) < _LARGE_BYTES:
+            if len(part) < self._large_bytes:
                 self._small += part
             else:
                 self._gather_small()

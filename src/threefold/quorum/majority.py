@@ -13,7 +13,7 @@ QUORUM: Final = 2
 
 # How many slots a writer may have under way that are not settled yet. Both sides rely on it: the writer never
 # exceeds it, and a reader that finds an entry further above a declared end knows that something is badly wrong.
-WINDOW: Final = 4
+WINDOW: Final = 8
 
 
 def is_quorum(stores: int) -> bool:
