@@ -202,7 +202,7 @@ async def _append(stores: Mapping[str, ObjectStore], codec: Codec, appender: App
             for send in sends:
                 request = send.request
                 if isinstance(request, Encode):
-                    appender.answer(send.token, Encoded(codec.gather(request.header, request.parts)), 0.0)
+                    appender.answer(send.token, Encoded(codec.encode_parts(request.header, request.parts)), 0.0)
                     continue
                 assert isinstance(request, Create)
                 if request.store == next(iter(stores)):

@@ -42,8 +42,8 @@ class MemoCodec(Codec):
         self._opened: dict[bytes, LogObject] = {}
         self._headers: dict[bytes, Header] = {}
 
-    def encode(self, header: Header, payload: bytes = b"", packed: bytes | None = None) -> LogObject:
-        made = super().encode(header, payload, packed)
+    def encode(self, header: Header, payload: bytes = b"", compressed: bytes | None = None) -> LogObject:
+        made = super().encode(header, payload, compressed)
         self._opened[made.body] = made
         return made
 
@@ -252,7 +252,7 @@ class Leader(Client):
         for send in appender.poll(self.world.now):
             request = send.request
             if isinstance(request, Encode):
-                made = Encoded(appender._scope.codec.gather(request.header, request.parts))
+                made = Encoded(appender._scope.codec.encode_parts(request.header, request.parts))
                 self.later(0.001, lambda token=send.token, made=made: self._answered(token, made))
             else:
                 self.world.send(

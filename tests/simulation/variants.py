@@ -56,13 +56,13 @@ VARIANTS: dict[str, Variant] = {
     "promotes a switch that was abandoned": Variant(
         switching.promotes_what_was_abandoned, "switching", seeds=500, known=310
     ),
-    "bundles what is not settled": Variant(appending.bundles_what_is_not_settled, known=114),
+    "bundles what is not settled": Variant(appending.bundles_what_is_not_settled, known=451),
     "adds a surplus at any time": Variant(switching.adds_a_surplus_at_any_time, "switching", known=69),
     "the new store votes before it is full": Variant(replacing.votes_before_it_is_full, "replacing"),
     "fills the new store before the old three are fenced": Variant(
         replacing.fills_before_the_old_three_are_fenced, "replacing"
     ),
-    "seals on two of the new three": Variant(replacing.seals_on_two_of_the_new_three, "replacing"),
+    "seals on two of the new three": Variant(replacing.seals_on_two_of_the_new_three, "replacing", known=151),
     "goes back by any two of the old three": Variant(replacing.goes_back_by_two_of_the_old_three, "replacing", known=9),
     "takes over with old settings": Variant(replacing.takes_over_with_old_settings, "replacing", seeds=400, known=77),
     "reads with old settings": Variant(replacing.reads_with_old_settings, "replacing"),

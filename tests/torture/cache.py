@@ -24,10 +24,12 @@ import threading
 from collections import defaultdict
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 SECTOR = 512
+_UNSEEN = ("write", "writev", "pwritev", "ftruncate")  # nothing watched may be changed by them
 CALLS = ("pwrite", "fdatasync", "fsync", "rename", "unlink")
 HOWS = ("before", "after", "half")  # half: of a write; the other calls have no middle
 
@@ -63,6 +65,8 @@ class Watch:
     def install(self) -> None:
         for name in (*CALLS, "open"):
             setattr(os, name, getattr(self, name))
+        for name in _UNSEEN:
+            setattr(os, name, partial(_refused, self._watched, name, getattr(os, name)))
 
     # what the server calls instead of the system
 
@@ -76,7 +80,8 @@ class Watch:
         self._note("write", stat.st_ino, at=position, size=len(data), old=old.rstrip(b"\0").hex())
         how = self._dies("pwrite", path)
         if how == "half":
-            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)  # which takes whole blocks only
+            # Past the cache only whole blocks can be written.
+            fcntl.fcntl(fd, fcntl.F_SETFL, fcntl.fcntl(fd, fcntl.F_GETFL) & ~os.O_DIRECT)
             self._real["pwrite"](fd, bytes(data)[: int(len(data) * self._share)], position)
         self._end(how in {"before", "half"})
         written = self._real["pwrite"](fd, data, position)
@@ -173,6 +178,13 @@ class Watch:
     def _end(self, now: bool) -> None:
         if now:
             os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _refused(watched: tuple[str, ...], name: str, real: Any, fd: int, *more: Any) -> Any:
+    """A call that the list does not know: what it changed could not be taken back, and nothing would be proved."""
+    if path_of(fd).startswith(watched):
+        raise AssertionError(f"{name} of a watched file would not be seen")
+    return real(fd, *more)
 
 
 def path_of(fd: int) -> str:

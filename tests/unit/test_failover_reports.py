@@ -147,6 +147,15 @@ def test_a_burst_teaches_it_nothing() -> None:
     assert source.phi(now + 2.4) == pytest.approx(steady.phi(then + 2.4), abs=0.1)
 
 
+@pytest.mark.parametrize("interval", [0.5, 0.6, 0.75, 0.9])
+def test_who_comes_early_is_on_time(interval: float) -> None:
+    """A leader under bulk tells each segment's end: no sign of an irregular source, whose silence may be long."""
+    steady, now = beaten([1.0] * 60)
+    early, then = beaten([interval] * 60)
+    for waited in (1.4, 2.4, 3.7, 5.0):
+        assert early.phi(then + waited) == pytest.approx(steady.phi(now + waited), abs=0.01)
+
+
 def test_who_was_never_heard_becomes_suspect_as_well() -> None:
     source = Suspicion(1.0, at=100.0)
     assert source.last is None

@@ -121,13 +121,27 @@ async def test_the_end_of_a_segment_is_told_at_once_and_other_changes_when_the_b
                 await asyncio.sleep(0.01)
         return await settled()
 
-    await offer(100, 2 * beacon.PERIOD_S)
-    with pytest.raises(TimeoutError):
-        await offer(100, beacon.PERIOD_S / 2)
-    await offer(0, 2 * beacon.PERIOD_S)
-    await offer(here.leader.wal_segment_bytes - 200, beacon.PERIOD_S / 2)
-    assert await settled() == here.leader.wal_segment_bytes
-    told.cancel()
+    try:
+        await offer(100, 2 * beacon.PERIOD_S)
+        with pytest.raises(TimeoutError):
+            await offer(100, 0.6 * beacon.PERIOD_S)
+        await offer(0, beacon.PERIOD_S)
+        await offer(here.leader.wal_segment_bytes - 200, 0.7 * beacon.PERIOD_S)
+        assert await settled() == here.leader.wal_segment_bytes
+    finally:
+        told.cancel()
+        await asyncio.gather(told, return_exceptions=True)
+
+
+def test_every_attempt_to_lead_has_a_writer_of_its_own() -> None:
+    """A payload's key comes from its header: two leaderships that make one segment of other parts must not share it."""
+    here = _Here()
+    nobody = cast("ReplicationLink", None)
+    one, other = (
+        Candidate(here.stores, here.log, _KEYRING, SystemClock(), here._hear, nobody, "dsn", _WHERE, always(_WHERE))
+        for _ in range(2)
+    )
+    assert one.writer != other.writer
 
 
 async def test_while_commits_wait_a_store_that_kept_its_memory_is_counted_in_unfilled() -> None:

@@ -41,7 +41,7 @@ def _offer(appender: Appender, data: bytes) -> dict[str, list[Send]]:
 
 
 def _encoded(request: Encode) -> Encoded:
-    return Encoded(_CODEC.gather(request.header, request.parts))
+    return Encoded(_CODEC.encode_parts(request.header, request.parts))
 
 
 def _of_a_living_store(send: Send) -> bool:

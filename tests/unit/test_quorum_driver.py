@@ -130,16 +130,16 @@ class _Guarded(Codec):
     def fork(self) -> Codec:
         return _Guarded()
 
-    def pack(self, payload: bytes) -> bytes:
+    def compress(self, payload: bytes) -> bytes:
         with self._alone():
-            return super().pack(payload)
+            return super().compress(payload)
 
-    def gather(self, header: Header, parts: Sequence[bytes | Frame]) -> bytes:
+    def encode_parts(self, header: Header, parts: Sequence[bytes | Frame]) -> bytes:
         _Guarded.bundles += header.kind is Kind.BUNDLE
         _Guarded.segments += header.kind is Kind.SEGMENT
         with self._alone():
             time.sleep(0.05)
-        return super().gather(header, parts)
+        return super().encode_parts(header, parts)
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -80,7 +80,7 @@ class Suspicion:
         self._last = at
         if interval < self._period / 2:
             return
-        self._intervals.append(interval)
+        self._intervals.append(max(interval, self._period))  # early is on time, and no sign of an irregular source
         self._habits = None
 
     def phi(self, at: float) -> float:

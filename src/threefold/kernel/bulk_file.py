@@ -1,12 +1,12 @@
 """Large pieces written to the disk past the page cache (open(2), O_DIRECT), where the file system can.
 
-For what is written once and not read soon: packs and segments on a store, a database that is being restored. Through the
-page cache each 4 KiB of them costs a page and a copy, which was half of a recovery's processor time; they push out
-what is in use; and they go to the disk in one burst, at the fsync. Past it the disk works from the first piece on, and what
-is read back to be verified is what the disk has.
+For what is written once and not read soon: packs and segments on a store, a database that is being restored. Through
+the page cache each 4 KiB of them costs a page and a copy, which was half of a recovery's processor time; they push out
+what is in use; and they go to the disk in one burst, at the fsync. Past it the disk works from the first piece on, and
+what is read back to be verified is what the disk has.
 
-Nothing is promised by that: what is written is durable after fsync, as ever. Where a file system does not offer it (open
-or write say EINVAL), and for what is small or lies askew, the page cache is used.
+Nothing is promised by that: what is written is durable after fsync, as ever. Where a file system does not offer it
+(it says so when asked, or at the first write), and for what is small or lies askew, the page cache is used.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from typing import Final
 
 PIECE_BYTES: Final = 1 << 20
 _ALIGNED: Final = 4096  # in memory and in the file; no disk in use asks for more
-# Below it a write of its own to the disk takes longer than the page cache does.
+# What is smaller waits for the disk longer than it would cost in the page cache.
 _LARGE_BYTES: Final = 256 * 1024
+_NOT_OFFERED: Final = {errno.EINVAL, errno.EOPNOTSUPP}
 _O_DIRECT: Final[int] = getattr(os, "O_DIRECT", 0)  # Linux
 _local = threading.local()
 
@@ -59,42 +60,36 @@ class BulkFile:
 
     def _put(self, data: memoryview, position: int) -> None:
         whole = len(data) - len(data) % _ALIGNED
-        if self._able and whole >= _LARGE_BYTES and position % _ALIGNED == 0 and self._past_the_cache(direct=True):
-            done = self._put_whole(data[:whole], position)
+        if whole >= _LARGE_BYTES and position % _ALIGNED == 0 and self._able:
+            done = self._put_direct(data[:whole], position)
             data, position = data[done:], position + done
         if data:
-            self._past_the_cache(direct=False)
+            self._switch(direct=False)
         while data:
             done = os.pwrite(self.fd, data, position)
             data, position = data[done:], position + done
 
-    def _put_whole(self, data: memoryview, position: int) -> int:
-        """As much as went past the cache; a write that stops short of a block's end is left to the cache."""
+    def _put_direct(self, data: memoryview, position: int) -> int:
+        """How many bytes went past the cache; the rest of a write that stopped short is left to the cache."""
         try:
+            self._switch(direct=True)
             return os.pwrite(self.fd, data, position)
         except OSError as error:
-            if error.errno != errno.EINVAL:
+            if error.errno not in _NOT_OFFERED:
                 raise
             self._able = False
             return 0
 
-    def _past_the_cache(self, *, direct: bool) -> bool:
-        """Whether that is how the next write goes."""
+    def _switch(self, *, direct: bool) -> None:
         if direct != self._direct:
-            try:
-                fcntl.fcntl(self.fd, fcntl.F_SETFL, self._flags | (_O_DIRECT if direct else 0))
-            except OSError as error:
-                if error.errno != errno.EINVAL or not direct:
-                    raise
-                self._able = False
-            else:
-                self._direct = direct
-        return self._direct
+            fcntl.fcntl(self.fd, fcntl.F_SETFL, self._flags | (_O_DIRECT if direct else 0))
+            self._direct = direct
 
 
 def _room() -> memoryview:
     """The calling thread's own, aligned to a page."""
     if not hasattr(_local, "room"):
-        _local.room = memoryview(mmap.mmap(-1, PIECE_BYTES))
+        # Private: a forked child would write into the same room otherwise.
+        _local.room = memoryview(mmap.mmap(-1, PIECE_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS))
     room: memoryview = _local.room
     return room

@@ -9,8 +9,9 @@ It lies above what is made and dropped all the time, the log's entries of a mega
 fault for every 4 KiB, which took a third of the DRaaS server's time while it drained much WAL. Freed at the top of a
 heap those would go back at once and be asked for again, unless some are kept there.
 
-A snapshot goes through the database in blocks of a MiB and packs of 16, some dozen at once. Taken from the system anew
-each time, every page of them is faulted in again: a fifth of the processor time of a snapshot that sends nothing.
+A snapshot, or a recovery, goes through the database in blocks of a MiB and packs of 16, some dozen at once. Taken from
+the system anew each time, every page of them is faulted in again: a fifth of the processor time of a snapshot that
+sends nothing.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
-"""The leader's beacon: what it is doing, overwritten in every store that takes it, every two seconds and when a WAL
-segment's end was settled (as often as four times a second under bulk).
+"""The leader's beacon: what it is doing, overwritten in every store that takes it.
+
+Every two seconds, and when a WAL segment's end was settled, but not more than once a second.
 
 It serves liveness only (invariant 2): whoever waits watches whether it *changes*, by a clock of its own; whether the
 leader may still write is decided by seals alone. It is sealed like everything else at a provider.

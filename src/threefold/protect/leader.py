@@ -43,7 +43,7 @@ from threefold.stores.probe import probe
 from threefold.stores.store import ABSENT, ObjectStore
 
 _FILL_PERIOD_S = 2.0
-_BETWEEN_BEACONS_S = 0.25
+_BETWEEN_BEACONS_S = 1.0  # Google takes no more than one overwrite of a name a second
 _MEMORY_PERIOD_S = 5.0
 # A change that waits longer than this for two stores is worth a line in the log and a word on `status`.
 _WAITING_S = 2.0
@@ -106,7 +106,7 @@ class Leader:
         self.reason = ""
         self._beat = 0
         self._segment = self.appender.settled // self.wal_segment_bytes  # the one that is being written
-        self._next_segment = asyncio.Event()  # another one has begun since the last beacon
+        self._segment_ended = asyncio.Event()  # one has since the last beacon
         self._filled_missing = dict.fromkeys(scope.stores, 0)
         self._filling = ""
         self._trimmed: tuple[int, int] | None = None
@@ -141,7 +141,7 @@ class Leader:
         segment = lsn // self.wal_segment_bytes
         if segment != self._segment:
             self._segment = segment
-            self._next_segment.set()
+            self._segment_ended.set()
 
     @property
     def system_identifier(self) -> int:
@@ -224,7 +224,7 @@ class Leader:
         while True:
             began = self._with.clock.monotonic()
             await self.look_for_newer()
-            self._next_segment.clear()
+            self._segment_ended.clear()
             status = self.status()
             if (status.state == "waiting-for-stores") != waiting:
                 waiting = not waiting
@@ -238,12 +238,15 @@ class Leader:
             await self._until_due(max(beacon.PERIOD_S - took, 0.1))
 
     async def _until_due(self, seconds: float) -> None:
-        """A base backup ends with its segment, and whoever takes it waits for the beacon that says it is settled."""
+        """Sleep until the next beacon is due, or sooner where a segment's end was settled.
+
+        A base backup of the primary ends with one, and whoever takes it waits for the beacon that says so.
+        """
         least = min(seconds, _BETWEEN_BEACONS_S)
         await self._with.clock.sleep(least)
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds - least):
-                await self._next_segment.wait()
+                await self._segment_ended.wait()
 
     async def _memory(self) -> None:
         """A store that lost its memory no longer counts: what it accepts now proves nothing (quorum/members.py)."""

@@ -55,7 +55,7 @@ _DOUBTS = 3
 
 @dataclass(frozen=True, slots=True)
 class Encode:
-    """Ask for a segment or a bundle to be encoded (elsewhere: it takes a while), by `Codec.gather`."""
+    """Ask for a segment or a bundle to be encoded (elsewhere: it takes a while), by `Codec.encode_parts`."""
 
     header: Header
     parts: tuple[bytes | Frame, ...]
@@ -314,9 +314,9 @@ class Appender:
             header = Header(
                 Kind.ENTRY, self._epoch, self._slot, scope.writer, self._timeline, self._cut, end, self._link
             )
-            packed = scope.codec.pack(payload)
-            entry = scope.codec.encode(header, payload, packed)
-            part = Settled(self._timeline, self._cut, payload, self._epoch, self._slot, packed)
+            compressed = scope.codec.compress(payload)
+            entry = scope.codec.encode(header, payload, compressed)
+            part = Settled(self._timeline, self._cut, payload, self._epoch, self._slot, compressed)
             item = _Item(keys.slot_key(self._epoch, self._slot), entry.body, end, part)
             self._slot, self._link, self._cut = self._slot + 1, entry.digest, end
             self._unsettled.append(item)

@@ -21,14 +21,14 @@ LARGE_BYTES: Final = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Settled:
-    """Settled bytes from ``start`` on, and the slot they lie in; ``packed``: all of ``data``, by `Codec.pack`."""
+    """Settled bytes from ``start`` on and the slot they lie in; ``compressed``: all of ``data``, by the `Codec`."""
 
     timeline: int
     start: Lsn
     data: bytes
     epoch: int
     slot: int
-    packed: bytes | None = None
+    compressed: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,9 +80,9 @@ class SegmentBuilder:
                 self._small += part
             else:
                 self._gather_small()
-                packed = settled.packed if len(part) == len(data) else None
+                compressed = settled.compressed if len(part) == len(data) else None
                 # Copied: what zstandard returns still occupies all that it was given to compress into.
-                self._parts.append(part if packed is None else Frame(len(part), bytes(memoryview(packed))))
+                self._parts.append(part if compressed is None else Frame(len(part), bytes(memoryview(compressed))))
 
     def _gather_small(self) -> None:
         if self._small:
@@ -106,6 +106,6 @@ def lineage(recent: Sequence[LogObject]) -> list[Settled]:
             line.pop()
         if line and line[-1].timeline != header.timeline:
             last = line[-1]
-            line[-1] = replace(last, data=last.data[: header.start - last.start], packed=None)
+            line[-1] = replace(last, data=last.data[: header.start - last.start], compressed=None)
         line.append(Settled(header.timeline, header.start, wal_of(entry), header.epoch, header.slot))
     return line

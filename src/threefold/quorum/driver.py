@@ -224,7 +224,7 @@ class LogWriter:
         answer: Answer | Encoded
         if isinstance(send.request, Encode):
             codec = self._codec.fork()  # one thread's; a bundle may be encoded beside a segment
-            answer = Encoded(await asyncio.to_thread(codec.gather, send.request.header, send.request.parts))
+            answer = Encoded(await asyncio.to_thread(codec.encode_parts, send.request.header, send.request.parts))
         else:
             answer = await self._driver.perform(send.request)
         self._heard(send.token, answer)

@@ -102,10 +102,10 @@ class LogObject:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``size`` bytes of WAL, compressed by `Codec.pack`."""
+    """``size`` bytes of WAL, compressed by `Codec.compress`."""
 
     size: int
-    packed: bytes
+    compressed: bytes
 
 
 class Codec:
@@ -143,27 +143,27 @@ class Codec:
         """What to raise where the log is known to go on under a key that we do not have."""
         return goes_on_under_another(key_id, self._keyring)
 
-    def pack(self, payload: bytes) -> bytes:
+    def compress(self, payload: bytes) -> bytes:
         """Compressed: one zstd frame."""
         return self._compressor.compress(payload)
 
-    def encode(self, header: Header, payload: bytes = b"", packed: bytes | None = None) -> LogObject:
-        """Compress, encrypt, frame. A seal has no payload. ``packed``: the payload, where `pack` was called already."""
+    def encode(self, header: Header, payload: bytes = b"", compressed: bytes | None = None) -> LogObject:
+        """Compress, encrypt, frame. A seal has no payload. ``compressed``: what `compress` made of it already."""
         if header.kind is Kind.SEAL:
             head = self._head(header)
             body = head + self._tag(head)
         else:
-            body = self._sealed(header, _ONE_FRAME, self.pack(payload) if packed is None else packed)
+            body = self._sealed(header, _ONE_FRAME, self.compress(payload) if compressed is None else compressed)
         return LogObject(header, payload, body, sha256(body).digest())
 
-    def gather(self, header: Header, parts: Sequence[bytes | Frame]) -> bytes:
+    def encode_parts(self, header: Header, parts: Sequence[bytes | Frame]) -> bytes:
         """The body of an object whose payload is ``parts``; what is compressed already stays as it is."""
-        frames = [part.packed if isinstance(part, Frame) else self.pack(part) for part in parts]
+        frames = [part.compressed if isinstance(part, Frame) else self.compress(part) for part in parts]
         return self._sealed(header, _FRAMES if len(frames) > 1 else _ONE_FRAME, b"".join(frames))
 
-    def _sealed(self, header: Header, version: int, packed: bytes) -> bytes:
+    def _sealed(self, header: Header, version: int, compressed: bytes) -> bytes:
         head = self._head(header, version)
-        return head + self._tag(head) + self._sealer(head).seal(packed, nonce=_NONCE, header=head)
+        return head + self._tag(head) + self._sealer(head).seal(compressed, nonce=_NONCE, header=head)
 
     def open(self, body: bytes) -> LogObject:
         """Raises Damaged for anything that is not exactly what `encode` made with this key for this log."""
@@ -173,18 +173,18 @@ class Codec:
                 raise Damaged("a seal has bytes after its header")
             return LogObject(header, b"", body, sha256(body).digest())
         head = body[: _HEADER.size]
-        packed = self._sealer(head).open(body[HEADER_BYTES:], nonce=_NONCE, header=head)
+        compressed = self._sealer(head).open(body[HEADER_BYTES:], nonce=_NONCE, header=head)
         try:
-            payload = self._unpack(header, head[_VERSION_AT], packed)
+            payload = self._unpack(header, head[_VERSION_AT], compressed)
         except zstandard.ZstdError as error:
             raise Damaged("an object of the log does not unpack") from error
         return LogObject(header, payload, body, sha256(body).digest())
 
-    def _unpack(self, header: Header, version: int, packed: bytes) -> bytes:
+    def _unpack(self, header: Header, version: int, compressed: bytes) -> bytes:
         if version == _ONE_FRAME:
-            return self._decompressor.decompress(packed, max_output_size=_PAYLOAD_BYTES_MAX)
+            return self._decompressor.decompress(compressed, max_output_size=_PAYLOAD_BYTES_MAX)
         size = min(header.end - header.start, _PAYLOAD_BYTES_MAX)
-        with self._decompressor.stream_reader(packed, read_across_frames=True) as frames:
+        with self._decompressor.stream_reader(compressed, read_across_frames=True) as frames:
             payload: bytes = frames.read(size)
             if len(payload) != size or frames.read(1):
                 raise Damaged("a segment has not as many bytes as its header says")

@@ -11,6 +11,7 @@ differs is fetched, and what does not belong is removed. Everything is on disk (
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -179,9 +180,20 @@ def _make_files(files: Sequence[tuple[File, Path]]) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             os.ftruncate(descriptor, file.size)
+            if file.size > CHUNK_BYTES:
+                _allocate(descriptor, file.size)
             os.fchmod(descriptor, file.mode)
         finally:
             os.close(descriptor)
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """In one piece, if it can be had: chunks come in the order of packs, and each would get a place of its own."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+            raise
 
 
 def _write(read: Sequence[_Wanted], plain: Sequence[bytes]) -> None:
