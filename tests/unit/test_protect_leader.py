@@ -133,7 +133,7 @@ async def test_the_end_of_a_segment_is_told_at_once_and_other_changes_when_the_b
         await asyncio.gather(told, return_exceptions=True)
 
 
-def test_every_attempt_to_lead_has_a_writer_of_its_own() -> None:
+async def test_every_attempt_to_lead_has_a_writer_of_its_own() -> None:
     """A payload's key comes from its header: two leaderships that make one segment of other parts must not share it."""
     here = _Here()
     nobody = cast("ReplicationLink", None)
