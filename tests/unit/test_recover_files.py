@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from threefold.recover.configure import configure
 from threefold.recover.destination import MARKER, Destination, disk_errors
 from threefold.recover.overrides import SEVERED, appended
 from threefold.recover.plan import Plan
-from threefold.recover.restore import _lacking
+from threefold.recover.restore import _lacking, _make_files
 from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
 from threefold.vault.chunker import ChunkNamer
@@ -125,6 +126,32 @@ def test_what_postgresql_is_told_is_on_the_disk_before_it_starts(
         assert (there.into / name).stat().st_mode & 0o777 == 0o600
     assert synced[-2:] == [(there.into / "recovery.signal").stat().st_ino, there.into.stat().st_ino]
     assert (there.into / "postgresql.auto.conf").read_bytes().startswith(b"cluster_name = '\xff'\n")
+
+
+@pytest.mark.parametrize("error", [errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF])
+def test_a_file_system_that_does_not_allocate_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: int
+) -> None:
+    monkeypatch.setattr(os, "posix_fallocate", _failing(error))
+    _make_files([(File("big", 0o600, 3 * MB + 1, 0, 0, ()), tmp_path / "big")])
+    assert (tmp_path / "big").stat().st_size == 3 * MB + 1
+
+
+def test_room_for_a_restored_file_is_taken_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its chunks come in the order of packs; written into holes, each would get a place of its own on the disk."""
+    file = File("big", 0o600, 3 * MB + 1, 0, 0, ())
+    _make_files([(file, tmp_path / "big")])
+    assert (tmp_path / "big").stat().st_blocks * 512 >= 3 * MB
+    monkeypatch.setattr(os, "posix_fallocate", _failing(errno.ENOSPC))
+    with pytest.raises(Unavailable, match="is full"), disk_errors(tmp_path):
+        _make_files([(file, tmp_path / "big")])
+
+
+def _failing(error: int) -> Any:
+    def fail(*_: int) -> None:
+        raise OSError(error, os.strerror(error))
+
+    return fail
 
 
 def test_no_settings_file_leads_out_of_the_folder(tmp_path: Path) -> None:

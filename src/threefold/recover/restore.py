@@ -29,6 +29,9 @@ from threefold.vault.manifest import File, Manifest
 from threefold.vault.neighbours import neighbours
 from threefold.vault.pack import Place
 
+# The file system does not offer it. EBADF: glibc would write a byte into each block instead, after reading it, and
+# cannot: the file is not open for that.
+_NOT_ALLOCATED: Final = {errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF}
 _READS_AT_ONCE: Final = 8
 _SYNCS_AT_ONCE: Final = 8
 
@@ -192,7 +195,7 @@ def _allocate(descriptor: int, size: int) -> None:
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
-        if error.errno not in {errno.EINVAL, errno.EOPNOTSUPP}:
+        if error.errno not in _NOT_ALLOCATED:
             raise
 
 
