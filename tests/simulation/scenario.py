@@ -38,7 +38,13 @@ class Run:
         self.world.note(f"seed {seed}: {self.plan}")
         self.codec = MemoCodec()
         self.checker = Checker(self.world, self.codec)
-        self.limits = Limits(entry_bytes=self.plan.entry_bytes, lag_bytes=4000, large_bytes=8, segments_waiting=3)
+        self.limits = Limits(
+            entry_bytes=self.plan.entry_bytes,
+            lag_bytes=4000,
+            flying_bytes=500 if self.plan.entry_bytes == 40 else 4000,  # three or four entries; never reached
+            large_bytes=8,
+            segments_waiting=3,
+        )
         self.leaders: list[Leader] = []
         self.primaries: list[Primary] = []
         self.agents: list[Agent] = []

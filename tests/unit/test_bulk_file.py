@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import mmap
 import os
 import random
 import sys
@@ -85,11 +86,17 @@ def test_large_pieces_go_past_the_cache_and_the_rest_does_not(tmp_path: Path, mo
 
 
 def _able(folder: Path) -> bool:
+    page = mmap.mmap(-1, 4096)
     try:
-        os.close(os.open(folder / "able", os.O_WRONLY | os.O_CREAT | os.O_DIRECT))
+        fd = os.open(folder / "able", os.O_WRONLY | os.O_CREAT | os.O_DIRECT)
     except OSError:
         return False
-    return True
+    try:
+        return _REAL_PWRITE(fd, page, 0) == len(page)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
 
 
 def test_a_file_system_that_does_not_offer_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -126,7 +126,7 @@ async def test_the_end_of_a_segment_is_told_at_once_and_other_changes_when_the_b
         with pytest.raises(TimeoutError):
             await offer(100, 0.6 * beacon.PERIOD_S)
         await offer(0, beacon.PERIOD_S)
-        await offer(here.leader.wal_segment_bytes - 200, 0.7 * beacon.PERIOD_S)
+        await offer(here.leader.wal_segment_bytes - 200, 0.95 * beacon.PERIOD_S)
         assert await settled() == here.leader.wal_segment_bytes
     finally:
         told.cancel()

@@ -171,10 +171,10 @@ def test_damage_on_reading_back_is_no_rival_and_is_read_again() -> None:
 
 
 def test_of_large_entries_fewer_are_under_way() -> None:
-    """As many bytes to each store, and in all, as four of them have: with more a slow line is late with all."""
+    """To each store, and in all: with as many as of small ones a slow line is late with all."""
     appender = _appender(entry_bytes=512, flying_bytes=2048)
     sent = _offer(appender, os.urandom(WINDOW * 512))  # does not compress: a hundred bytes more each
-    assert [len(sends) for sends in sent.values()] == [3, 3, 3]
+    assert [len(sends) for sends in sent.values()] == [4, 4, 4]
     assert appender.unsettled == 4
     for store in ("S1", "S2"):
         appender.answer(sent[store][0].token, Made.CREATED, 0.0)

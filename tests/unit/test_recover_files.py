@@ -5,10 +5,11 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from tests.recovering import Notes
@@ -22,7 +23,7 @@ from threefold.recover.configure import configure
 from threefold.recover.destination import MARKER, Destination, disk_errors
 from threefold.recover.overrides import SEVERED, appended
 from threefold.recover.plan import Plan
-from threefold.recover.restore import _lacking, _make_files
+from threefold.recover.restore import _lacking, _make_files, restore
 from threefold.recover.targets import Latest
 from threefold.recover.wal_files import WalFiles
 from threefold.vault.chunker import ChunkNamer
@@ -145,6 +146,49 @@ def test_room_for_a_restored_file_is_taken_first(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(os, "posix_fallocate", _failing(errno.ENOSPC))
     with pytest.raises(Unavailable, match="is full"), disk_errors(tmp_path):
         _make_files([(file, tmp_path / "big")])
+
+
+async def test_an_interrupted_recovery_is_gone_on_with_where_its_files_take_most_of_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their room was taken before their chunks came: it is not asked for a second time."""
+    chunks = 96
+    namer = ChunkNamer(Keyring(bytes(32)))
+    plain = [bytes([number]) * MB for number in range(chunks)]
+    file = File("big", 0o600, chunks * MB, 0, 0, tuple(range(chunks)))
+    places = [Place("p", number * MB, MB, MB) for number in range(chunks)]
+    manifest = SimpleNamespace(files=[file], directories=[], places=places, names=[namer.name(each) for each in plain])
+    there = Destination.of(tmp_path / "data", (), {})
+    there.claim({})
+
+    def usage(folder: Path) -> Any:
+        taken = sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+        return SimpleNamespace(free=(chunks + 80) * MB - taken)  # 64 MiB are left free, and 16 besides
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+    given: list[int] = []
+
+    class Given:
+        keyring = Keyring(bytes(32))
+
+        def __init__(self, most: int) -> None:
+            self.most = most
+
+        async def chunks(self, wanted: list[tuple[bytes, Place]]) -> list[bytes]:
+            if len(given) >= self.most:
+                raise Unavailable("the stores went away")
+            numbers = [place.offset // MB for _, place in wanted]
+            given.extend(numbers)
+            return [plain[number] for number in numbers]
+
+    async def run(vault: Given, *, resumed: bool) -> None:
+        await restore(cast("Any", vault), cast("Any", manifest), there, Silent(), resumed=resumed, wal_bytes=0)
+
+    with pytest.raises(Unavailable, match="went away"):
+        await run(Given(8), resumed=False)
+    await run(Given(1000), resumed=True)
+    assert sorted(given) == list(range(chunks))
+    assert (there.into / "big").read_bytes() == b"".join(plain)
 
 
 def _failing(error: int) -> Any:

@@ -80,7 +80,7 @@ class Suspicion:
         self._last = at
         if interval < self._period / 2:
             return
-        self._intervals.append(max(interval, self._period))  # early is on time, and no sign of an irregular source
+        self._intervals.append(interval)
         self._habits = None
 
     def phi(self, at: float) -> float:
@@ -108,7 +108,9 @@ class Suspicion:
             return self._period, floor, _PRIOR_MISSING / _PRIOR_DUE
         # A source that is slower than was agreed is slow by habit, up to a point: then it is suspect by itself.
         usual = min(max(median(self._intervals), self._period), 4 * self._period)
-        spread = max(_MAD_TO_DEVIATION * median(abs(each - usual) for each in self._intervals), floor)
+        # Early is on time, and no sign of an irregular source.
+        off = (abs(max(each, self._period) - usual) for each in self._intervals)
+        spread = max(_MAD_TO_DEVIATION * median(off), floor)
         spread = min(spread, usual)
         due, missing = _PRIOR_DUE, _PRIOR_MISSING
         for interval in self._intervals:

@@ -1,6 +1,7 @@
 """The leader's beacon: what it is doing, overwritten in every store that takes it.
 
-Every two seconds, and when a WAL segment's end was settled, but not more than once a second.
+Every two seconds, and when a WAL segment's end was settled, but not more than once a second
+where the stores answer.
 
 It serves liveness only (invariant 2): whoever waits watches whether it *changes*, by a clock of its own; whether the
 leader may still write is decided by seals alone. It is sealed like everything else at a provider.

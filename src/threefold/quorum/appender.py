@@ -40,7 +40,8 @@ class Limits:
 
     entry_bytes: int = 1024 * 1024  # larger ones would hold up the small commits behind them
     lag_bytes: int = 32 * 1024 * 1024  # what may wait for a store that is behind
-    # Of entries under way, to all stores and to each: a slow line that gets more of them at once is late with all.
+    # With so many bytes of entries under way, in all or to one store, the next one waits: a slow line that gets more of
+    # them at once is late with all.
     flying_bytes: int = 4 * 1024 * 1024
     large_bytes: int = LARGE_BYTES  # of entries whose frames go into their segment as they are
     segments_waiting: int = 3  # beyond it no new entries are cut, so that memory stays bounded
@@ -104,7 +105,8 @@ class Lane:
     flying: int = 0
     flying_bytes: int = 0  # of entries and bundles
     flying_segments: int = 0
-    failures: int = 0
+    failures: int = 0  # answers that were none, since it stored something
+    pauses: int = 0  # and after how many of them it was left alone
     retry_at: float = 0.0
     missing: int = 0  # objects forgotten for lack of room; fill.py brings them
     reason: str = ""
@@ -113,10 +115,9 @@ class Lane:
         """One segment at a time: a store that hangs keeps what flies for as long as a bulk request may take."""
         if not self.waiting or self.flying >= WINDOW:
             return False
-        item = self.waiting[0][0]
-        if item.segment:
+        if self.waiting[0][0].segment:
             return not self.flying_segments
-        return not self.flying_bytes or self.flying_bytes + len(item.body) <= flying_bytes
+        return self.flying_bytes < flying_bytes
 
     def count(self, item: _Item, sign: int) -> None:
         """``sign``: 1 where it takes off, -1 where it has landed."""
@@ -240,9 +241,10 @@ class Appender:
         else:
             # Unknown; or absent on reading back, which only says that the create has not landed.
             lane.reason = answer.reason if isinstance(answer, Unknown) else ""
+            lane.failures += 1
             if now >= lane.retry_at:  # what flew beside the first that failed fails with it, and says no more than it
-                lane.failures += 1
-                pause = self._limits.retry_first * 2 ** min(lane.failures - 1, 16)
+                pause = self._limits.retry_first * 2 ** min(lane.pauses, 16)
+                lane.pauses += 1
                 lane.retry_at = now + min(pause, self._limits.retry_most)
             self._again(lane, item, read=was_read and answer is not ABSENT)
 
@@ -277,7 +279,8 @@ class Appender:
             self.fenced = f"{item.key} on {store} was written by somebody else"
 
     def _stored(self, store: str, lane: Lane, item: _Item) -> None:
-        lane.failures, lane.retry_at, lane.reason = 0, 0.0, ""
+        lane.failures = lane.pauses = 0
+        lane.retry_at, lane.reason = 0.0, ""
         item.on.add(store)
         while self._unsettled and self._unsettled[0].is_settled:
             entry = self._unsettled.popleft()

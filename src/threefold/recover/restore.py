@@ -75,10 +75,12 @@ async def restore(
         with disk_errors(path):
             lacking = await asyncio.to_thread(_lacking, manifest, file, path, namer) if namer else _all_of(file)
         root = next(root for root in reversed(destination.roots()) if path.is_relative_to(root))
+        lacking_bytes = 0
         for number, offset in lacking:
             chunk = wanted.setdefault(number, _Wanted(manifest.names[number], manifest.places[number]))
             chunk.spots.append(_Spot(path, offset))
-            room[root] += manifest.places[number].size
+            lacking_bytes += manifest.places[number].size
+        room[root] += min(lacking_bytes, max(file.size - _room_taken(path), 0)) if resumed else lacking_bytes
         progress.advance(1)
     destination.check_room(room)
 
@@ -190,8 +192,18 @@ def _make_files(files: Sequence[tuple[File, Path]]) -> None:
             os.close(descriptor)
 
 
+def _room_taken(path: Path) -> int:
+    """Bytes that an earlier run has on the disk for it, written or not (`_allocate`)."""
+    try:
+        return path.stat().st_blocks * 512
+    except FileNotFoundError:
+        return 0
+
+
 def _allocate(descriptor: int, size: int) -> None:
     """In one piece, if it can be had: chunks come in the order of packs, and each would get a place of its own."""
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
     try:
         os.posix_fallocate(descriptor, 0, size)
     except OSError as error:
