@@ -187,7 +187,8 @@ async def test_an_interrupted_recovery_is_gone_on_with_where_its_files_take_most
     with pytest.raises(Unavailable, match="went away"):
         await run(Given(8), resumed=False)
     await run(Given(1000), resumed=True)
-    assert sorted(given) == list(range(chunks))
+    assert set(given) == set(range(chunks))
+    assert len(given) <= chunks + 8  # what was on its way when the first run ended may be fetched again
     assert (there.into / "big").read_bytes() == b"".join(plain)
 
 
