@@ -33,6 +33,14 @@ def _file(path: Path) -> Iterator[BulkFile]:
         file.close()
 
 
+def _written(folder: Path, size: int) -> None:
+    """So many bytes are written, and are there."""
+    data = os.urandom(size)
+    with _file(folder / "file") as file:
+        file.write([data], 0)
+    assert (folder / "file").read_bytes() == data
+
+
 class _Writes:
     """What went to the system: was it past the cache, where, how much."""
 
@@ -106,10 +114,7 @@ def test_a_file_system_that_does_not_offer_it(tmp_path: Path, monkeypatch: pytes
         return _REAL_FCNTL(fd, command, argument)
 
     monkeypatch.setattr(fcntl, "fcntl", refusing)
-    data = os.urandom(2 * PIECE_BYTES + 5)
-    with _file(tmp_path / "file") as file:
-        file.write([data], 0)
-    assert (tmp_path / "file").read_bytes() == data
+    _written(tmp_path, 2 * PIECE_BYTES + 5)
 
 
 def test_one_that_finds_out_when_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,19 +127,13 @@ def test_one_that_finds_out_when_it_writes(tmp_path: Path, monkeypatch: pytest.M
         return _REAL_PWRITE(fd, data, position)
 
     monkeypatch.setattr(os, "pwrite", pwrite)
-    data = os.urandom(2 * PIECE_BYTES + 5)
-    with _file(tmp_path / "file") as file:
-        file.write([data], 0)
-    assert (tmp_path / "file").read_bytes() == data
+    _written(tmp_path, 2 * PIECE_BYTES + 5)
     assert len(refused) == _able(tmp_path)  # once, not for every piece
 
 
 def test_a_write_that_stops_short_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "pwrite", lambda fd, data, position: _REAL_PWRITE(fd, data[: 4096 * 3], position))
-    data = os.urandom(PIECE_BYTES + 5)
-    with _file(tmp_path / "file") as file:
-        file.write([data], 0)
-    assert (tmp_path / "file").read_bytes() == data
+    _written(tmp_path, PIECE_BYTES + 5)
 
 
 def test_several_threads_write_neighbours_of_one_file_whose_end_lies_askew(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_what_is_compressed_already_is_not_compressed_again() -> None:
 
     (segment,) = asked
     frames = [part for part in segment.parts if isinstance(part, Frame)]
-    assert [frame.size for frame in frames] == [LARGE] * 3
+    assert len(frames) == 3
     assert [part for part in segment.parts if isinstance(part, bytes)] == [wal[3 * LARGE :]]
     assert all(len(frame.compressed) < 0.6 * LARGE for frame in frames)
     assert appender.covered == (3, 5)
@@ -108,7 +108,7 @@ def test_segments_of_one_frame_are_as_they_always_were() -> None:
 @pytest.mark.parametrize("off", [-1, 1])
 def test_a_segment_with_more_or_fewer_bytes_than_its_header_says_is_damaged(off: int) -> None:
     codec, wal = _codec(), _wal(2 * LARGE)
-    parts = [Frame(LARGE, codec.compress(wal[:LARGE])), wal[LARGE:]]
+    parts = [Frame(codec.compress(wal[:LARGE])), wal[LARGE:]]
     body = codec.encode_parts(_header(2 * LARGE + off), parts)
     with pytest.raises(Damaged, match="not as many bytes"):
         codec.open(body)
@@ -116,7 +116,7 @@ def test_a_segment_with_more_or_fewer_bytes_than_its_header_says_is_damaged(off:
 
 def test_a_cut_frame_is_damaged() -> None:
     codec, wal = _codec(), _wal(2 * LARGE)
-    parts = [Frame(LARGE, codec.compress(wal[:LARGE])[:-9]), wal[LARGE:]]
+    parts = [Frame(codec.compress(wal[:LARGE])[:-9]), wal[LARGE:]]
     with pytest.raises(Damaged):
         codec.open(codec.encode_parts(_header(2 * LARGE), parts))
 

@@ -25,6 +25,8 @@ _ALIGNED: Final = 4096  # in memory and in the file; no disk in use asks for mor
 # What is smaller waits for the disk longer than it would cost in the page cache.
 _LARGE_BYTES: Final = 256 * 1024
 _NOT_OFFERED: Final = {errno.EINVAL, errno.EOPNOTSUPP}
+# glibc writes a byte into each block where it is not offered, after reading it: not in a file open for writing only.
+_NOT_ALLOCATED: Final = _NOT_OFFERED | {errno.EBADF}
 _O_DIRECT: Final[int] = getattr(os, "O_DIRECT", 0)  # Linux
 _local = threading.local()
 
@@ -84,6 +86,20 @@ class BulkFile:
         if direct != self._direct:
             fcntl.fcntl(self.fd, fcntl.F_SETFL, self._flags | (_O_DIRECT if direct else 0))
             self._direct = direct
+
+
+def allocate(fd: int, size: int) -> None:
+    """Room for a file in one piece, if it can be had. ``fd`` is open for writing only. Raises OSError.
+
+    Past the page cache nothing gathers what comes in any order: each piece in a hole would get a place of its own.
+    """
+    if not hasattr(os, "posix_fallocate"):  # macOS
+        return
+    try:
+        os.posix_fallocate(fd, 0, size)
+    except OSError as error:
+        if error.errno not in _NOT_ALLOCATED:
+            raise
 
 
 def _room() -> memoryview:

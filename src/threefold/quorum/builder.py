@@ -82,7 +82,7 @@ class SegmentBuilder:
                 self._gather_small()
                 compressed = settled.compressed if len(part) == len(data) else None
                 # Copied: what zstandard returns still occupies all that it was given to compress into.
-                self._parts.append(part if compressed is None else Frame(len(part), bytes(memoryview(compressed))))
+                self._parts.append(part if compressed is None else Frame(bytes(memoryview(compressed))))
 
     def _gather_small(self) -> None:
         if self._small:

@@ -102,9 +102,8 @@ class LogObject:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """``size`` bytes of WAL, compressed by `Codec.compress`."""
+    """Bytes of WAL that `Codec.compress` compressed already."""
 
-    size: int
     compressed: bytes
 
 

@@ -11,7 +11,6 @@ differs is fetched, and what does not belong is removed. Everything is on disk (
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -20,7 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from threefold.kernel.bulk_file import BulkFile
+from threefold.kernel.bulk_file import BulkFile, allocate
 from threefold.kernel.progress import Progress
 from threefold.recover.destination import MARKER, Destination, disk_errors, sync_folder
 from threefold.vault.chunk_store import Vault
@@ -29,9 +28,6 @@ from threefold.vault.manifest import File, Manifest
 from threefold.vault.neighbours import neighbours
 from threefold.vault.pack import Place
 
-# The file system does not offer it. EBADF: glibc would write a byte into each block instead, after reading it, and
-# cannot: the file is not open for that.
-_NOT_ALLOCATED: Final = {errno.EINVAL, errno.EOPNOTSUPP, errno.EBADF}
 _READS_AT_ONCE: Final = 8
 _SYNCS_AT_ONCE: Final = 8
 
@@ -74,13 +70,14 @@ async def restore(
     for file, path in files:
         with disk_errors(path):
             lacking = await asyncio.to_thread(_lacking, manifest, file, path, namer) if namer else _all_of(file)
+            still_to_take = max(file.size - _room_taken(path), 0)
         root = next(root for root in reversed(destination.roots()) if path.is_relative_to(root))
         lacking_bytes = 0
         for number, offset in lacking:
             chunk = wanted.setdefault(number, _Wanted(manifest.names[number], manifest.places[number]))
             chunk.spots.append(_Spot(path, offset))
             lacking_bytes += manifest.places[number].size
-        room[root] += min(lacking_bytes, max(file.size - _room_taken(path), 0)) if resumed else lacking_bytes
+        room[root] += min(lacking_bytes, still_to_take)
         progress.advance(1)
     destination.check_room(room)
 
@@ -186,29 +183,18 @@ def _make_files(files: Sequence[tuple[File, Path]]) -> None:
         try:
             os.ftruncate(descriptor, file.size)
             if file.size > CHUNK_BYTES:
-                _allocate(descriptor, file.size)
+                allocate(descriptor, file.size)
             os.fchmod(descriptor, file.mode)
         finally:
             os.close(descriptor)
 
 
 def _room_taken(path: Path) -> int:
-    """Bytes that an earlier run has on the disk for it, written or not (`_allocate`)."""
+    """Bytes that an earlier run has on the disk for it, written or not (`allocate`)."""
     try:
         return path.stat().st_blocks * 512
     except FileNotFoundError:
         return 0
-
-
-def _allocate(descriptor: int, size: int) -> None:
-    """In one piece, if it can be had: chunks come in the order of packs, and each would get a place of its own."""
-    if not hasattr(os, "posix_fallocate"):  # macOS
-        return
-    try:
-        os.posix_fallocate(descriptor, 0, size)
-    except OSError as error:
-        if error.errno not in _NOT_ALLOCATED:
-            raise
 
 
 def _write(read: Sequence[_Wanted], plain: Sequence[bytes]) -> None:
