@@ -202,6 +202,38 @@ def test_what_fails_together_counts_as_one_failure() -> None:
     assert appender.next_retry() == first + 2 * Limits().retry_first
 
 
+def test_what_failed_together_goes_out_again_in_its_order() -> None:
+    """Where only some fit at a time, the lowest slot is the one that the others wait for."""
+    appender = _appender(entry_bytes=512, flying_bytes=2048)
+    sends = _offer(appender, os.urandom(WINDOW * 512))["S1"]
+    for send in (sends[1], sends[3], sends[0], sends[2]):
+        appender.answer(send.token, Unknown("broke off"), 1.0)
+    assert [each.request for each in _by_store(appender.poll(2.0))["S1"]] == [each.request for each in sends]
+
+
+def test_damage_at_one_store_is_not_held_against_another() -> None:
+    appender = _appender()
+    sent = _offer(appender, b"abc")
+    for store, times in (("S1", 2), ("S2", 1)):
+        appender.answer(sent[store][0].token, Made.EXISTS, 0.0)
+        for _ in range(times):
+            (read,) = _by_store(appender.poll(0.0))[store]
+            appender.answer(read.token, b"hurt on its way", 0.0)
+    assert [appender.lanes[store].missing for store in ("S1", "S2")] == [0, 0]
+
+
+def test_a_fenced_writer_asks_for_no_more_turns() -> None:
+    appender = _appender()
+    sent = _offer(appender, b"abc")
+    appender.answer(sent["S2"][0].token, Unknown("time-out"), 0.0)
+    assert appender.next_retry() is not None
+    appender.answer(sent["S1"][0].token, Made.EXISTS, 0.0)
+    (read,) = _by_store(appender.poll(0.0))["S1"]
+    appender.answer(read.token, _CODEC.encode(Header(Kind.SEAL, 3, 1, "0b" * 16)).body, 0.0)
+    assert appender.fenced
+    assert appender.next_retry() is None
+
+
 def test_a_store_that_is_away_is_left_behind_within_bounds() -> None:
     appender = _appender(lag_bytes=2000, entry_bytes=100)
     for number in range(200):

@@ -87,7 +87,8 @@ class _Item:
     part: Settled | None  # an entry's bytes, until they are settled and on their way into a segment
     segment: bool = False
     optional: bool = False  # a bundle: nothing rests on it
-    doubts: int = 0  # how often reading it back gave bytes that do not open
+    turn: int = 0  # its place in every lane
+    doubts: dict[str, int] = field(default_factory=dict)  # by store: how often its copy was read back and does not open
     on: set[str] = field(default_factory=set)
     foreign: set[str] = field(default_factory=set)  # where another master key's object stands in its place
 
@@ -100,7 +101,7 @@ class _Item:
 class Lane:
     """What one member still has to get."""
 
-    waiting: deque[tuple[_Item, bool]] = field(default_factory=deque)  # with: read it back first
+    waiting: deque[tuple[_Item, bool]] = field(default_factory=deque)  # by turn; with: read it back first
     waiting_bytes: int = 0
     flying: int = 0
     flying_bytes: int = 0  # of entries and bundles
@@ -118,6 +119,14 @@ class Lane:
         if self.waiting[0][0].segment:
             return not self.flying_segments
         return self.flying_bytes < flying_bytes
+
+    def put_back(self, item: _Item, *, read: bool) -> None:
+        """Before all that have their turn later: of what failed together, the lowest slot is what the others wait for."""
+        before = 0
+        while before < len(self.waiting) and self.waiting[before][0].turn < item.turn:
+            before += 1
+        self.waiting.insert(before, (item, read))
+        self.waiting_bytes += len(item.body)
 
     def count(self, item: _Item, sign: int) -> None:
         """``sign``: 1 where it takes off, -1 where it has landed."""
@@ -143,7 +152,7 @@ class Appender:
         self._cut = first.header.end
         self._buffer = bytearray()
         self._unsettled: deque[_Item] = deque()
-        self._token = 0
+        self._token = self._turn = 0
         self._flying: dict[int, tuple[str, _Item, bool]] = {}
         self.lanes = {store: Lane() for store in scope.stores}
         self._limits = limits
@@ -216,6 +225,8 @@ class Appender:
 
     def next_retry(self) -> float | None:
         """When to poll again though nothing happens (monotonic seconds)."""
+        if self.fenced:
+            return None
         at = [lane.retry_at for lane in self.lanes.values() if lane.may_send(self._limits.flying_bytes)]
         return min(at) if at else None
 
@@ -237,7 +248,7 @@ class Appender:
         elif answer is Made.CREATED:
             self._stored(store, lane, item)
         elif answer is Made.EXISTS:
-            self._again(lane, item, read=True)
+            lane.put_back(item, read=True)
         else:
             # Unknown; or absent on reading back, which only says that the create has not landed.
             lane.reason = answer.reason if isinstance(answer, Unknown) else ""
@@ -246,7 +257,7 @@ class Appender:
                 pause = self._limits.retry_first * 2 ** min(lane.pauses, 16)
                 lane.pauses += 1
                 lane.retry_at = now + min(pause, self._limits.retry_most)
-            self._again(lane, item, read=was_read and answer is not ABSENT)
+            lane.put_back(item, read=was_read and answer is not ABSENT)
 
     def _compare(self, store: str, lane: Lane, item: _Item, found: bytes) -> None:
         """Something stood there. Ours, or, of a segment, the same WAL under another leader's name: just as good."""
@@ -265,9 +276,9 @@ class Appender:
             except Damaged as damage:
                 # Not a rival: a copy of ours that does not open, or was hurt on its way here.
                 lane.reason = f"{item.key}: {damage}"
-                item.doubts += 1
-                if item.doubts < _DOUBTS:
-                    self._again(lane, item, read=True)
+                item.doubts[store] = item.doubts.get(store, 0) + 1
+                if item.doubts[store] < _DOUBTS:
+                    lane.put_back(item, read=True)
                 else:
                     lane.missing += 1
                 return
@@ -301,10 +312,6 @@ class Appender:
         lane.count(item, 1)
         return Send(self._token, Read(store, item.key) if read else Create(store, item.key, item.body))
 
-    def _again(self, lane: Lane, item: _Item, *, read: bool) -> None:
-        lane.waiting.appendleft((item, read))
-        lane.waiting_bytes += len(item.body)
-
     def _cut_entries(self) -> None:
         scope = self._scope
         while self._buffer and self._has_room():
@@ -334,6 +341,8 @@ class Appender:
         )
 
     def _spread(self, item: _Item) -> None:
+        self._turn += 1
+        item.turn = self._turn
         for lane in self.lanes.values():
             lane.waiting.append((item, False))
             lane.waiting_bytes += len(item.body)
