@@ -12,10 +12,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
 import typer
 from typer.core import TyperGroup
@@ -197,18 +199,59 @@ def test_up_runs_everything_and_stops_it_in_order(place: Path) -> None:
 
 def test_up_says_who_died_and_stops_the_rest(place: Path) -> None:
     threefold("init", "crm", cwd=place)
-    home = place / "crm"
-    up = subprocess.Popen(
-        [sys.executable, "-m", "threefold", "up", str(home), "--json"], stdout=subprocess.PIPE, text=True
-    )
+    home = Home.at(place / "crm")
+    with _up(home) as (up, _):
+        victim = int((home.folder / "run/S2.pid").read_text())
+        os.kill(victim, signal.SIGKILL)
+        rest, _ = up.communicate(timeout=60)
+        assert up.returncode == 1
+        assert "S2 ended with code -9" in json.loads(rest.splitlines()[-1])["error"]
+        assert list((home.folder / "run").iterdir()) == []
+
+
+@pytest.mark.long
+def test_up_gets_a_lost_primary_back_when_it_is_told_to(place: Path) -> None:
+    threefold("init", "crm", cwd=place)
+    home = Home.at(place / "crm")
+    with _up(home) as (up, answer):
+        assert answer["type"] == "result", answer
+        with psycopg.connect(home.superuser_conninfo(), autocommit=True) as connection:
+            connection.execute("CREATE TABLE notes (text text)")
+            connection.execute("INSERT INTO notes VALUES ('saved')")
+        os.kill(int(home.pid_file("primary").read_text()), signal.SIGKILL)
+        shutil.rmtree(home.primary, ignore_errors=True)
+        up.communicate(timeout=60)
+        assert up.returncode == 1
+    shutil.rmtree(home.primary, ignore_errors=True)  # what it wrote while it died
+    with _up(home) as (up, answer):
+        assert answer["type"] == "error"
+        assert "holds nothing, and the stores hold the database" in answer["error"]
+        assert "--recover" in answer["hint"]
+        assert up.wait(60) == 3
+    assert not home.primary.exists()
+    with _up(home, "--recover") as (_, answer):
+        assert answer["type"] == "result", answer
+        with psycopg.connect(home.superuser_conninfo()) as connection:
+            assert connection.execute("TABLE notes").fetchall() == [("saved",)]
+        status = last_line(threefold("status", "--json", "--config", str(home.config)))
+        assert (status["leader"]["state"], status["leader"]["epoch"], status["leader"]["timeline"]) == (
+            "streaming",
+            2,
+            2,
+        )
+
+
+@contextmanager
+def _up(home: Home, *options: str) -> Iterator[tuple[subprocess.Popen[str], dict[str, Any]]]:
+    """The process, and its answer."""
+    command = [sys.executable, "-m", "threefold", "up", str(home.folder), "--json", *options]
+    up = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert up.stdout is not None
-    next(line for line in up.stdout if json.loads(line)["type"] in {"result", "error"})
-    victim = int((home / "run/S2.pid").read_text())
-    os.kill(victim, signal.SIGKILL)
-    rest, _ = up.communicate(timeout=60)
-    assert up.returncode == 1
-    assert "S2 ended with code -9" in json.loads(rest.splitlines()[-1])["error"]
-    assert list((home / "run").iterdir()) == []
+    try:
+        yield up, next(found for line in up.stdout if (found := json.loads(line))["type"] in {"result", "error"})
+    finally:
+        up.send_signal(signal.SIGINT)
+        up.communicate(timeout=60)
 
 
 @pytest.mark.long

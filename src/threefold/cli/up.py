@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from typing import Any
+from typing import Annotated, Any
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
@@ -22,6 +23,13 @@ _COLOURS = {"S1": "cyan", "S2": "magenta", "S3": "yellow", "protect": "green", "
 
 def up(
     folder: HomeFolder = HERE,
+    recover: Annotated[
+        bool,
+        typer.Option(
+            "--recover",
+            help="Where DIR/primary is gone, get it back from the stores first, up to the last saved change.",
+        ),
+    ] = False,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -33,13 +41,15 @@ def up(
     Each is a process of its own, with its process id in DIR/run, so that you can kill one and watch. None is
     restarted silently. Ctrl-C stops all of them in order.
 
+    Where DIR/primary is gone and the stores hold its database, nothing is made anew: --recover gets it back.
+
     [bold]Example:[/] threefold init crm && threefold up crm
     """
     output = Output(as_json, quiet)
-    execute(_up(Home.at(folder), output), output)
+    execute(_up(Home.at(folder), output, recover=recover), output)
 
 
-async def _up(home: Home, output: Output) -> None:
+async def _up(home: Home, output: Output, *, recover: bool) -> None:
     console = Console(stderr=True, highlight=False)
 
     def hear(who: str, line: str) -> None:
@@ -53,7 +63,7 @@ async def _up(home: Home, output: Output) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stack = Stack(home, SystemClock(), hear, pretty_logs=not output.as_json)
     told = asyncio.create_task(stop.wait())
-    working = asyncio.create_task(_work(stack, output))
+    working = asyncio.create_task(_work(stack, output, recover=recover))
     try:
         await asyncio.wait({told, working}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -67,9 +77,10 @@ async def _up(home: Home, output: Output) -> None:
     output.result({"stopped": True}, "everything is stopped; nothing that was saved is lost")
 
 
-async def _work(stack: Stack, output: Output) -> None:
+async def _work(stack: Stack, output: Output, *, recover: bool) -> None:
     output.note("starting three storage servers")
     await stack.start_stores()
+    await stack.recover_primary(recover, output.note)
     output.note(
         "starting PostgreSQL" + ("" if stack.home.primary.exists() else " (the first time: making its database)")
     )

@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from threefold.bootstrap import agent_lock
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Refused, Unavailable
 from threefold.local.home import Home
+from threefold.local.lost_primary import Found, look, wants_recovery
 from threefold.local.primary import Primary
 from threefold.local.processes import Child, Hear, alive, answers, start, until
 from threefold.postgres.binaries import find_binaries, major_of
@@ -63,6 +64,22 @@ class Stack:
         }
         child = await self._start(store.name, arguments, keys)
         await until(answers(address), child, f"it served {address}")
+
+    async def recover_primary(self, told_to: bool, note: Callable[[str], None]) -> None:
+        """Where its folder is gone, or half restored: get it back, if we are told to, before it is started.
+
+        Raises Refused or Unavailable where it may not be started, and may not be recovered either.
+        """
+        found = look(self.home.primary)
+        if found is Found.SOMETHING:
+            if told_to:
+                note(f"{self.home.primary} is there: nothing to get back")
+            return
+        status = await self.run("status")
+        site = self.home.settings.sites()[0].name
+        if wants_recovery(found, self.home.primary, status, site=site, told_to=told_to):
+            note("getting the primary back from the stores")
+            await self.run("recover", "--into", str(self.home.primary), note=note)
 
     async def start_primary(self) -> bool:
         """True where it was made just now."""
@@ -138,11 +155,28 @@ class Stack:
         child = await self._start(CRM, [CRM, "serve", "--config", str(self.home.config)], environment)
         await until(answers(crm.listen), child, f"it served {crm.listen}", within=_CRM_PATIENCE_S)
 
-    async def run(self, verb: str, *arguments: str, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
-        """One verb of ours on this home, as a process; its answer. Raises Unavailable with what it said."""
+    async def run(
+        self,
+        verb: str,
+        *arguments: str,
+        environment: Mapping[str, str] | None = None,
+        note: Callable[[str], None] = lambda _: None,
+    ) -> dict[str, Any]:
+        """One verb of ours on this home, as a process; its answer. Raises Unavailable with what it said.
+
+        ``note`` is called with each step and note of it.
+        """
         said: list[str] = []
+
+        def hear(_: str, line: str) -> None:
+            said.append(line)
+            with suppress(ValueError):
+                step = json.loads(line)
+                if step.get("type") == "note" or (step.get("type") == "progress" and not step.get("done")):
+                    note(f"  {step['text']}")
+
         command = [*verb.split(), *arguments, "--json", "--config", str(self.home.config)]
-        child = await start(verb, ["threefold", *command], lambda _, line: said.append(line), environment=environment)
+        child = await start(verb, ["threefold", *command], hear, environment=environment)
         try:
             await child.ended()
         except asyncio.CancelledError:

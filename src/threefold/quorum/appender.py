@@ -121,7 +121,7 @@ class Lane:
         return self.flying_bytes < flying_bytes
 
     def put_back(self, item: _Item, *, read: bool) -> None:
-        """Before all that have their turn later: of what failed together, the lowest slot is what the others wait for."""
+        """Before all that have their turn later: of what failed together, others wait for the lowest slot."""
         before = 0
         while before < len(self.waiting) and self.waiting[before][0].turn < item.turn:
             before += 1
