@@ -21,6 +21,7 @@ from threefold.stores.store import Locked, Made, NotLocked, ObjectStore, Unknown
 from threefold.upkeep.prune import Prune, PruneReport
 from threefold.upkeep.renew import AT_CREATION, Renewal, Renewed
 from threefold.upkeep.scrub import Scrub
+from threefold.upkeep.survey import Surveyor
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import snapshot_key
 
@@ -161,7 +162,7 @@ async def test_what_is_needed_never_comes_free_and_what_is_not_does() -> None:
         here.clock.at = T0 + timedelta(hours=hour)
         done = await here.renew()
         assert done.failed == {}
-        seen = await Prune(here.stores, KEYRING, here.clock, Silent(), NARROW).look()
+        seen = await Surveyor(here.stores, KEYRING, here.clock, Silent(), NARROW).look()
         needed = {key for keys in seen.survey.listed.values() for key in keys} - seen.verdict.keys
         assert needed
         for store in here.here.stores.values():

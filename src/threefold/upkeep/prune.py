@@ -22,34 +22,31 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Damaged, NotThere, Refused, Unavailable
+from threefold.kernel.errors import Refused, Unavailable
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
-from threefold.postgres.timeline import contains, parse_history
-from threefold.quorum.keys import WAL
 from threefold.quorum.objects import NOWHERE
-from threefold.quorum.reader import Extent, read_extent
 from threefold.stores.confirm import Stored, create_confirmed
 from threefold.stores.store import Locked, ObjectStore
 from threefold.upkeep.listing import union
-from threefold.upkeep.reach import FORK_BYTES, Sizes, Survey, Verdict, decide_prune, released
+from threefold.upkeep.reach import FORK_BYTES, Survey, released
 from threefold.upkeep.repack import Repack, RepackReport
 from threefold.upkeep.sparse import Thresholds, plan_repack
+from threefold.upkeep.survey import PREFIXES, Looked, Surveyor
 from threefold.vault import pack as packs
-from threefold.vault.chunk_store import Vault
-from threefold.vault.manifest import Manifest, Summary, decode, snapshot_key
+from threefold.vault.manifest import snapshot_key
 from threefold.vault.marks import Mark, Marks, encode, read_marks
 from threefold.vault.retention import Policy
-from threefold.vault.revisions import by_original
 
-_PREFIXES: Final = ("snapshots", "packs", WAL)  # in the order in which they are deleted on a store
 _QUORUM: Final = 2
 _ALL: Final = 3
 _BATCH: Final = 500
-_MANIFESTS_AT_ONCE: Final = 8  # one by one, a hundred of them are as many round trips
 _ASKED_AT_ONCE: Final = 16
-_AT_IT: Final = timedelta(days=1)  # no run deletes for longer
+# No run deletes by its sentence for longer, and none takes another run's back earlier: whoever looks while one deletes
+# finds its sentence. The second is longer, because clocks differ, and a delete may be under way.
+_AT_IT: Final = timedelta(hours=12)
+_OVER: Final = 2 * _AT_IT
 
 
 @dataclass(slots=True)
@@ -74,15 +71,6 @@ class PruneReport:
     notes: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Looked:
-    """What the stores hold, and what of it nothing needs; ``away``: stores that did not list everything."""
-
-    survey: Survey
-    verdict: Verdict
-    away: Mapping[str, str]
-
-
 class Prune:
     """One run."""
 
@@ -103,16 +91,13 @@ class Prune:
         self._clock = clock
         self._progress = progress
         self._policy = policy
-        self._fork_bytes = fork_bytes
         self._thresholds = repack
-        self._vault = Vault(stores, keyring, clock)
-        self._manifests: dict[str, Manifest] = {}  # they never change
-        self._sure: set[str] = set()  # snapshots of which the packs were asked for
+        self._surveyor = Surveyor(stores, keyring, clock, progress, policy, fork_bytes=fork_bytes)
 
     async def run(self, *, dry_run: bool = False) -> PruneReport:
         """Raises Unavailable where fewer than two stores list everything, Refused where a list contradicts a mark."""
         marks = await read_marks(self._stores, self._keyring)
-        seen = await self.look()
+        seen = await self._surveyor.look()
         now = self._clock.now()
         report = PruneReport(dry_run, seen.verdict.kept, seen.verdict.wal_from, away=dict(seen.away))
         await self._contradicted(marks.marks, seen)
@@ -127,8 +112,8 @@ class Prune:
             if dry_run:
                 report.due += sorted(await self._released(mark.keys & seen.verdict.keys, seen.survey, report))
             else:
-                sentences = [each.key for each in marks.sentences if each.id == mark.id]
-                await self._carry_out(mark, sentences, seen, report)
+                over = [each.key for each in marks.sentences if each.id == mark.id and self._is_over(each, now)]
+                await self._carry_out(mark, over, seen, report)
         if dry_run:
             report.freed_bytes = _bytes(seen.survey, report.due)
         if self._thresholds is not None and not seen.verdict.blocked:
@@ -139,128 +124,6 @@ class Prune:
             now = self._clock.now()  # a repack may have taken hours
             await self._put(Mark(self._new_id(now), now, frozenset(report.marked), tuple(sorted(seen.verdict.kept))))
         return report
-
-    # --- looking ---
-
-    async def look(self, *, own: str = "") -> Looked:
-        """Raises Unavailable where fewer than two stores list everything. ``own``: the sentence of this run."""
-        self._progress.step("prune-survey", "looking what the stores hold", unit="objects")
-        # The lists of snapshots come first: what is published from here on is met by the next look (vault/marks.py).
-        silent: dict[str, str] = {}
-        listed = {prefix: await self._list(prefix, silent) for prefix in _PREFIXES}
-        if len(self._stores) - len(silent) < _QUORUM:
-            why = "; ".join(f"{name}: {reason}" for name, reason in sorted(silent.items()))
-            raise Unavailable(
-                f"too few stores list what they hold ({why})", hint="nothing was deleted; try again later"
-            )
-        extent = await read_extent(self._stores, self._keyring, self._clock, self._progress.note)
-        summaries, packs_of, unreadable = await self._read_manifests(listed["snapshots"])
-        # After the lists: what was put since its author looked is listed here only once its sentence stood.
-        sentenced = await self._sentenced_by_others(own)
-        self._sure -= {name for names in by_original(packs_of).values() if len(names) > 1 for name in names}
-        whole = self._stores.keys() - silent.keys()
-        unusable = {name: why for name, summary in summaries.items() if (why := _unusable(summary, extent))}
-        endangered = {
-            name
-            for name, keys in packs_of.items()
-            if _short(keys, listed["packs"], whole) or not sentenced.isdisjoint({*keys, snapshot_key(name)})
-        }
-        survey = Survey(
-            summaries,
-            packs_of,
-            unreadable,
-            unusable,
-            listed,
-            newest_epoch_start(extent),
-            extent.format.segment_bytes,
-            behind=_behind(packs_of, listed, whole),
-            endangered=endangered,
-        )
-        return await self._judged(survey, silent)
-
-    async def _sentenced_by_others(self, own: str) -> frozenset[str]:
-        marks = await read_marks(self._stores, self._keyring)
-        if marks.unreadable_sentence:
-            raise Refused(
-                "what another prune is deleting does not read here: "
-                + ", ".join(key for key in marks.unreadable if key.endswith("-now")),
-                hint="nothing was deleted; if this stays, and no prune runs anywhere, delete that object by hand",
-            )
-        if len(marks.listed) < _QUORUM:
-            raise Unavailable("too few stores tell what is being deleted", hint="nothing was deleted; try again later")
-        return frozenset[str]().union(*(each.keys for each in marks.sentences if each.key != own))
-
-    async def _judged(self, survey: Survey, silent: Mapping[str, str]) -> Looked:
-        """What makes others superfluous is asked for by key: a listing alone is not believed (invariant 2)."""
-        while True:
-            verdict = decide_prune(survey, self._policy, self._clock.now(), fork_bytes=self._fork_bytes)
-            asked = [name for name in verdict.kept if name not in self._sure and name not in survey.unusable]
-            lost, doubtful = await self._missing(asked)
-            behind = await self._not_read_everywhere(set(asked) & set(verdict.heads), survey, silent)
-            self._sure |= set(asked) - lost - doubtful
-            doubtful -= set(survey.endangered)
-            if not (lost or doubtful or behind):
-                return Looked(survey, verdict, silent)
-            survey = replace(
-                survey,
-                unusable={**survey.unusable, **dict.fromkeys(lost, "a pack of it is on no store")},
-                endangered={*survey.endangered, *doubtful},
-                behind={*survey.behind, *behind},
-            )
-
-    async def _missing(self, names: Iterable[str]) -> tuple[set[str], set[str]]:
-        """Those of which a pack is on no store; and those of which one is not known to be on two (invariant 7)."""
-        places = {name: packs.ends(self._manifests[name].places) for name in names}
-        reaches: dict[str, int] = {}
-        for ends in places.values():
-            reaches |= {pack: max(end, reaches.get(pack, 0)) for pack, end in ends.items()}
-        presence = await self._vault.presence(reaches, enough=_QUORUM)
-        lost = {name for name, ends in places.items() if any(len(presence[pack].absent) >= _ALL for pack in ends)}
-        few = {name for name, ends in places.items() if any(len(presence[pack].on) < _QUORUM for pack in ends)}
-        return lost, few - lost
-
-    async def _not_read_everywhere(self, heads: set[str], survey: Survey, silent: Mapping[str, str]) -> set[str]:
-        """Of revisions that would replace another, those that some store that lists them does not give back whole."""
-        several = {name for names in by_original(survey.summaries).values() if len(names) > 1 for name in names}
-        stores = [store for name, store in self._stores.items() if name not in silent]
-
-        async def reads(name: str) -> bool:
-            for store in stores:
-                body = await store.read(snapshot_key(name))
-                if not isinstance(body, bytes):
-                    return False
-                try:
-                    await asyncio.to_thread(decode, name, body, self._keyring)
-                except Damaged:
-                    return False
-            return True
-
-        return {name for name in sorted(heads & several - set(survey.behind)) if not await reads(name)}
-
-    async def _list(self, prefix: str, silent: dict[str, str]) -> Sizes:
-        return {seen.key: seen.sizes async for seen in union(self._stores, prefix, self._clock, silent)}
-
-    async def _read_manifests(self, listed: Sizes) -> tuple[dict[str, Summary], dict[str, frozenset[str]], list[str]]:
-        unreadable = []
-        names = [key.rpartition("/")[2] for key in listed]
-        room = asyncio.Semaphore(_MANIFESTS_AT_ONCE)
-
-        async def read(name: str) -> None:
-            async with room:
-                try:
-                    self._manifests[name] = await self._vault.manifest(name)
-                except NotThere:
-                    pass  # deleted since it was listed
-                except (Damaged, Unavailable):
-                    unreadable.append(name)
-
-        await asyncio.gather(*(read(name) for name in names if name not in self._manifests))
-        found = {name: self._manifests[name] for name in names if name in self._manifests}
-        return (
-            {name: manifest.summary for name, manifest in found.items()},
-            {name: frozenset(manifest.pack_keys()) for name, manifest in found.items()},
-            unreadable,
-        )
 
     async def _contradicted(self, marks: Sequence[Mark], seen: Looked) -> None:
         """A snapshot that was kept by an earlier run and is listed nowhere: deleted since, or a list lies."""
@@ -277,7 +140,9 @@ class Prune:
 
     # --- deleting ---
 
-    async def _carry_out(self, mark: Mark, sentences: Sequence[str], before: Looked, report: PruneReport) -> None:
+    async def _carry_out(self, mark: Mark, over: Sequence[str], before: Looked, report: PruneReport) -> None:
+        """``over``: sentences on it of runs that died."""
+        sentences = list(over)
         due = mark.keys & before.verdict.keys
         wanted = frozenset(await self._released(due, before.survey, report))
         doomed: set[str] = set()
@@ -285,13 +150,13 @@ class Prune:
             self._progress.step("prune-delete", "deleting what was marked", total=len(wanted), unit="objects")
             sentence = Mark(mark.id, self._clock.now(), wanted, mark.kept, self._clock.new_id()[:8])
             await self._put(sentence)
-            sentences = [*sentences, sentence.key]
-            seen = await self.look(own=sentence.key)
+            sentences.append(sentence.key)
+            seen = await self._surveyor.look(own=sentence.key)
             doomed = set(wanted & seen.verdict.keys)
             report.away |= seen.away
             for name, store in self._stores.items():
                 if name not in seen.away:
-                    await self._delete(name, store, doomed, seen.survey, report)
+                    await self._delete(name, store, doomed, seen.survey, report, since=sentence.at)
         waiting = due - wanted
         spared = mark.keys - doomed - waiting - self._gone(mark, before.survey)
         report.spared += sorted(spared)
@@ -318,9 +183,13 @@ class Prune:
             there = {mark.key for mark in marks.marks} | set(marks.unreadable)
             orphans = [each for each in marks.sentences if replace(each, sentence="").key not in there]
             # Another run may be at it, its mark taken back by a third one.
-            keys += [each.key for each in orphans if now - each.at >= max(self._policy.grace, _AT_IT)]
+            keys += [each.key for each in orphans if self._is_over(each, now)]
         for store in self._stores.values() if keys else ():
             await store.delete(keys)
+
+    def _is_over(self, sentence: Mark, now: datetime) -> bool:
+        """No run deletes by it any more."""
+        return now - sentence.at >= max(self._policy.grace, _OVER)
 
     async def _released(self, due: frozenset[str] | set[str], survey: Survey, report: PruneReport) -> set[str]:
         """Of what is due, that which may go now."""
@@ -350,14 +219,20 @@ class Prune:
         return {key for key in mark.keys if not any(key in keys for keys in survey.listed.values())}
 
     async def _delete(
-        self, name: str, store: ObjectStore, doomed: set[str], survey: Survey, report: PruneReport
+        self, name: str, store: ObjectStore, doomed: set[str], survey: Survey, report: PruneReport, *, since: datetime
     ) -> None:
-        for prefix in _PREFIXES:
+        """Raises Unavailable where the sentence, of ``since``, is too old to delete by."""
+        for prefix in PREFIXES:
             sizes = survey.listed[prefix]
             there = sorted(key for key in doomed if name in sizes.get(key, {}))
             held = set()
             for at in range(0, len(there), _BATCH):
                 batch = there[at : at + _BATCH]
+                if self._clock.now() - since >= _AT_IT:
+                    raise Unavailable(
+                        f"this run began to delete {_AT_IT // timedelta(hours=1)} hours ago: what it saw is old",
+                        hint="run `threefold prune` again: it looks anew, and goes on",
+                    )
                 if await store.delete(batch) is not None:
                     # One that is locked may refuse for all: one by one, the others go.
                     for key in batch:
@@ -390,8 +265,10 @@ class Prune:
 
     async def _repack(self, thresholds: Thresholds, seen: Looked, report: RepackReport, *, dry_run: bool) -> Looked:
         """Write sparse packs anew, and look again: then the old ones are needed no more."""
-        survey, heads = seen.survey, {name: self._manifests[name] for name in seen.verdict.heads}
-        pinned = {pack for name in seen.verdict.kept.keys() - heads.keys() for pack in self._manifests[name].packs()}
+        survey, heads = seen.survey, {name: self._surveyor.manifests[name] for name in seen.verdict.heads}
+        pinned = {
+            pack for name in seen.verdict.kept.keys() - heads.keys() for pack in self._surveyor.manifests[name].packs()
+        }
         plan = await asyncio.to_thread(
             plan_repack, heads, _alike(survey), pinned, _manifest_bytes(survey, heads), thresholds
         )
@@ -414,7 +291,7 @@ class Prune:
         report.copied_bytes = done.copied * copies
         # Stopped half-way, some manifest still names them: a later run goes on.
         report.won_bytes = 0 if done.stopped else sum(e.dead for e in plan.packs if e.pack in done.packs) * copies
-        return await self.look()
+        return await self._surveyor.look()
 
     # --- marks ---
 
@@ -441,46 +318,9 @@ class Prune:
         report.notes += [f"{name} does not list everything ({why}): it keeps all" for name, why in seen.away.items()]
 
 
-def newest_epoch_start(extent: Extent) -> Lsn:
-    """The first byte of the newest epoch whose slot 0 is on two stores."""
-    return extent.found.spans[-1].start if extent.found.spans else extent.start
-
-
 def _replaced(marks: Sequence[Mark]) -> list[Mark]:
     """Those of which another has the same age and only some of the keys: the rest was spared since (`_carry_out`)."""
     return [mark for mark in marks if any(other.at == mark.at and other.keys < mark.keys for other in marks)]
-
-
-def _unusable(summary: Summary, extent: Extent) -> str:
-    """Why it cannot be recovered from, whatever packs it has; empty where it can."""
-    history = parse_history(extent.timeline, extent.history_files.get(extent.timeline))
-    if summary.system_identifier != extent.system_identifier:
-        return "it is of another database cluster"
-    if summary.stop > extent.end or not contains(history, summary.timeline, summary.stop):
-        return "the log does not go through it"
-    return ""
-
-
-def _short(needed: Iterable[str], listed: Sizes, stores: set[str]) -> bool:
-    """Fewer than two of ``stores`` list some of it. Not that it is lost: a store may be away, or list what was."""
-    return any(len(stores & listed.get(key, {}).keys()) < _QUORUM for key in needed)
-
-
-def _behind(packs_of: Mapping[str, frozenset[str]], listed: Mapping[str, Sizes], stores: set[str]) -> set[str]:
-    """Of snapshots with several revisions, those that some of ``stores`` does not list whole."""
-    several = [name for names in by_original(packs_of).values() if len(names) > 1 for name in names]
-    return {
-        name
-        for name in several
-        if any(
-            not _on_all(listed[key.partition("/")[0]].get(key, {}), stores)
-            for key in (snapshot_key(name), *packs_of[name])
-        )
-    }
-
-
-def _on_all(sizes: Mapping[str, int], stores: set[str]) -> bool:
-    return stores <= sizes.keys() and len({sizes[name] for name in stores}) == 1
 
 
 def _manifest_bytes(survey: Survey, names: Iterable[str]) -> dict[str, int]:

@@ -26,7 +26,7 @@ from threefold.kernel.report import Report
 from threefold.quorum.keys import MEMBERS, TIMELINES, WAL
 from threefold.stores.store import ObjectStore, Unknown
 from threefold.upkeep.listing import union
-from threefold.upkeep.prune import Prune
+from threefold.upkeep.survey import Surveyor
 from threefold.upkeep.wrapped import copies
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import snapshot_key
@@ -79,7 +79,7 @@ class Renewal:
         self._clock = clock
         self._period = period
         self._progress = progress or Silent()
-        self._prune = Prune(stores, keyring, clock, self._progress, policy)
+        self._surveyor = Surveyor(stores, keyring, clock, self._progress, policy)
         self._known: dict[tuple[str, str], datetime] = {}
 
     async def everything(self) -> Renewed:
@@ -120,7 +120,7 @@ class Renewal:
     async def _not_needed(self, done: Renewed) -> tuple[set[str], set[str] | None]:
         """Keys that may come free; and manifests that stay for certain, None: all."""
         try:
-            seen = await self._prune.look()
+            seen = await self._surveyor.look()
         except ThreefoldError as error:
             done.notes.append(f"what is needed cannot be told ({error.message}): everything counts as needed")
             return set(), None

@@ -2,7 +2,8 @@
 
     prune/{id}             a *mark*: keys that nothing needs; created once, deleted when all are gone or needed again;
                            where some are needed again and others have to wait, another of its age takes its place
-    prune/{id}.{run}-now   a *sentence*: those of a mark that one run deletes; deleted with the mark
+    prune/{id}.{run}-now   a *sentence*: those of a mark that one run deletes; deleted with the mark, by that run, or by
+                           any other once no run can be deleting by it any more (upkeep/prune.py)
 
 Both are on two stores before anything follows from them. They are what makes pruning safe beside a snapshot that reuses
 chunks, without a clock and without a lock:
