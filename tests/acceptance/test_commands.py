@@ -210,7 +210,7 @@ def test_up_says_who_died_and_stops_the_rest(place: Path) -> None:
 
 
 @pytest.mark.long
-def test_up_gets_a_lost_primary_back_when_it_is_told_to(place: Path) -> None:
+def test_up_gets_a_lost_primary_and_a_lost_store_back_when_it_is_told_to(place: Path) -> None:
     threefold("init", "crm", cwd=place)
     home = Home.at(place / "crm")
     with _up(home) as (up, answer):
@@ -223,22 +223,31 @@ def test_up_gets_a_lost_primary_back_when_it_is_told_to(place: Path) -> None:
         up.communicate(timeout=60)
         assert up.returncode == 1
     shutil.rmtree(home.primary, ignore_errors=True)  # what it wrote while it died
-    with _up(home) as (up, answer):
+    shutil.rmtree(home.storage("S3"))
+    missing = threefold("up", str(home.folder))
+    assert missing.returncode == 2
+    assert "--new-store S3" in missing.stderr
+    with _up(home, "--new-store", "S3") as (up, answer):
         assert answer["type"] == "error"
         assert "holds nothing, and the stores hold the database" in answer["error"]
         assert "--recover" in answer["hint"]
         assert up.wait(60) == 3
     assert not home.primary.exists()
-    with _up(home, "--recover") as (_, answer):
+    assert not home.storage("S3").exists()
+    with _up(home, "--recover", "--new-store", "S3") as (_, answer):
         assert answer["type"] == "result", answer
         with psycopg.connect(home.superuser_conninfo()) as connection:
             assert connection.execute("TABLE notes").fetchall() == [("saved",)]
-        status = last_line(threefold("status", "--json", "--config", str(home.config)))
-        assert (status["leader"]["state"], status["leader"]["epoch"], status["leader"]["timeline"]) == (
-            "streaming",
-            2,
-            2,
-        )
+        within = time.monotonic() + 60
+        while [store["state"] for store in _leader(home)["stores"]] != ["voting"] * 3:
+            assert time.monotonic() < within, _leader(home)
+        leader = _leader(home)
+        # One epoch after the recovery, and another since the new store counts.
+        assert (leader["state"], leader["epoch"], leader["timeline"]) == ("streaming", 3, 2)
+
+
+def _leader(home: Home) -> dict[str, Any]:
+    return dict(last_line(threefold("status", "--json", "--config", str(home.config)))["leader"])
 
 
 @contextmanager

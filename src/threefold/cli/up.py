@@ -30,6 +30,13 @@ def up(
             help="Where DIR/primary is gone, get it back from the stores first, up to the last saved change.",
         ),
     ] = False,
+    new_store: Annotated[
+        str | None,
+        typer.Option(
+            help="Begin this store anew, because DIR/storage has lost it; it is filled from the others.",
+            metavar="STORE",
+        ),
+    ] = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> None:
@@ -41,15 +48,17 @@ def up(
     Each is a process of its own, with its process id in DIR/run, so that you can kill one and watch. None is
     restarted silently. Ctrl-C stops all of them in order.
 
-    Where DIR/primary is gone and the stores hold its database, nothing is made anew: --recover gets it back.
+    Where DIR/primary is gone and the stores hold its database, nothing is made anew: --recover gets it back. A store
+    that lost its folder begins anew with --new-store; both together work as well.
 
     [bold]Example:[/] threefold init crm && threefold up crm
     """
     output = Output(as_json, quiet)
-    execute(_up(Home.at(folder), output, recover=recover), output)
+    home = Home.at(folder, new_store=new_store)
+    execute(_up(home, output, recover=recover, new_store=new_store), output)
 
 
-async def _up(home: Home, output: Output, *, recover: bool) -> None:
+async def _up(home: Home, output: Output, *, recover: bool, new_store: str | None) -> None:
     console = Console(stderr=True, highlight=False)
 
     def hear(who: str, line: str) -> None:
@@ -63,7 +72,7 @@ async def _up(home: Home, output: Output, *, recover: bool) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     stack = Stack(home, SystemClock(), hear, pretty_logs=not output.as_json)
     told = asyncio.create_task(stop.wait())
-    working = asyncio.create_task(_work(stack, output, recover=recover))
+    working = asyncio.create_task(_work(stack, output, recover=recover, new_store=new_store))
     try:
         await asyncio.wait({told, working}, return_when=asyncio.FIRST_COMPLETED)
         if working.done():
@@ -77,10 +86,17 @@ async def _up(home: Home, output: Output, *, recover: bool) -> None:
     output.result({"stopped": True}, "everything is stopped; nothing that was saved is lost")
 
 
-async def _work(stack: Stack, output: Output, *, recover: bool) -> None:
+async def _work(stack: Stack, output: Output, *, recover: bool, new_store: str | None) -> None:
     output.note("starting three storage servers")
-    await stack.start_stores()
+    await stack.start_stores(but=new_store)
     await stack.recover_primary(recover, output.note)
+    if new_store is not None:
+        new = await stack.begin_store(new_store)
+        output.note(
+            f"{new_store} is empty: it is filled from the others, and counts again after that (threefold status)"
+            if new
+            else f"{new_store} has what it held: it was not begun anew"
+        )
     output.note(
         "starting PostgreSQL" + ("" if stack.home.primary.exists() else " (the first time: making its database)")
     )

@@ -37,17 +37,24 @@ class Home:
     settings: Settings
 
     @classmethod
-    def at(cls, folder: Path) -> Home:
-        """Raises BadInput where `threefold init` did not make it."""
+    def at(cls, folder: Path, *, new_store: str | None = None) -> Home:
+        """``new_store``: one of which the folder may be missing, because it lost its disk.
+
+        Raises BadInput where `threefold init` did not make it, or another store's folder is missing.
+        """
         config = folder / "threefold.toml"
         if not config.exists():
             raise BadInput(f"there is no threefold.toml in {folder}", hint=f"make one: threefold init {folder}")
         home = cls(folder.resolve(), load(config))
+        names = [store.name for store in home.settings.store]
+        if new_store is not None and new_store not in names:
+            raise BadInput(f"there is no store {new_store}", hint=f"the settings name {', '.join(names)}")
         for store in home.settings.store:
-            if store.endpoint is None or not home.storage(store.name).is_dir():
+            if store.endpoint is None or (store.name != new_store and not home.storage(store.name).is_dir()):
                 raise BadInput(
                     f"store {store.name} is not one that `threefold up` can run: {home.storage(store.name)} is missing",
-                    hint="stores elsewhere need no `up`: use `threefold protect` with them",
+                    hint=f"did it lose its disk? `threefold up {folder} --new-store {store.name}` begins it anew, and "
+                    "fills it; stores elsewhere need no `up`: use `threefold protect` with them",
                 )
         return home
 

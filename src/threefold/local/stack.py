@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from threefold.bootstrap import agent_lock
 from threefold.kernel.clock import Clock
@@ -27,6 +28,7 @@ from threefold.postgres.binaries import find_binaries, major_of
 from threefold.postgres.server import Server
 from threefold.protect.child import is_locked
 from threefold.settings import Store
+from threefold.storage_server.serve import create_bucket
 
 PROTECT = "protect"
 STANDBY = "standby"
@@ -51,9 +53,20 @@ class Stack:
         self._primary_is_ours = False
         self._logs_to_files = logs_to_files
 
-    async def start_stores(self) -> None:
+    async def start_stores(self, *, but: str | None = None) -> None:
         self._refuse_a_second()
-        await asyncio.gather(*(self.start_store(store) for store in self.home.settings.store))
+        await asyncio.gather(*(self.start_store(store) for store in self.home.settings.store if store.name != but))
+
+    async def begin_store(self, name: str) -> bool:
+        """Start a store that lost its disk, empty; False: it had not. The DRaaS server fills it and counts it in.
+
+        After a recovery, which asks the others only then: what is empty has nothing to say.
+        """
+        (store,) = (each for each in self.home.settings.store if each.name == name)
+        bucket = urlsplit(store.url).netloc
+        new = await asyncio.to_thread(create_bucket, self.home.storage(name), bucket)
+        await self.start_store(store)
+        return new
 
     async def start_store(self, store: Store) -> None:
         address = self.home.address(store)
