@@ -62,7 +62,7 @@ async def fill(
     pass_ = _Pass(target, keyring, codec, counts, progress)
     answering = list(sources)
     # What is being pruned is not to come back from the stores that have not deleted it yet.
-    doomed = (await read_marks([target, *sources], keyring)).doomed()
+    doomed = (await read_marks([target, *sources], keyring)).not_copied()
     if "keys" in prefixes:  # nor an old way to open the keys
         doomed |= await replaced_on([target, *sources], keyring)
     for prefix in prefixes:

@@ -253,8 +253,11 @@ class Joining:
             try:
                 await asyncio.to_thread(opens, key, body, self.keyring, self.codec.fork())
             except Damaged as damage:
-                self._say(f"{key} was spoilt on the way: {damage.message}; it is copied again")
-                await self.target.delete([key])
+                # Asked again, so that nothing is deleted for a reading that was spoilt; and whether the store counts by
+                # now: another leader may have ended the replacement while we stood still (invariant 4).
+                if await self.target.read(key) == body and await self._may_join():
+                    self._say(f"{key} was spoilt on the way: {damage.message}; it is copied again")
+                    await self.target.delete([key])
                 whole = False
                 continue
             self._verified.add(key)

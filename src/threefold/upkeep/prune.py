@@ -28,7 +28,7 @@ from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
 from threefold.quorum.objects import NOWHERE
 from threefold.stores.confirm import Stored, create_confirmed
-from threefold.stores.store import Locked, ObjectStore
+from threefold.stores.store import Locked, ObjectStore, Unknown
 from threefold.upkeep.listing import union
 from threefold.upkeep.reach import FORK_BYTES, Survey, released
 from threefold.upkeep.repack import Repack, RepackReport
@@ -45,8 +45,8 @@ _BATCH: Final = 500
 _ASKED_AT_ONCE: Final = 16
 # No run deletes by its sentence for longer, and none takes another run's back earlier: whoever looks while one deletes
 # finds its sentence. The second is longer, because clocks differ, and a delete may be under way.
-_AT_IT: Final = timedelta(hours=12)
-_OVER: Final = 2 * _AT_IT
+_DELETES_FOR: Final = timedelta(hours=12)
+_OVER_AFTER: Final = 2 * _DELETES_FOR
 
 
 @dataclass(slots=True)
@@ -141,7 +141,7 @@ class Prune:
     # --- deleting ---
 
     async def _carry_out(self, mark: Mark, over: Sequence[str], before: Looked, report: PruneReport) -> None:
-        """``over``: sentences on it of runs that died."""
+        """``over``: sentences on it by which no run deletes any more."""
         sentences = list(over)
         due = mark.keys & before.verdict.keys
         wanted = frozenset(await self._released(due, before.survey, report))
@@ -149,14 +149,16 @@ class Prune:
         if wanted:
             self._progress.step("prune-delete", "deleting what was marked", total=len(wanted), unit="objects")
             sentence = Mark(mark.id, self._clock.now(), wanted, mark.kept, self._clock.new_id()[:8])
-            await self._put(sentence)
+            # Nothing is deleted where it does not lie: whichever two stores an author asks, it meets it, or the copies.
+            untold = self._stores.keys() - await self._put(sentence)
+            report.away |= dict.fromkeys(untold, "it did not take the sentence")
             sentences.append(sentence.key)
             seen = await self._surveyor.look(own=sentence.key)
             doomed = set(wanted & seen.verdict.keys)
             report.away |= seen.away
             for name, store in self._stores.items():
-                if name not in seen.away:
-                    await self._delete(name, store, doomed, seen.survey, report, since=sentence.at)
+                if name not in report.away:
+                    await self._delete(name, store, doomed, seen.survey, report, sentence)
         waiting = due - wanted
         spared = mark.keys - doomed - waiting - self._gone(mark, before.survey)
         report.spared += sorted(spared)
@@ -171,7 +173,8 @@ class Prune:
             except Unavailable:
                 report.notes.append(f"{mark.key} stays as it is: what is spared could not be taken out of it")
                 return
-        # Sentences first: without its mark none is taken back. A delete that was not answered may come to pass yet.
+        # Sentences first: without its mark only `_sweep` takes one back, a day later. A delete that was not answered
+        # may come to pass yet.
         for keys in ([] if unsure else sentences, [mark.key]):
             for store in self._stores.values():
                 await store.delete(keys)
@@ -189,7 +192,7 @@ class Prune:
 
     def _is_over(self, sentence: Mark, now: datetime) -> bool:
         """No run deletes by it any more."""
-        return now - sentence.at >= max(self._policy.grace, _OVER)
+        return now - sentence.at >= max(self._policy.grace, _OVER_AFTER)
 
     async def _released(self, due: frozenset[str] | set[str], survey: Survey, report: PruneReport) -> set[str]:
         """Of what is due, that which may go now."""
@@ -219,24 +222,21 @@ class Prune:
         return {key for key in mark.keys if not any(key in keys for keys in survey.listed.values())}
 
     async def _delete(
-        self, name: str, store: ObjectStore, doomed: set[str], survey: Survey, report: PruneReport, *, since: datetime
+        self, name: str, store: ObjectStore, doomed: set[str], survey: Survey, report: PruneReport, sentence: Mark
     ) -> None:
-        """Raises Unavailable where the sentence, of ``since``, is too old to delete by."""
         for prefix in PREFIXES:
             sizes = survey.listed[prefix]
             there = sorted(key for key in doomed if name in sizes.get(key, {}))
             held = set()
             for at in range(0, len(there), _BATCH):
                 batch = there[at : at + _BATCH]
-                if self._clock.now() - since >= _AT_IT:
-                    raise Unavailable(
-                        f"this run began to delete {_AT_IT // timedelta(hours=1)} hours ago: what it saw is old",
-                        hint="run `threefold prune` again: it looks anew, and goes on",
-                    )
+                if not await self._stands(sentence):
+                    report.away[name] = "this run stood still, or another took its sentence back"
+                    return
                 if await store.delete(batch) is not None:
                     # One that is locked may refuse for all: one by one, the others go.
                     for key in batch:
-                        answer = await store.delete([key])
+                        answer = await store.delete([key]) if await self._stands(sentence) else Unknown("given up")
                         if isinstance(answer, Locked):
                             report.locked[key] = answer.until
                         if answer is not None:
@@ -260,6 +260,13 @@ class Prune:
                     report.held.setdefault(name, []).extend(sorted(held - report.locked.keys()))
                 if prefix == "snapshots":
                     return  # it still names them: what they need stays on this store
+
+    async def _stands(self, sentence: Mark) -> bool:
+        """Asked before every delete: a run may have stood still, whatever its clock says, and its sentence be gone."""
+        if self._clock.now() - sentence.at >= _DELETES_FOR:
+            return False
+        found = await asyncio.gather(*(store.read(sentence.key, length=1) for store in self._stores.values()))
+        return sum(isinstance(each, bytes) for each in found) >= _QUORUM
 
     # --- repacking ---
 
@@ -295,14 +302,17 @@ class Prune:
 
     # --- marks ---
 
-    async def _put(self, mark: Mark) -> None:
-        """On two stores, or nothing follows from it."""
+    async def _put(self, mark: Mark) -> set[str]:
+        """On two stores, or nothing follows from it; on which."""
         body = encode(mark, self._keyring, bytes.fromhex(self._clock.new_id())[:NONCE_BYTES])
-        placed = 0
-        for store in self._stores.values():
-            placed += isinstance(await create_confirmed(store, mark.key, body), Stored)
-        if placed < _QUORUM:
+        placed = {
+            name
+            for name, store in self._stores.items()
+            if isinstance(await create_confirmed(store, mark.key, body), Stored)
+        }
+        if len(placed) < _QUORUM:
             raise Unavailable(f"{mark.key} could not be put on two stores", hint="nothing was deleted; try again later")
+        return placed
 
     def _new_id(self, now: datetime) -> str:
         return f"{now:%Y%m%dT%H%M%SZ}-{self._clock.new_id()[:8]}"

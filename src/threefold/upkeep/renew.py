@@ -6,8 +6,8 @@ go. Passes are far closer than that, so what is needed is locked for more than a
 DRaaS server that is kept from running has that long to be missed. What nothing needs comes free, and prune takes it.
 
 Where it cannot be told what is needed (the log does not read, a thief took the entries), all that is there counts as
-needed. Manifests younger than `_SETTLED` are passed over: their snapshot may still be withdrawn (vault/marks.py), and
-`threefold snapshot` locks its own when it is sure.
+needed. Manifests that were not there `_SETTLED` ago are passed over: their snapshot may still be withdrawn
+(vault/marks.py), and `threefold snapshot` locks its own when it is sure.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ AT_CREATION: Final = (
 )  # locked from their first moment on (stores/locking.py)
 _AT_ONCE: Final = 8
 _SETTLED: Final = timedelta(hours=1)
+_OLD: Final = timedelta(days=1)  # nobody hesitates that long: a process that begins need not wait with those
 _PASSES: Final = 8  # in one period, at least
 _PASS_MOST_S: Final = 3600.0
 
@@ -81,6 +82,7 @@ class Renewal:
         self._progress = progress or Silent()
         self._surveyor = Surveyor(stores, keyring, clock, self._progress, policy)
         self._known: dict[tuple[str, str], datetime] = {}
+        self._first_seen: dict[str, float] = {}  # snapshots, by the monotonic clock
 
     async def everything(self) -> Renewed:
         """One pass. Does not raise for what stores do."""
@@ -124,8 +126,13 @@ class Renewal:
         except ThreefoldError as error:
             done.notes.append(f"what is needed cannot be told ({error.message}): everything counts as needed")
             return set(), None
-        since = self._clock.now() - min(_SETTLED, self._period / 4)
-        young = {name for name, summary in seen.survey.summaries.items() if summary.stopped > since}
+        now, patience = self._clock.monotonic(), min(_SETTLED, self._period / 4).total_seconds()
+        young = {
+            name
+            for name, summary in seen.survey.summaries.items()
+            # Between a backup's end, by the primary's clock, and its manifest lie uploads of any length.
+            if now - self._first_seen.setdefault(name, now) < patience and self._clock.now() - summary.stopped < _OLD
+        }
         return seen.verdict.keys, {snapshot_key(name) for name in seen.survey.summaries.keys() - young}
 
     async def _on_each(self, done: Renewed, keys: Iterable[str], names: Collection[str]) -> None:

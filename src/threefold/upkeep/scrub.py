@@ -30,7 +30,7 @@ from threefold.quorum.objects import Codec
 from threefold.quorum.reader import Extent, agreed_format, read_extent
 from threefold.quorum.wrapped import replaced_on
 from threefold.stores.health import HealthBook
-from threefold.stores.store import ObjectStore
+from threefold.stores.store import ABSENT, ObjectStore
 from threefold.upkeep.decide import PREFIXES, LogFacts
 from threefold.upkeep.listing import Seen, holdings, union
 from threefold.upkeep.loss import Point, newest_point, wal_begin
@@ -45,6 +45,7 @@ _AT_ONCE: Final = 8
 _LARGE_AT_ONCE: Final = 3  # segments and packs: so many are in memory
 _LARGE: Final = {keys.WAL, "packs", "snapshots"}
 _SAVE_EVERY_S: Final = 5.0
+_MANIFESTS_FOR_S: Final = 60.0  # what they said is asked again after that, before anything is called lost
 _KEPT_STARTS: Final = 3  # slot 0 of the newest epochs is never trimmed (quorum/trim.py)
 
 
@@ -102,6 +103,7 @@ class Scrub:
         self._format_findings: list[Finding] = []
         self._found_now: dict[str, dict[str, int]] = {}  # by this run, store → what → how many
         self._doomed: frozenset[str] = frozenset()
+        self._manifests_at = 0.0
         self._wal_seen: dict[int, int] = {}  # timeline → highest segment that is whole somewhere
 
     async def everything(self, *, fresh: bool = False) -> ScrubReport:
@@ -150,7 +152,7 @@ class Scrub:
         self._progress.step("scrub-log-end", "finding the end of the log", unit="objects")
         roll = await Driver(self._all, self._clock).run(read_roll(tuple(self._all)))
         agreed = agreed_format(roll, self._keyring, 2)
-        self._doomed = (await read_marks(self._all, self._keyring)).doomed()
+        self._doomed = (await read_marks(self._all, self._keyring)).not_copied()
         self._stores = {name: store for name, store in self._all.items() if name in roll.members or name == only}
         for name in roll.strangers:
             if name != only:
@@ -218,6 +220,8 @@ class Scrub:
             *(mender.mend(seen, self._facts, only=only, first=place) for place, seen in enumerate(batch))
         )
         for finding in (each for findings in found for each in findings):
+            if finding.what == "lost" and not await self._is_needed(finding.key):
+                continue
             self._record.add(finding)
             now = self._found_now.setdefault(finding.store, {})
             now[finding.what] = now.get(finding.what, 0) + 1
@@ -253,9 +257,22 @@ class Scrub:
             return set(expected_segments(self._extent, start))
         return set()
 
+    async def _is_needed(self, key: str) -> bool:
+        """Not so where prune has let it go since we looked which there have to be: a scrub may take days."""
+        prefix = key.partition("/")[0]
+        if prefix not in {"snapshots", "packs", keys.WAL}:
+            return True
+        for store in self._stores.values():
+            if await store.read(key, length=1) is not ABSENT:
+                return True
+        if self._clock.monotonic() - self._manifests_at > _MANIFESTS_FOR_S:
+            self._snapshots, self._packs_of = {}, {}
+        return key in await self._expected(prefix)
+
     async def _read_manifests(self) -> None:
         if self._snapshots:
             return
+        self._manifests_at = self._clock.monotonic()
         for summary in (await self._vault.catalogue()).summaries:
             try:
                 manifest = await self._vault.restorable(summary.id)

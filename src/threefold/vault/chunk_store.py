@@ -17,7 +17,7 @@ from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.stores.reads import Reader
-from threefold.stores.store import Listed, ObjectStore, Unknown
+from threefold.stores.store import ABSENT, Listed, ObjectStore, Unknown
 from threefold.vault import manifest as manifests
 from threefold.vault import pack as packs
 from threefold.vault.chunker import ChunkNamer
@@ -32,7 +32,7 @@ R = TypeVar("R")
 
 _AT_ONCE: Final = 16
 _SILENT_IN_A_ROW: Final = 3
-_ASK_MARKS_AGAIN_S: Final = (0.5, 2.0, 8.0)
+_ASK_AGAIN_S: Final = (0.5, 2.0, 8.0)
 _LOOK_AGAIN_S: Final = 60.0
 _KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
 
@@ -163,13 +163,26 @@ class Vault:
         """
         trouble = await self.endangered(manifest)
         if trouble:
-            key = manifests.snapshot_key(manifest.summary.id)
-            await asyncio.gather(*(store.delete([key]) for store in self.stores.values()))
+            held = await self._withdrawn(manifests.snapshot_key(manifest.summary.id))
+            if held:
+                trouble += f"; its manifest could not be taken back from {', '.join(held)}, and is no recovery point"
             raise Unavailable(trouble, hint="take it again: what is missing is uploaded anew")
+
+    async def _withdrawn(self, key: str) -> list[str]:
+        """Delete it everywhere; the stores that may hold it yet. Filling would spread what one of them kept."""
+        held = list(self.stores)
+        for pause in (*_ASK_AGAIN_S, None):
+            await asyncio.gather(*(self.stores[name].delete([key]) for name in held))
+            found = await asyncio.gather(*(self.stores[name].read(key, length=1) for name in held))
+            held = [name for name, answer in zip(held, found, strict=True) if answer is not ABSENT]
+            if not held or pause is None:
+                break
+            await self.clock.sleep(pause)
+        return held
 
     async def endangered(self, manifest: Manifest) -> str:
         """Why what it needs may be going at this moment; empty where it is sure to stay."""
-        for pause in (*_ASK_MARKS_AGAIN_S, None):
+        for pause in (*_ASK_AGAIN_S, None):
             marks = await read_marks(self.stores, self.keyring)
             if len(marks.listed) >= COPIES:
                 break
@@ -178,10 +191,19 @@ class Vault:
             await self.clock.sleep(pause)
         if marks.unreadable_sentence or not marks.sentenced().isdisjoint(manifest.pack_keys()):
             return "`threefold prune` was deleting packs that this snapshot shares with earlier ones"
-        # A sentence that was carried out and taken back since: what it deleted is absent now.
-        presence = await self.presence(packs.ends(manifest.places), enough=COPIES)
-        lost = sorted(pack for pack, found in presence.items() if len(found.on | found.unknown) < COPIES)
-        return f"{len(lost)} of its packs went away while it was taken, {lost[0]} first" if lost else ""
+        # A sentence that was carried out and taken back since: what it deleted is absent now. Who does not answer has
+        # not said that it is there (invariant 7).
+        for pause in (*_ASK_AGAIN_S, None):
+            presence = await self.presence(packs.ends(manifest.places), enough=COPIES)
+            few = {pack: found for pack, found in sorted(presence.items()) if len(found.on) < COPIES}
+            lost = [pack for pack, found in few.items() if len(found.on | found.unknown) < COPIES]
+            if lost:
+                return f"{len(lost)} of its packs went away while it was taken, {lost[0]} first"
+            if not few:
+                return ""
+            if pause is not None:
+                await self.clock.sleep(pause)
+        return f"of {len(few)} of its packs it is not known whether they are on two stores, {next(iter(few))} first"
 
     async def presence(self, reaches: Mapping[str, int], *, enough: int | None = None) -> dict[str, Presence]:
         """On which stores each pack is, as far as it is needed: ``reaches`` has the end of its last chunk (`ends`).

@@ -2,8 +2,8 @@
 
     prune/{id}             a *mark*: keys that nothing needs; created once, deleted when all are gone or needed again;
                            where some are needed again and others have to wait, another of its age takes its place
-    prune/{id}.{run}-now   a *sentence*: those of a mark that one run deletes; deleted with the mark, by that run, or by
-                           any other once no run can be deleting by it any more (upkeep/prune.py)
+    prune/{id}.{run}-now   a *sentence*: those of a mark that one run deletes; deleted by its run together with the mark,
+                           by another run only when it is a day old
 
 Both are on two stores before anything follows from them. They are what makes pruning safe beside a snapshot that reuses
 chunks, without a clock and without a lock:
@@ -12,11 +12,14 @@ chunks, without a clock and without a lock:
 - a snapshot puts its manifest on two stores, *then* looks for sentences, and withdraws where one names a pack of its.
 
 Of any two stores asked, one has what the other side wrote first. So either prune sees the manifest and spares its
-packs, or the snapshot sees the sentence; a snapshot that was reported as taken has all its packs.
+packs, or the snapshot sees the sentence; a snapshot that was reported as taken has all its packs. And a run deletes only
+where its sentence lies, asks before every delete whether it still stands, and for twelve hours at most: clocks that
+differ by less than that, and machines that sleep, do no harm.
 
 Marks come a grace period earlier and make the collision rare: chunks in marked packs are not reused any more
-(chunk_store.known_chunks), and nobody copies marked objects to a store that lacks them (filling, scrubs), so that what
-was deleted on one store does not come back from another.
+(chunk_store.known_chunks). A pack that is marked may still be, or become, a snapshot's: one that began earlier and took
+longer names packs that looked left over. So fillings and scrubs look after it like any other until a sentence names it;
+what a sentence names they leave alone, so that what was deleted on one store does not come back from another.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ import zstandard
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.stores.store import ABSENT, Gone, ObjectStore, Unknown
+from threefold.vault.manifest import PREFIX as MANIFESTS
 
 PREFIX: Final = "prune"
 _SENTENCE: Final = "-now"
@@ -71,6 +75,10 @@ class Marks:
     def sentenced(self) -> frozenset[str]:
         """All keys that may be deleted at this moment."""
         return frozenset[str]().union(*(mark.keys for mark in self.sentences))
+
+    def not_copied(self) -> frozenset[str]:
+        """Keys that no store is given anew. Marked manifests are among them: nothing makes them needed but a policy."""
+        return self.sentenced() | {key for key in self.doomed() if key.startswith(f"{MANIFESTS}/")}
 
     @property
     def unreadable_sentence(self) -> bool:
