@@ -2,8 +2,8 @@
 
     prune/{id}             a *mark*: keys that nothing needs; created once, deleted when all are gone or needed again;
                            where some are needed again and others have to wait, another of its age takes its place
-    prune/{id}.{run}-now   a *sentence*: those of a mark that one run deletes; deleted by its run together with the mark,
-                           by another run only when it is a day old
+    prune/{id}.{run}-now   a *sentence*: those of a mark that one run deletes; deleted by that run together with the
+                           mark, by another run only when it is a day old
 
 Both are on two stores before anything follows from them. They are what makes pruning safe beside a snapshot that reuses
 chunks, without a clock and without a lock:
@@ -12,9 +12,9 @@ chunks, without a clock and without a lock:
 - a snapshot puts its manifest on two stores, *then* looks for sentences, and withdraws where one names a pack of its.
 
 Of any two stores asked, one has what the other side wrote first. So either prune sees the manifest and spares its
-packs, or the snapshot sees the sentence; a snapshot that was reported as taken has all its packs. And a run deletes only
-where its sentence lies, asks before every delete whether it still stands, and for twelve hours at most: clocks that
-differ by less than that, and machines that sleep, do no harm.
+packs, or the snapshot sees the sentence; a snapshot that was reported as taken has all its packs. And a run deletes
+only where its sentence lies, asks before every delete whether it still stands, and for twelve hours at most: clocks
+that differ by less than that, and machines that sleep, do no harm.
 
 Marks come a grace period earlier and make the collision rare: chunks in marked packs are not reused any more
 (chunk_store.known_chunks). A pack that is marked may still be, or become, a snapshot's: one that began earlier and took
