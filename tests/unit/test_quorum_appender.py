@@ -208,7 +208,12 @@ def test_what_failed_together_goes_out_again_in_its_order() -> None:
     sends = _offer(appender, os.urandom(WINDOW * 512))["S1"]
     for send in (sends[1], sends[3], sends[0], sends[2]):
         appender.answer(send.token, Unknown("broke off"), 1.0)
-    assert [each.request for each in _by_store(appender.poll(2.0))["S1"]] == [each.request for each in sends]
+    bytes_of_all = appender.lanes["S1"].waiting_bytes
+    again = _by_store(appender.poll(2.0))["S1"]
+    assert [each.request for each in again] == [each.request for each in sends]
+    assert bytes_of_all - appender.lanes["S1"].waiting_bytes == sum(
+        len(each.request.body) for each in again if isinstance(each.request, Create)
+    )
 
 
 def test_damage_at_one_store_is_not_held_against_another() -> None:
@@ -256,6 +261,19 @@ def test_a_lost_member_no_longer_counts() -> None:
     assert appender.settled == 0
     appender.answer(sent["S3"][0].token, Made.CREATED, 0.0)
     assert appender.settled == 3
+
+
+def test_nor_does_what_it_said_of_another_key() -> None:
+    appender = _appender()
+    sent = _offer(appender, b"abc")
+    other = Codec(Keyring(bytes([1]) * 32), 7).encode(Header(Kind.SEAL, 4, 1, "0b" * 16)).body
+    for store in ("S2", "S1"):
+        appender.answer(sent[store][0].token, Made.EXISTS, 0.0)
+        (read,) = _by_store(appender.poll(0.0))[store]
+        appender.answer(read.token, other, 0.0)
+        if store == "S2":
+            appender.drop("S2")
+    assert not appender.fenced
 
 
 def test_a_segment_goes_out_whole_and_covers_its_slots() -> None:

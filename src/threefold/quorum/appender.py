@@ -87,7 +87,7 @@ class _Item:
     part: Settled | None  # an entry's bytes, until they are settled and on their way into a segment
     segment: bool = False
     optional: bool = False  # a bundle: nothing rests on it
-    turn: int = 0  # its place in every lane
+    turn: int = 0  # the order in which they were spread
     doubts: dict[str, int] = field(default_factory=dict)  # by store: how often its copy was read back and does not open
     on: set[str] = field(default_factory=set)
     foreign: set[str] = field(default_factory=set)  # where another master key's object stands in its place
@@ -121,7 +121,7 @@ class Lane:
         return self.flying_bytes < flying_bytes
 
     def put_back(self, item: _Item, *, read: bool) -> None:
-        """Before all that have their turn later: of what failed together, others wait for the lowest slot."""
+        """In its turn: a lower slot that failed goes before a higher one, which cannot settle without it."""
         before = 0
         while before < len(self.waiting) and self.waiting[before][0].turn < item.turn:
             before += 1
@@ -205,10 +205,9 @@ class Appender:
     def drop(self, store: str) -> None:
         """The member lost its memory: what it holds and answers no longer counts in this epoch."""
         self.lanes.pop(store, None)
-        for item in self._unsettled:
+        for item in (*self._unsettled, *([self._segment[0]] if self._segment is not None else [])):
             item.on.discard(store)
-        if self._segment is not None:
-            self._segment[0].on.discard(store)
+            item.foreign.discard(store)
 
     def poll(self, now: float) -> list[Send]:
         """What to do next; ``now`` in monotonic seconds."""
