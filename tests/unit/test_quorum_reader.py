@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from tests.stored import Leading, found
 
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Damaged, Unavailable
@@ -130,4 +131,14 @@ async def test_two_dead_stores_are_told_after_a_moment() -> None:
     stores = _stores()
     stores |= {"S1": _Dead("S1"), "S2": _Dead("S2")}
     with pytest.raises(Unavailable, match="only S3 answers with the log"):
+        await read_extent(stores, KEYRING, SystemClock(), patience=5)
+
+
+async def test_a_log_that_lacks_a_history_file_is_damaged_and_not_absent() -> None:
+    stores = {name: MemoryStore(name) for name in ("S1", "S2", "S3")}
+    await found(stores)
+    leading = await Leading(stores, timeline=2).begin()
+    await leading.append(os.urandom(100))
+    await leading.end()
+    with pytest.raises(Damaged, match="no history file of its timeline 2"):
         await read_extent(stores, KEYRING, SystemClock(), patience=5)

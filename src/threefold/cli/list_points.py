@@ -40,7 +40,7 @@ async def _list(found: Settings, opener: Opener | None, output: Output) -> None:
 
 
 async def recovery_points(parts: Parts, output: Output) -> tuple[Extent | None, Catalogue]:
-    """What the stores hold; no log is an answer."""
+    """What the stores hold; no log is an answer, a log that does not read is not: Damaged."""
 
     async def log() -> Extent | None:
         try:

@@ -16,7 +16,7 @@ from threefold.cli.list_points import recovery_points
 from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
 from threefold.cli.words import facts_table, moment, size, span, table
-from threefold.kernel.errors import Unavailable
+from threefold.kernel.errors import Damaged, Unavailable
 from threefold.kernel.wraps import Opener
 from threefold.protect.beacon import SILENCE_S, LeaderStatus, read_leader
 from threefold.quorum.reader import Extent
@@ -53,7 +53,7 @@ async def _status(found: Settings, output: Output, opener: Opener | None) -> Non
         sites = await status_sites.sites_of(parts)
         try:
             extent, catalogue = await recovery_points(parts, output)
-        except Unavailable as error:
+        except (Damaged, Unavailable) as error:  # who leads, and where, is worth as much then
             trouble = error.message
     facts: dict[str, Any] = {
         "system": found.system.name,

@@ -97,8 +97,8 @@ async def read_extent(
 
     ``hurried``: a store that is known to hang is not waited for to hear whether it knows of an RPO > 0.
 
-    Raises NotThere where there is no log, BadInput for another key, Unavailable where two stores are needed and one
-    answers, Refused where the stores hold different logs.
+    Raises NotThere where there is no log (and only then), Damaged for one that does not read, BadInput for another key,
+    Unavailable where two stores are needed and one answers, Refused where the stores hold different logs.
     """
     driver = Driver(stores, clock)
     decisive = min(QUORUM, len(stores))
@@ -327,4 +327,11 @@ async def _history(reader: Reader, keyring: Keyring, timeline: int) -> bytes:
     async def accept(body: bytes) -> bytes:
         return open_history(keyring, timeline, body)
 
-    return await reader.read(keys.timeline_key(timeline), accept)
+    try:
+        return await reader.read(keys.timeline_key(timeline), accept)
+    except NotThere as error:
+        # A hole in a log that is there: who takes NotThere for "no log yet" must not meet it.
+        raise Damaged(
+            f"the log has no history file of its timeline {timeline}: {error.message}",
+            hint="run `threefold verify` for the whole picture",
+        ) from None
