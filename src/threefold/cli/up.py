@@ -16,6 +16,7 @@ from threefold.cli.output import Output
 from threefold.kernel.clock import SystemClock
 from threefold.kernel.errors import Unavailable
 from threefold.local.home import Home
+from threefold.local.lost_primary import Found, look
 from threefold.local.stack import Stack
 
 _COLOURS = {"S1": "cyan", "S2": "magenta", "S3": "yellow", "protect": "green", "crm": "blue"}
@@ -97,9 +98,8 @@ async def _work(stack: Stack, output: Output, *, recover: bool, new_store: str |
             if new
             else f"{new_store} has what it held: it was not begun anew"
         )
-    output.note(
-        "starting PostgreSQL" + ("" if stack.home.primary.exists() else " (the first time: making its database)")
-    )
+    first = look(stack.home.primary) is Found.NOTHING
+    output.note("starting PostgreSQL" + (" (the first time: making its database)" if first else ""))
     await stack.start_primary()
     output.note("starting the DRaaS server")
     await stack.start_standby()

@@ -16,6 +16,7 @@ from psycopg import sql
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Unavailable
 from threefold.local.home import CRM_USER, REPLICATION_USER, Home
+from threefold.local.lost_primary import Found, look
 from threefold.postgres.binaries import find_binaries, major_of
 from threefold.postgres.server import Server
 from threefold.protect.where import APPLICATION_NAME
@@ -42,7 +43,7 @@ class Primary:
 
     async def start(self) -> bool:
         """Start it; True where it was made just now."""
-        new = not (self._home.primary / "PG_VERSION").exists()
+        new = look(self._home.primary) is Found.NOTHING
         if new:
             await self.server.initdb(password=self._home.secret("postgres.password"))
         await self.server.start()

@@ -54,7 +54,9 @@ class Stack:
         self._logs_to_files = logs_to_files
 
     async def start_stores(self, *, but: str | None = None) -> None:
+        """Raises Refused where another `threefold up` runs, or something lies where the primary goes (`look`)."""
         self._refuse_a_second()
+        look(self.home.primary)
         await asyncio.gather(*(self.start_store(store) for store in self.home.settings.store if store.name != but))
 
     async def begin_store(self, name: str) -> bool:
@@ -84,7 +86,7 @@ class Stack:
         Raises Refused or Unavailable where it may not be started, and may not be recovered either.
         """
         found = look(self.home.primary)
-        if found is Found.SOMETHING:
+        if found is Found.DATABASE:
             if told_to:
                 note(f"{self.home.primary} is there: nothing to get back")
             return
