@@ -84,6 +84,22 @@ async def test_initdb_touches_nothing_that_is_there(home: Path) -> None:
     assert [path.name for path in (home / "data").iterdir()] == ["precious"]
 
 
+async def test_an_initdb_that_nobody_waits_for_any_more_ends(home: Path) -> None:
+    def running() -> list[psutil.Process]:
+        each = psutil.process_iter(["cmdline"])
+        return [process for process in each if str(home / "data") in (process.info["cmdline"] or [])]
+
+    making = asyncio.create_task(Server(binaries(18), home / "data", 1).initdb(sync=False))
+    while not running():
+        await asyncio.sleep(0.01)
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert "initdb" not in {Path(process.info["cmdline"][0]).name for process in running()}
+    psutil.wait_procs(running(), timeout=5)  # what it had started ends with it
+    assert running() == []
+
+
 @pytest.mark.parametrize("major", BOTH)
 async def test_killed_it_is_gone_with_all_its_processes_and_comes_back_with_all_commits(major: int) -> None:
     async with cluster(major) as primary:

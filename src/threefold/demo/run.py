@@ -56,5 +56,5 @@ async def _world(folder: Path, narrator: Narrator, clock: Clock, *, seed: int, k
         finally:
             await team.stop()
             if not (keep and over):
-                stop_recovered(world)
                 await stack.stop()
+                stop_recovered(world)

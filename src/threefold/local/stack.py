@@ -50,7 +50,7 @@ class Stack:
         self.children: dict[str, Child] = {}
         self._clock = clock
         self._hear = hear
-        self._primary_is_ours = False
+        self._noted: set[str] = set()  # whose process id lies in run/
         self._logs_to_files = logs_to_files
 
     async def start_stores(self, *, but: str | None = None) -> None:
@@ -98,10 +98,9 @@ class Stack:
 
     async def start_primary(self) -> bool:
         """True where it was made just now."""
-        self._primary_is_ours = True
         new = await self.primary.start()
-        if self.primary.server.pid is not None:
-            self.home.note_process(PRIMARY, self.primary.server.pid)
+        if self.primary.pid is not None:
+            self._note(PRIMARY, self.primary.pid)
         return new
 
     async def start_protect(self) -> None:
@@ -219,7 +218,7 @@ class Stack:
                 for task in done:
                     name = watched[task]
                     return f"{name} ended with code {task.result()}: {self.children[name].last_line}"
-                if self.primary.server.pid is None:
+                if self.primary.pid is None:
                     return f"PostgreSQL ended: {self.primary.server.log_tail()}"
         finally:
             for task in watched:
@@ -232,17 +231,13 @@ class Stack:
         """
         if CRM in self.children:
             await self.children[CRM].stop()
-        if self._primary_is_ours and self.primary.server.pid is not None:
-            try:
-                await self.primary.server.stop("fast", timeout=20)
-            except Unavailable:
-                self.primary.server.kill()
+        await self.primary.stop()
         if PROTECT in self.children:
             await self.children[PROTECT].stop()
         if STANDBY in self.children:
             await self._stop_standby()
         await asyncio.gather(*(child.stop() for child in self.children.values()))
-        for name in [*self.children, *([PRIMARY] if self._primary_is_ours else [])]:
+        for name in self._noted:
             self.home.pid_file(name).unlink(missing_ok=True)
 
     async def _start(self, name: str, arguments: list[str], environment: Mapping[str, str] | None = None) -> Child:
@@ -254,8 +249,12 @@ class Stack:
             log_file=self.home.log_file(name) if self._logs_to_files else None,
         )
         self.children[name] = child
-        self.home.note_process(name, child.pid)
+        self._note(name, child.pid)
         return child
+
+    def _note(self, name: str, pid: int) -> None:
+        self._noted.add(name)
+        self.home.note_process(name, pid)
 
     def _refuse_a_second(self) -> None:
         for file in sorted(self.home.pid_file("x").parent.glob("*.pid")):

@@ -107,8 +107,13 @@ class Server:
             )
         finally:
             os.close(reading)
-        while process.poll() is None:
-            await self._clock.sleep(_POLL_S)
+        try:
+            while process.poll() is None:
+                await self._clock.sleep(_POLL_S)
+        except BaseException:
+            process.kill()  # otherwise it goes on making what nobody waits for
+            process.wait()
+            raise
         said = process.stdout.read().decode(errors="replace") if process.stdout else ""
         if process.returncode:
             raise Unavailable(f"initdb failed in {self.data_dir}: {said.strip()[-1000:]}", hint=self._why_unreachable())
