@@ -238,6 +238,10 @@ def test_up_gets_a_lost_primary_and_a_lost_store_back_when_it_is_told_to(place: 
         assert answer["type"] == "result", answer
         with psycopg.connect(home.superuser_conninfo()) as connection:
             assert connection.execute("TABLE notes").fetchall() == [("saved",)]
+            assert connection.execute("SHOW hot_standby").fetchone() == ("on",)
+            assert connection.execute("SHOW restore_command").fetchone() == ("",)
+            assert connection.execute("SHOW recovery_target_timeline").fetchone() == ("latest",)
+        assert not home.pid_file("recover").exists()
         within = time.monotonic() + 60
         while [store["state"] for store in _leader(home)["stores"]] != ["voting"] * 3:
             assert time.monotonic() < within, _leader(home)

@@ -11,6 +11,7 @@
     crm/                    the CRM's erasure ledger: it must not lie in the database
     run/S1.pid ...          process ids, for whoever wants to kill one
     log/                    what PostgreSQL says
+    primary.log             what it said while a lost primary was got back
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 
 from threefold.bootstrap import agent_lock
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Refused, Unavailable
+from threefold.kernel.errors import BadInput, Damaged, Fenced, NotThere, Refused, Unavailable
 from threefold.local.home import Home
 from threefold.local.lost_primary import Found, look, wants_recovery
 from threefold.local.primary import Primary
@@ -27,6 +27,7 @@ from threefold.local.processes import Child, Hear, alive, answers, start, until
 from threefold.postgres.binaries import find_binaries, major_of
 from threefold.postgres.server import Server
 from threefold.protect.child import is_locked
+from threefold.recover.destination import refuse_running
 from threefold.settings import Store
 from threefold.storage_server.serve import create_bucket
 
@@ -35,6 +36,8 @@ STANDBY = "standby"
 CRM = "crm"
 PRIMARY = "primary"
 _CRM_PATIENCE_S = 90  # its tables are made first
+# What a verb of ours ended with is what we end with: who reads the exit code need not know which process it was.
+_KINDS = {kind.__name__: kind for kind in (BadInput, Refused, Fenced, Unavailable, Damaged, NotThere)}
 
 
 class Stack:
@@ -93,8 +96,23 @@ class Stack:
         status = await self.run("status")
         site = self.home.settings.sites()[0].name
         if wants_recovery(found, self.home.primary, status, site=site, told_to=told_to):
-            note("getting the primary back from the stores")
-            await self.run("recover", "--into", str(self.home.primary), note=note)
+            await self._recover_primary(note)
+
+    async def _recover_primary(self, note: Callable[[str], None]) -> None:
+        """Up to the promotion, which `recover --start` waits for as long as the replay goes on.
+
+        It also takes back the settings that only a recovery needs. Its server is stopped again: the one that goes on
+        is started as always, with our settings and log file. Nothing is committed on it before it is protected, or
+        only by whoever connects at once; it waits for no standby then (overrides.SEVERED), so it stops at once too.
+        """
+        refuse_running(self.home.primary)  # what runs there afterwards is ours to stop
+        note("getting the primary back from the stores")
+        try:
+            await self.run(
+                "recover", "--into", str(self.home.primary), "--start", "--port", str(self.home.primary_port), note=note
+            )
+        finally:
+            await self.primary.stop_recovered()
 
     async def start_primary(self) -> bool:
         """True where it was made just now."""
@@ -176,33 +194,36 @@ class Stack:
         environment: Mapping[str, str] | None = None,
         note: Callable[[str], None] = lambda _: None,
     ) -> dict[str, Any]:
-        """One verb of ours on this home, as a process; its answer. Raises Unavailable with what it said.
+        """One verb of ours on this home, as a process; its answer. Raises what it ended with; Unavailable for nothing.
 
-        ``note`` is called with each step and note of it.
+        ``note`` is called with each step and note of it. Its process id lies in ``run/`` meanwhile, so that nobody
+        starts a second one while it outlives us.
         """
-        said: list[str] = []
+        said: list[dict[str, Any]] = []
 
         def hear(_: str, line: str) -> None:
-            said.append(line)
-            with suppress(ValueError):
-                step = json.loads(line)
-                if step.get("type") == "note" or (step.get("type") == "progress" and not step.get("done")):
-                    note(f"  {step['text']}")
+            step = _object(line)
+            said.append(step)
+            if step.get("type") == "note" or (step.get("type") == "progress" and not step.get("done")):
+                note(f"  {step.get('text', '')}")
 
         command = [*verb.split(), *arguments, "--json", "--config", str(self.home.config)]
         child = await start(verb, ["threefold", *command], hear, environment=environment)
+        name = verb.replace(" ", "-")
         try:
+            self._note(name, child.pid)
             await child.ended()
         except asyncio.CancelledError:
             await child.stop(number=signal.SIGINT)  # as Ctrl-C would: it cleans up
             raise
-        for line in reversed(said):
-            with suppress(ValueError):
-                answer = json.loads(line)
-                if answer.get("type") == "error":
-                    raise Unavailable(f"{verb}: {answer['error']}", hint=answer["hint"])
-                if answer.get("type") == "result":
-                    return dict(answer)
+        finally:
+            self.home.pid_file(name).unlink(missing_ok=True)
+        for answer in said[::-1]:
+            if answer.get("type") == "error":
+                kind = _KINDS.get(str(answer.get("kind")), Unavailable)
+                raise kind(f"{verb}: {answer.get('error')}", hint=str(answer.get("hint", "")))
+            if answer.get("type") == "result":
+                return answer
         raise Unavailable(f"{verb} gave no answer: {child.last_line}")
 
     async def somebody_died(self) -> str:
@@ -264,6 +285,14 @@ class Stack:
                     f"{file.stem} of {self.home.folder} runs already, as process {pid}",
                     hint=f"stop the other `threefold up`; if it is gone, kill {pid}",
                 )
+
+
+def _object(line: str) -> dict[str, Any]:
+    """A line of a verb's; empty where it is none, such as a warning of Python's."""
+    with suppress(ValueError):
+        found = json.loads(line)
+        return dict(found) if isinstance(found, dict) else {}
+    return {}
 
 
 def _is_ours(pid: int, folder: Path) -> bool:

@@ -123,7 +123,7 @@ class Destination:
             record = {}  # ours is replaced as a whole: this one is somebody else's
         if record.get("finished") is not False:
             return False
-        _refuse_running(self.into)
+        refuse_running(self.into)
         before = {Path(path) for path in record.get("tablespaces", ())}
         return all(root == self.into or root in before or not root.exists() for root in self.roots())
 
@@ -133,7 +133,8 @@ def _shown(path: str) -> str:
     return path.encode(errors="surrogateescape").decode(errors="backslashreplace")
 
 
-def _refuse_running(data_dir: Path) -> None:
+def refuse_running(data_dir: Path) -> None:
+    """Raises Refused where a PostgreSQL runs on the folder."""
     try:
         pid = int((data_dir / "postmaster.pid").read_text().split("\n", 1)[0])
         running = Path(psutil.Process(pid).cwd()) == data_dir.resolve()
