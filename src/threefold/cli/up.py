@@ -82,8 +82,11 @@ async def _up(home: Home, output: Output, *, recover: bool, new_store: str | Non
         for task in (told, working):
             task.cancel()
         await asyncio.gather(told, working, return_exceptions=True)
-        output.note("stopping: PostgreSQL, the DRaaS server, the storage servers")
-        await stack.stop()
+        try:
+            if stack.started:
+                output.note(f"stopping: {', '.join(stack.started)}")
+        finally:  # where nobody reads any more, saying it fails
+            await stack.stop()
     output.result({"stopped": True}, "everything is stopped; nothing that was saved is lost")
 
 

@@ -245,6 +245,11 @@ class Stack:
             for task in watched:
                 task.cancel()
 
+    @property
+    def started(self) -> list[str]:
+        """What `stop` would stop."""
+        return [*(["PostgreSQL"] if self.primary.pid is not None else []), *self.children]
+
     async def stop(self) -> None:
         """The CRM first; PostgreSQL while its last changes still find the DRaaS server; that one; the stores last.
 
