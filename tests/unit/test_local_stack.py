@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -173,6 +174,18 @@ def test_a_database_that_is_there_is_not_recovered(home: Home, stack: Stack, mon
     asyncio.run(stack.recover_primary(True, said.append))
     assert said == [f"{home.primary} is there: nothing to get back"]
     assert children == []
+
+
+def test_a_store_whose_place_is_taken_is_not_begun(home: Home, stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    def taken(address: str, name: str) -> None:
+        raise Refused(f"something answers at {address}: {name}")
+
+    monkeypatch.setattr(stack_module, "refuse_taken", taken)
+    shutil.rmtree(home.storage("S3"))
+    assert isinstance(asyncio.run(_outcome(stack.begin_store("S3"))), Refused)
+    assert not home.storage("S3").exists()
+    assert isinstance(asyncio.run(_outcome(stack.start_store(home.settings.store[0]))), Refused)
+    assert stack.children == {}
 
 
 async def _outcome(work: Any) -> Exception | None:

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
-from threefold.kernel.errors import Unavailable
+from threefold.kernel.errors import Refused, Unavailable
 
 Hear = Callable[[str, str], None]  # who, line
 _LINE_BYTES = 1 << 20
@@ -126,15 +126,19 @@ async def _start(
 
 
 async def until(ready: Callable[[], bool], child: Child, what: str, within: float = 30) -> None:
-    """Wait for ``ready``. Raises Unavailable where the child ends first, with what it said last."""
+    """Wait for ``ready``. Raises Unavailable where the child ends first, with what it said last.
+
+    The child is looked at before and after: what answers in the place of one that has ended is somebody else's.
+    """
     ended = asyncio.create_task(child.ended())
     try:
         async with asyncio.timeout(within):
-            while not ready():
-                done, _ = await asyncio.wait({ended}, timeout=0.05)
-                if done:
-                    error, hint = child.complaint
-                    raise Unavailable(f"{child.name} ended before {what}: {error}", hint=hint)
+            while not ended.done() and not ready():
+                await asyncio.wait({ended}, timeout=0.05)
+            await asyncio.wait({ended}, timeout=0.05)  # its end may have come while `ready` asked
+            if ended.done():
+                error, hint = child.complaint
+                raise Unavailable(f"{child.name} ended before {what}: {error}", hint=hint)
     except TimeoutError:
         raise Unavailable(f"{child.name} took more than {within:g} s, and not yet {what}: {child.last_line}") from None
     finally:
@@ -146,12 +150,20 @@ def answers(address: str) -> Callable[[], bool]:
     host, _, port = address.rpartition(":")
 
     def ask() -> bool:
-
         with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=0.5):
             return True
         return False
 
     return ask
+
+
+def refuse_taken(address: str, name: str) -> None:
+    """Before ``name`` is started there: it would end a moment later, and what answers would pass for it till then."""
+    if answers(address)():
+        raise Refused(
+            f"something answers at {address} already, where {name} has to listen",
+            hint="stop it, or give another address in threefold.toml",
+        )
 
 
 def alive(pid_file: Path) -> int | None:

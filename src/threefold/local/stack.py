@@ -23,7 +23,7 @@ from threefold.kernel.errors import BadInput, Damaged, Fenced, NotThere, Refused
 from threefold.local.home import Home
 from threefold.local.lost_primary import Found, look, wants_recovery
 from threefold.local.primary import Primary
-from threefold.local.processes import Child, Hear, alive, answers, start, until
+from threefold.local.processes import Child, Hear, alive, answers, refuse_taken, start, until
 from threefold.postgres.binaries import find_binaries, major_of
 from threefold.postgres.server import Server
 from threefold.protect.child import is_locked
@@ -68,6 +68,7 @@ class Stack:
         After a recovery, which asks the others only then: what is empty has nothing to say.
         """
         (store,) = (each for each in self.home.settings.store if each.name == name)
+        refuse_taken(self.home.address(store), name)  # before its folder is made
         bucket = urlsplit(store.url).netloc
         new = await asyncio.to_thread(create_bucket, self.home.storage(name), bucket)
         await self.start_store(store)
@@ -75,6 +76,7 @@ class Stack:
 
     async def start_store(self, store: Store) -> None:
         address = self.home.address(store)
+        refuse_taken(address, store.name)
         arguments = ["storage", "serve", "--data", str(self.home.storage(store.name)), "--listen", address]
         keys = {
             "THREEFOLD_STORAGE_ACCESS_KEY_ID": self.home.settings.secret(store.access_key_id or ""),
@@ -105,6 +107,7 @@ class Stack:
         is started as always, with our settings and log file. Nothing is committed on it before it is protected, or
         only by whoever connects at once; it waits for no standby then (overrides.SEVERED), so it stops at once too.
         """
+        refuse_taken(f"127.0.0.1:{self.home.primary_port}", "PostgreSQL")
         refuse_running(self.home.primary)  # what runs there afterwards is ours to stop
         note("getting the primary back from the stores")
         try:
@@ -184,6 +187,7 @@ class Stack:
         crm = self.home.settings.crm
         if crm is None:
             return
+        refuse_taken(crm.listen, "the CRM")
         child = await self._start(CRM, [CRM, "serve", "--config", str(self.home.config)], environment)
         await until(answers(crm.listen), child, f"it served {crm.listen}", within=_CRM_PATIENCE_S)
 
