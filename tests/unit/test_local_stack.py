@@ -115,6 +115,7 @@ def stopped(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         found.append("the recovered server")
 
     monkeypatch.setattr(stack.primary, "stop_recovered", stop_recovered)
+    monkeypatch.setattr(stack_module, "refuse_taken", lambda *_: None)  # whatever else runs on this machine
     return found
 
 
@@ -147,13 +148,14 @@ def test_a_ctrl_c_stops_the_recovery_and_its_server(
     assert not home.pid_file("recover").exists()
 
 
+@pytest.mark.parametrize("check", ["refuse_running", "refuse_taken"])
 def test_a_server_that_runs_there_already_is_left_alone(
-    stack: Stack, monkeypatch: pytest.MonkeyPatch, stopped: list[str]
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, stopped: list[str], check: str
 ) -> None:
-    def runs(_: Path) -> None:
+    def refuses(*_: Any) -> None:
         raise Refused("PostgreSQL is running there")
 
-    monkeypatch.setattr(stack_module, "refuse_running", runs)
+    monkeypatch.setattr(stack_module, check, refuses)
     assert isinstance(asyncio.run(_outcome(stack._recover_primary(lambda _: None))), Refused)
     assert stopped == []
 
