@@ -153,8 +153,8 @@ def thresholds_of(settings: Settings) -> Thresholds | None:
     return Thresholds(rules.repack_below, rules.repack_least_mib * MIB, rules.repack_most_mib * MIB)
 
 
-def renewal_of(parts: Parts, progress: Progress | None = None) -> Renewal | None:
-    """Who keeps what is needed locked; None where nothing is."""
+def renewal_of(parts: Parts, progress: Progress | None = None, *, once: bool = False) -> Renewal | None:
+    """Who keeps what is needed locked; None where nothing is. ``once``: for one pass only."""
     settings = parts.settings
     if not settings.locked_stores:
         return None
@@ -166,6 +166,7 @@ def renewal_of(parts: Parts, progress: Progress | None = None) -> Renewal | None
         policy_of(settings),
         settings.locks.period,
         progress=progress,
+        once=once,
     )
 
 

@@ -164,7 +164,7 @@ async def _lock(found: Settings, output: Output, opener: Opener | None) -> None:
         raise BadInput("nothing is to be locked", hint='[locks] period = "30d" in threefold.toml')
     progress = output.progress()
     async with open_parts(found, opener=opener, ask=ask_opener, verb="store") as parts:
-        renewal = renewal_of(parts, progress)
+        renewal = renewal_of(parts, progress, once=True)
         try:
             done = await renewal.everything() if renewal else Renewed(parts.clock.now())
         finally:

@@ -8,7 +8,7 @@ of an epoch that is over, or settled in ours. In the rest of the log's slots, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 from threefold.kernel.errors import Damaged
@@ -59,10 +59,16 @@ async def fill(
     prefixes: Sequence[str] = _PREFIXES,
 ) -> Filled:
     """Copy to ``target`` what the sources have and it lacks; ``counts(epoch, slot)`` says whether an entry counts."""
-    pass_ = _Pass(target, keyring, codec, counts, progress)
     answering = list(sources)
     # What is being pruned is not to come back from the stores that have not deleted it yet.
-    doomed = (await read_marks([target, *sources], keyring)).not_copied()
+    marks = await read_marks([target, *sources], keyring)
+    marked, doomed = marks.doomed(), marks.sentenced()
+
+    async def may_come(key: str) -> bool:
+        """Of what was marked when we began, some may be going by now."""
+        return key not in marked or key not in (await read_marks([target, *sources], keyring)).sentenced()
+
+    pass_ = _Pass(target, keyring, codec, counts, may_come, progress)
     if "keys" in prefixes:  # nor an old way to open the keys
         doomed |= await replaced_on([target, *sources], keyring)
     for prefix in prefixes:
@@ -91,9 +97,11 @@ class _Pass:
         keyring: Keyring,
         codec: Codec,
         counts: Counts,
+        may_come: Callable[[str], Awaitable[bool]],
         progress: Callable[[int], None],
     ) -> None:
         self._target = target
+        self._may_come = may_come
         self._keyring = keyring
         self._codec = codec
         self._counts = counts
@@ -121,6 +129,8 @@ class _Pass:
         return there
 
     async def _copy(self, source: ObjectStore, key: str) -> bool:
+        if not await self._may_come(key):
+            return False
         body = await source.read(key)
         if not isinstance(body, bytes):
             self.complete = self.complete and not isinstance(body, Unknown)

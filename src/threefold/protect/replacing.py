@@ -255,9 +255,13 @@ class Joining:
             except Damaged as damage:
                 # Asked again, so that nothing is deleted for a reading that was spoilt; and whether the store counts by
                 # now: another leader may have ended the replacement while we stood still (invariant 4).
-                if await self.target.read(key) == body and await self._may_join():
+                if await self.target.read(keys.FORMAT) is not ABSENT:
+                    return False
+                if await self.target.read(key) == body:
                     self._say(f"{key} was spoilt on the way: {damage.message}; it is copied again")
                     await self.target.delete([key])
+                else:
+                    self._say(f"{key} does not read the same twice: {damage.message}; it is asked again")
                 whole = False
                 continue
             self._verified.add(key)

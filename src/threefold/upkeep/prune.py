@@ -22,7 +22,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Refused, Unavailable
+from threefold.kernel.errors import Refused, ThreefoldError, Unavailable
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
@@ -41,7 +41,9 @@ from threefold.vault.retention import Policy
 
 _QUORUM: Final = 2
 _ALL: Final = 3
-_BATCH: Final = 500
+_BATCH: Final = 100  # as late as a delete may be after its sentence was asked for: some stores take them one by one
+_SILENT_IN_A_ROW: Final = 3  # a store that hangs would take the twelve hours
+_STOPPED: Final = "whether this run may still delete is not sure: it stood still, or two stores do not tell"
 _ASKED_AT_ONCE: Final = 16
 # No run deletes by its sentence for longer, and none takes another run's back earlier: whoever looks while one deletes
 # finds its sentence. The second is longer, because clocks differ, and a delete may be under way.
@@ -112,7 +114,7 @@ class Prune:
             if dry_run:
                 report.due += sorted(await self._released(mark.keys & seen.verdict.keys, seen.survey, report))
             else:
-                over = [each.key for each in marks.sentences if each.id == mark.id and self._is_over(each, now)]
+                over = [each.key for each in marks.sentences if each.id == mark.id and _is_over(each, now)]
                 await self._carry_out(mark, over, seen, report)
         if dry_run:
             report.freed_bytes = _bytes(seen.survey, report.due)
@@ -145,26 +147,34 @@ class Prune:
         sentences = list(over)
         due = mark.keys & before.verdict.keys
         wanted = frozenset(await self._released(due, before.survey, report))
-        doomed: set[str] = set()
+        doomed = frozenset[str]()
         if wanted:
             self._progress.step("prune-delete", "deleting what was marked", total=len(wanted), unit="objects")
-            sentence = Mark(mark.id, self._clock.now(), wanted, mark.kept, self._clock.new_id()[:8])
-            # Nothing is deleted where it does not lie: whichever two stores an author asks, it meets it, or the copies.
-            untold = self._stores.keys() - await self._put(sentence)
-            report.away |= dict.fromkeys(untold, "it did not take the sentence")
+            sentence = await self._sentence(mark, wanted)
             sentences.append(sentence.key)
-            seen = await self._surveyor.look(own=sentence.key)
-            doomed = set(wanted & seen.verdict.keys)
+            try:
+                seen = await self._surveyor.look(own=sentence.key)
+            except ThreefoldError:
+                await self._take_back([sentence.key])  # nothing was deleted by it
+                raise
+            doomed = wanted & seen.verdict.keys
             report.away |= seen.away
-            for name, store in self._stores.items():
-                if name not in report.away:
-                    await self._delete(name, store, doomed, seen.survey, report, sentence)
+            if doomed != wanted:
+                # What is needed after all is not left under a sentence that may stand for long: nobody would copy it.
+                narrower = [await self._sentence(mark, doomed)] if doomed else []
+                await self._take_back([sentence.key])
+                sentences = [*over, *(each.key for each in narrower)]
+                sentence = narrower[0] if narrower else sentence
+            there = [store for name, store in self._stores.items() if name not in seen.away]
+            await asyncio.gather(*(self._delete(store, doomed, seen.survey, report, sentence) for store in there))
         waiting = due - wanted
         spared = mark.keys - doomed - waiting - self._gone(mark, before.survey)
         report.spared += sorted(spared)
         unsure = report.away or any(set(keys) & mark.keys for keys in report.held.values())
         if unsure or waiting or not report.locked.keys().isdisjoint(mark.keys):
             # It stays for the others: when what is spared now is not needed again one day, its grace period is whole.
+            if sentences != list(over):
+                await self._take_back(over)  # or one more would be left by every run
             if not spared:
                 return
             rest = Mark(self._new_id(self._clock.now()), mark.at, mark.keys - spared, mark.kept)
@@ -175,9 +185,18 @@ class Prune:
                 return
         # Sentences first: without its mark only `_sweep` takes one back, a day later. A delete that was not answered
         # may come to pass yet.
-        for keys in ([] if unsure else sentences, [mark.key]):
-            for store in self._stores.values():
-                await store.delete(keys)
+        await self._take_back([] if unsure else sentences)
+        await self._take_back([mark.key])
+
+    async def _sentence(self, mark: Mark, keys: frozenset[str]) -> Mark:
+        """Put one. Raises Unavailable."""
+        sentence = Mark(mark.id, self._clock.now(), keys, mark.kept, self._clock.new_id()[:8])
+        await self._put(sentence)
+        return sentence
+
+    async def _take_back(self, keys: Sequence[str]) -> None:
+        for store in self._stores.values() if keys else ():
+            await store.delete(keys)
 
     async def _sweep(self, marks: Marks, replaced: Sequence[Mark], now: datetime) -> None:
         """Of marks that another stands for, and sentences of runs that died while they took them back."""
@@ -186,13 +205,8 @@ class Prune:
             there = {mark.key for mark in marks.marks} | set(marks.unreadable)
             orphans = [each for each in marks.sentences if replace(each, sentence="").key not in there]
             # Another run may be at it, its mark taken back by a third one.
-            keys += [each.key for each in orphans if self._is_over(each, now)]
-        for store in self._stores.values() if keys else ():
-            await store.delete(keys)
-
-    def _is_over(self, sentence: Mark, now: datetime) -> bool:
-        """No run deletes by it any more."""
-        return now - sentence.at >= max(self._policy.grace, _OVER_AFTER)
+            keys += [each.key for each in orphans if _is_over(each, now)]
+        await self._take_back(keys)
 
     async def _released(self, due: frozenset[str] | set[str], survey: Survey, report: PruneReport) -> set[str]:
         """Of what is due, that which may go now."""
@@ -222,51 +236,76 @@ class Prune:
         return {key for key in mark.keys if not any(key in keys for keys in survey.listed.values())}
 
     async def _delete(
-        self, name: str, store: ObjectStore, doomed: set[str], survey: Survey, report: PruneReport, sentence: Mark
+        self, store: ObjectStore, doomed: frozenset[str], survey: Survey, report: PruneReport, sentence: Mark
     ) -> None:
+        """On one store, manifests first. Ends early where it does not answer, or the sentence does not stand."""
+        name = store.name
         for prefix in PREFIXES:
             sizes = survey.listed[prefix]
             there = sorted(key for key in doomed if name in sizes.get(key, {}))
-            held = set()
-            for at in range(0, len(there), _BATCH):
-                batch = there[at : at + _BATCH]
-                if not await self._stands(sentence):
-                    report.away[name] = "this run stood still, or another took its sentence back"
-                    return
-                if await store.delete(batch) is not None:
-                    # One that is locked may refuse for all: one by one, the others go.
-                    for key in batch:
-                        answer = await store.delete([key]) if await self._stands(sentence) else Unknown("given up")
-                        if isinstance(answer, Locked):
-                            report.locked[key] = answer.until
-                        if answer is not None:
-                            held.add(key)
-                self._progress.advance(len(batch))
+            why = await self._asked_to_delete(store, there, report, sentence) if there else ""
+            silent: dict[str, str] = {}
+            still = set[str]()
             if there:
-                silent: dict[str, str] = {}
-                still = {
-                    seen.key async for seen in union({name: store}, prefix, self._clock, silent) if seen.key in doomed
-                }
-                if silent:
-                    report.away |= silent
-                    return
-                held = held & still | still
-            gone = [key for key in there if key not in held]
+                listed = union({name: store}, prefix, self._clock, silent)
+                still = {seen.key async for seen in listed if seen.key in doomed}
+            if silent:
+                report.away |= silent
+                return
+            gone = [key for key in there if key not in still]
             if gone:
                 report.deleted[name] = report.deleted.get(name, 0) + len(gone)
             report.freed_bytes += sum(sizes[key][name] for key in gone)
-            if held:
-                if held - report.locked.keys():
-                    report.held.setdefault(name, []).extend(sorted(held - report.locked.keys()))
+            if why:
+                if name not in report.away:
+                    report.notes.append(f"{name}: {why}; a later run goes on there")
+                report.away[name] = why
+                return
+            if still:
+                if still - report.locked.keys():
+                    report.held.setdefault(name, []).extend(sorted(still - report.locked.keys()))
                 if prefix == "snapshots":
                     return  # it still names them: what they need stays on this store
+
+    async def _asked_to_delete(
+        self, store: ObjectStore, keys: Sequence[str], report: PruneReport, sentence: Mark
+    ) -> str:
+        """Why not all were asked for; empty where they were. What came of it a listing tells."""
+        in_a_row = 0
+        for at in range(0, len(keys), _BATCH):
+            batch = keys[at : at + _BATCH]
+            if not await self._stands(sentence):
+                return _STOPPED
+            if await store.delete(batch) is not None:
+                # One that is locked may refuse for all: one by one, the others go.
+                for key in batch:
+                    if not await self._stands(sentence):
+                        return _STOPPED
+                    answer = await store.delete([key])
+                    if isinstance(answer, Locked):
+                        report.locked[key] = answer.until
+                    silent = answer if isinstance(answer, Unknown) else None
+                    in_a_row = in_a_row + 1 if silent is not None else 0
+                    if silent is not None and in_a_row >= _SILENT_IN_A_ROW:
+                        return f"it deletes nothing ({silent.reason})"
+            self._progress.advance(len(batch))
+        return ""
 
     async def _stands(self, sentence: Mark) -> bool:
         """Asked before every delete: a run may have stood still, whatever its clock says, and its sentence be gone."""
         if self._clock.now() - sentence.at >= _DELETES_FOR:
             return False
-        found = await asyncio.gather(*(store.read(sentence.key, length=1) for store in self._stores.values()))
-        return sum(isinstance(each, bytes) for each in found) >= _QUORUM
+        asking = {asyncio.create_task(store.read(sentence.key, length=1)) for store in self._stores.values()}
+        on = 0
+        try:
+            while asking and on < _QUORUM:  # the slowest store is not waited for
+                done, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
+                on += sum(isinstance(each.result(), bytes) for each in done)
+        finally:
+            for each in asking:
+                each.cancel()
+            await asyncio.gather(*asking, return_exceptions=True)
+        return on >= _QUORUM
 
     # --- repacking ---
 
@@ -302,17 +341,14 @@ class Prune:
 
     # --- marks ---
 
-    async def _put(self, mark: Mark) -> set[str]:
-        """On two stores, or nothing follows from it; on which."""
+    async def _put(self, mark: Mark) -> None:
+        """On two stores, or nothing follows from it."""
         body = encode(mark, self._keyring, bytes.fromhex(self._clock.new_id())[:NONCE_BYTES])
-        placed = {
-            name
-            for name, store in self._stores.items()
-            if isinstance(await create_confirmed(store, mark.key, body), Stored)
-        }
-        if len(placed) < _QUORUM:
+        placed = 0
+        for store in self._stores.values():
+            placed += isinstance(await create_confirmed(store, mark.key, body), Stored)
+        if placed < _QUORUM:
             raise Unavailable(f"{mark.key} could not be put on two stores", hint="nothing was deleted; try again later")
-        return placed
 
     def _new_id(self, now: datetime) -> str:
         return f"{now:%Y%m%dT%H%M%SZ}-{self._clock.new_id()[:8]}"
@@ -326,6 +362,11 @@ class Prune:
                 "they go when it has begun a new one"
             )
         report.notes += [f"{name} does not list everything ({why}): it keeps all" for name, why in seen.away.items()]
+
+
+def _is_over(sentence: Mark, now: datetime) -> bool:
+    """No run deletes by it any more."""
+    return now - sentence.at >= _OVER_AFTER
 
 
 def _replaced(marks: Sequence[Mark]) -> list[Mark]:

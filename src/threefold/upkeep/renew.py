@@ -73,7 +73,9 @@ class Renewal:
         period: timedelta,
         *,
         progress: Progress | None = None,
+        once: bool = False,
     ) -> None:
+        """``once``: there is one pass only, and none to wait for."""
         self._stores = stores
         self._locking = {name: store for name, store in stores.items() if name in locking}
         self._keyring = keyring
@@ -82,6 +84,7 @@ class Renewal:
         self._progress = progress or Silent()
         self._surveyor = Surveyor(stores, keyring, clock, self._progress, policy)
         self._known: dict[tuple[str, str], datetime] = {}
+        self._old = _SETTLED if once else min(_OLD, period / 2)
         self._first_seen: dict[str, float] = {}  # snapshots, by the monotonic clock
 
     async def everything(self) -> Renewed:
@@ -131,7 +134,8 @@ class Renewal:
             name
             for name, summary in seen.survey.summaries.items()
             # Between a backup's end, by the primary's clock, and its manifest lie uploads of any length.
-            if now - self._first_seen.setdefault(name, now) < patience and self._clock.now() - summary.stopped < _OLD
+            if now - self._first_seen.setdefault(name, now) < patience
+            and self._clock.now() - summary.stopped < self._old
         }
         return seen.verdict.keys, {snapshot_key(name) for name in seen.survey.summaries.keys() - young}
 

@@ -194,7 +194,7 @@ class Repack:
         # prune sees that for itself (upkeep/reach.py).
         trouble = await self._vault.endangered(revised)
         if trouble:
-            raise Unavailable(trouble)
+            raise Unavailable(trouble.why)
         self._done.revised[manifest.summary.id] = snapshot
 
     # --- both ---

@@ -30,7 +30,7 @@ from threefold.quorum.objects import Codec
 from threefold.quorum.reader import Extent, agreed_format, read_extent
 from threefold.quorum.wrapped import replaced_on
 from threefold.stores.health import HealthBook
-from threefold.stores.store import ABSENT, ObjectStore
+from threefold.stores.store import ObjectStore
 from threefold.upkeep.decide import PREFIXES, LogFacts
 from threefold.upkeep.listing import Seen, holdings, union
 from threefold.upkeep.loss import Point, newest_point, wal_begin
@@ -45,7 +45,6 @@ _AT_ONCE: Final = 8
 _LARGE_AT_ONCE: Final = 3  # segments and packs: so many are in memory
 _LARGE: Final = {keys.WAL, "packs", "snapshots"}
 _SAVE_EVERY_S: Final = 5.0
-_MANIFESTS_FOR_S: Final = 60.0  # what they said is asked again after that, before anything is called lost
 _KEPT_STARTS: Final = 3  # slot 0 of the newest epochs is never trimmed (quorum/trim.py)
 
 
@@ -102,8 +101,7 @@ class Scrub:
         self._segment_bytes = keys.SEGMENT_BYTES
         self._format_findings: list[Finding] = []
         self._found_now: dict[str, dict[str, int]] = {}  # by this run, store → what → how many
-        self._doomed: frozenset[str] = frozenset()
-        self._manifests_at = 0.0
+        self._marked = self._sentenced = frozenset[str]()
         self._wal_seen: dict[int, int] = {}  # timeline → highest segment that is whole somewhere
 
     async def everything(self, *, fresh: bool = False) -> ScrubReport:
@@ -152,7 +150,8 @@ class Scrub:
         self._progress.step("scrub-log-end", "finding the end of the log", unit="objects")
         roll = await Driver(self._all, self._clock).run(read_roll(tuple(self._all)))
         agreed = agreed_format(roll, self._keyring, 2)
-        self._doomed = (await read_marks(self._all, self._keyring)).not_copied()
+        marks = await read_marks(self._all, self._keyring)
+        self._marked, self._sentenced = marks.doomed(), marks.sentenced()
         self._stores = {name: store for name, store in self._all.items() if name in roll.members or name == only}
         for name in roll.strangers:
             if name != only:
@@ -199,7 +198,7 @@ class Scrub:
         batch: list[Seen] = []
         async for seen in union(self._stores, prefix, self._clock, silent, after=after):
             expected.discard(seen.key)
-            if seen.key in self._doomed:
+            if await self._is_going(seen.key):
                 continue  # prune deletes it store by store: it is not to be put back
             if only is not None and _alike(seen, only) and seen.key not in known:
                 continue
@@ -208,7 +207,7 @@ class Scrub:
                 await self._batch(mender, batch, only)
                 batch = []
         # What is needed and listed nowhere: asked by key.
-        batch += [Seen(key, {}) for key in sorted(expected - self._doomed) if key > after]
+        batch += [Seen(key, {}) for key in sorted(expected - self._sentenced) if key > after]
         for at in range(0, len(batch), at_once):
             await self._batch(mender, batch[at : at + at_once], only)
         for name, why in silent.items():
@@ -219,9 +218,11 @@ class Scrub:
         found = await asyncio.gather(
             *(mender.mend(seen, self._facts, only=only, first=place) for place, seen in enumerate(batch))
         )
+        for at, findings in enumerate(found):
+            # A scrub may take days, and prune has let go what was needed when it began.
+            if any(finding.what == "lost" for finding in findings) and await self._was_let_go(batch[at].key):
+                found[at] = []
         for finding in (each for findings in found for each in findings):
-            if finding.what == "lost" and not await self._is_needed(finding.key):
-                continue
             self._record.add(finding)
             now = self._found_now.setdefault(finding.store, {})
             now[finding.what] = now.get(finding.what, 0) + 1
@@ -257,22 +258,37 @@ class Scrub:
             return set(expected_segments(self._extent, start))
         return set()
 
-    async def _is_needed(self, key: str) -> bool:
-        """Not so where prune has let it go since we looked which there have to be: a scrub may take days."""
+    async def _is_going(self, key: str) -> bool:
+        """Whether a prune deletes it at this moment; asked again of what was only marked when we began."""
+        if key in self._marked and key not in self._sentenced:
+            return key in (await read_marks(self._all, self._keyring)).sentenced()
+        return key in self._sentenced
+
+    async def _was_let_go(self, key: str) -> bool:
+        """Whether nothing that is listed now needs it; what cannot be told counts as needed."""
         prefix = key.partition("/")[0]
-        if prefix not in {"snapshots", "packs", keys.WAL}:
+        silent: dict[str, str] = {}
+        if prefix in {"snapshots", keys.WAL}:
+            listed = {seen.key async for seen in union(self._stores, prefix, self._clock, silent)}
+            if silent or key in listed:
+                return False
+        if prefix == "snapshots":
             return True
-        for store in self._stores.values():
-            if await store.read(key, length=1) is not ABSENT:
-                return True
-        if self._clock.monotonic() - self._manifests_at > _MANIFESTS_FOR_S:
-            self._snapshots, self._packs_of = {}, {}
-        return key in await self._expected(prefix)
+        names = [seen.key.rpartition("/")[2] async for seen in union(self._stores, "snapshots", self._clock, silent)]
+        try:
+            now = [await self._vault.manifest(name) for name in names]
+        except (Damaged, NotThere, Unavailable):
+            return False
+        if silent or not now:
+            return False
+        if prefix == keys.WAL:
+            begin = min(wal_begin(manifest.summary) for manifest in now)
+            return (int(key.rpartition("/")[2], 16) + 1) * self._segment_bytes <= begin
+        return prefix == "packs" and not any(key in manifest.pack_keys() for manifest in now)
 
     async def _read_manifests(self) -> None:
         if self._snapshots:
             return
-        self._manifests_at = self._clock.monotonic()
         for summary in (await self._vault.catalogue()).summaries:
             try:
                 manifest = await self._vault.restorable(summary.id)

@@ -25,7 +25,7 @@ from threefold.vault.manifest import Manifest, Summary
 from threefold.vault.marks import read_marks
 from threefold.vault.pack import Place
 from threefold.vault.revisions import by_original, original
-from threefold.vault.uploads import COPIES, Uploads
+from threefold.vault.uploads import COPIES, PATIENCE_SECONDS, Uploads
 
 S = TypeVar("S")
 R = TypeVar("R")
@@ -35,6 +35,14 @@ _SILENT_IN_A_ROW: Final = 3
 _ASK_AGAIN_S: Final = (0.5, 2.0, 8.0)
 _LOOK_AGAIN_S: Final = 60.0
 _KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
+
+
+@dataclass(frozen=True, slots=True)
+class Endangered:
+    """``known`` False: stores that do not answer leave it open."""
+
+    why: str
+    known: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,53 +165,66 @@ class Vault:
         return {name: place for name, place in known.items() if len(presence[place.pack].on) >= COPIES}
 
     async def unaffected(self, manifest: Manifest) -> None:
-        """After `publish`: nobody is deleting what it needs. Raises Unavailable, the manifest being withdrawn then.
+        """After `publish`: nobody is deleting what it needs. Raises Unavailable where that is not so, or not known.
 
-        The order is what counts: vault/marks.py has the argument.
+        Withdrawn only where it is known that something goes: another prune may rely on a manifest that stands, and
+        silence is no reason to take a good one away. The order is what counts: vault/marks.py has the argument.
         """
         trouble = await self.endangered(manifest)
-        if trouble:
-            held = await self._withdrawn(manifests.snapshot_key(manifest.summary.id))
-            if held:
-                trouble += f"; its manifest could not be taken back from {', '.join(held)}, and is no recovery point"
-            raise Unavailable(trouble, hint="take it again: what is missing is uploaded anew")
+        if not trouble:
+            return
+        key = manifests.snapshot_key(manifest.summary.id)
+        if not trouble.known:
+            raise Unavailable(
+                f"{trouble.why}, so {key} is not known to be a recovery point",
+                hint="it stays where it is: `threefold verify` tells; or take another",
+            )
+        held = await self._withdrawn(key)
+        also = f"; {', '.join(held)} may still hold its manifest" if held else ""
+        raise Unavailable(f"{trouble.why}{also}", hint="take it again: what is missing is uploaded anew")
 
     async def _withdrawn(self, key: str) -> list[str]:
         """Delete it everywhere; the stores that may hold it yet. Filling would spread what one of them kept."""
-        held = list(self.stores)
+        held: list[str] = []
         for pause in (*_ASK_AGAIN_S, None):
-            await asyncio.gather(*(self.stores[name].delete([key]) for name in held))
-            found = await asyncio.gather(*(self.stores[name].read(key, length=1) for name in held))
-            held = [name for name, answer in zip(held, found, strict=True) if answer is not ABSENT]
+            await asyncio.gather(*(store.delete([key]) for store in self.stores.values()))
+            # All are asked each time: a filling that was under way may bring it back where it was gone.
+            found = await asyncio.gather(*(store.read(key, length=1) for store in self.stores.values()))
+            held = [name for name, answer in zip(self.stores, found, strict=True) if answer is not ABSENT]
             if not held or pause is None:
                 break
             await self.clock.sleep(pause)
         return held
 
-    async def endangered(self, manifest: Manifest) -> str:
-        """Why what it needs may be going at this moment; empty where it is sure to stay."""
-        for pause in (*_ASK_AGAIN_S, None):
-            marks = await read_marks(self.stores, self.keyring)
-            if len(marks.listed) >= COPIES:
-                break
-            if pause is None:
-                return "too few stores tell whether packs are being deleted just now"
-            await self.clock.sleep(pause)
+    async def endangered(self, manifest: Manifest) -> Endangered | None:
+        """Why what it needs may be going at this moment; None where it is sure to stay.
+
+        Who does not answer has not said anything (invariant 7), and is asked again, for as long as an upload waits:
+        whatever is sentenced meanwhile has met the manifest.
+        """
+        until = self.clock.monotonic() + PATIENCE_SECONDS
+        while True:
+            found = await self._endangered(manifest)
+            if found is None or found.known or self.clock.monotonic() >= until:
+                return found
+            await self.clock.sleep(_ASK_AGAIN_S[-1])
+
+    async def _endangered(self, manifest: Manifest) -> Endangered | None:
+        marks = await read_marks(self.stores, self.keyring)
         if marks.unreadable_sentence or not marks.sentenced().isdisjoint(manifest.pack_keys()):
-            return "`threefold prune` was deleting packs that this snapshot shares with earlier ones"
-        # A sentence that was carried out and taken back since: what it deleted is absent now. Who does not answer has
-        # not said that it is there (invariant 7).
-        for pause in (*_ASK_AGAIN_S, None):
-            presence = await self.presence(packs.ends(manifest.places), enough=COPIES)
-            few = {pack: found for pack, found in sorted(presence.items()) if len(found.on) < COPIES}
-            lost = [pack for pack, found in few.items() if len(found.on | found.unknown) < COPIES]
-            if lost:
-                return f"{len(lost)} of its packs went away while it was taken, {lost[0]} first"
-            if not few:
-                return ""
-            if pause is not None:
-                await self.clock.sleep(pause)
-        return f"of {len(few)} of its packs it is not known whether they are on two stores, {next(iter(few))} first"
+            return Endangered("`threefold prune` was deleting packs that this snapshot shares with earlier ones")
+        if len(marks.listed) < COPIES:
+            return Endangered("too few stores tell whether packs are being deleted just now", known=False)
+        # A sentence that was carried out and taken back since: what it deleted is absent now.
+        presence = await self.presence(packs.ends(manifest.places), enough=COPIES)
+        few = {pack: found for pack, found in sorted(presence.items()) if len(found.on) < COPIES}
+        lost = [pack for pack, found in few.items() if len(found.on | found.unknown) < COPIES]
+        if lost:
+            return Endangered(f"{len(lost)} of its packs went away while it was taken, {lost[0]} first")
+        if few:
+            why = f"of {len(few)} of its packs it is not known whether they are on two stores, {next(iter(few))} first"
+            return Endangered(why, known=False)
+        return None
 
     async def presence(self, reaches: Mapping[str, int], *, enough: int | None = None) -> dict[str, Presence]:
         """On which stores each pack is, as far as it is needed: ``reaches`` has the end of its last chunk (`ends`).

@@ -13,13 +13,14 @@ chunks, without a clock and without a lock:
 
 Of any two stores asked, one has what the other side wrote first. So either prune sees the manifest and spares its
 packs, or the snapshot sees the sentence; a snapshot that was reported as taken has all its packs. And a run deletes
-only where its sentence lies, asks before every delete whether it still stands, and for twelve hours at most: clocks
-that differ by less than that, and machines that sleep, do no harm.
+for twelve hours at most, and asks before every request to delete whether its sentence still stands: neither clocks that
+differ by less than that nor machines that sleep do harm beyond the one request that was under way.
 
 Marks come a grace period earlier and make the collision rare: chunks in marked packs are not reused any more
 (chunk_store.known_chunks). A pack that is marked may still be, or become, a snapshot's: one that began earlier and took
-longer names packs that looked left over. So fillings and scrubs look after it like any other until a sentence names it;
-what a sentence names they leave alone, so that what was deleted on one store does not come back from another.
+longer names packs that looked left over. So fillings and scrubs look after it like any other until a sentence names it,
+which they ask once more before they copy it; what a sentence names they leave alone, so that what was deleted on one
+store does not come back from another.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ import zstandard
 from threefold.kernel.errors import Damaged
 from threefold.kernel.keys import NONCE_BYTES, Keyring
 from threefold.stores.store import ABSENT, Gone, ObjectStore, Unknown
-from threefold.vault.manifest import PREFIX as MANIFESTS
 
 PREFIX: Final = "prune"
 _SENTENCE: Final = "-now"
@@ -75,10 +75,6 @@ class Marks:
     def sentenced(self) -> frozenset[str]:
         """All keys that may be deleted at this moment."""
         return frozenset[str]().union(*(mark.keys for mark in self.sentences))
-
-    def not_copied(self) -> frozenset[str]:
-        """Keys that no store is given anew. Marked manifests are among them: nothing makes them needed but a policy."""
-        return self.sentenced() | {key for key in self.doomed() if key.startswith(f"{MANIFESTS}/")}
 
     @property
     def unreadable_sentence(self) -> bool:

@@ -23,7 +23,7 @@ from threefold.stores.store import ObjectStore
 
 COPIES: Final = 2
 IN_MEMORY: Final = 3
-_PATIENCE_SECONDS: Final = 120.0
+PATIENCE_SECONDS: Final = 120.0
 _GRACE_SECONDS: Final = 3.0
 _LAST_SHARE: Final = 0.25
 _BACKOFF_SECONDS: Final = (0.1, 5.0)
@@ -50,7 +50,7 @@ class Uploads:
         clock: Clock,
         *,
         in_memory: int = IN_MEMORY,
-        patience_seconds: float = _PATIENCE_SECONDS,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._stores = stores
         self._clock = clock
@@ -161,7 +161,7 @@ class Uploads:
 
 
 async def create_surely(
-    store: ObjectStore, key: str, body: bytes, clock: Clock, *, patience_seconds: float = _PATIENCE_SECONDS
+    store: ObjectStore, key: str, body: bytes, clock: Clock, *, patience_seconds: float = PATIENCE_SECONDS
 ) -> None:
     """Create an object whose key nobody else uses, until the store says it is there.
 
