@@ -20,7 +20,7 @@ from threefold.protect.replacing import change_membership
 from threefold.quorum import keys
 from threefold.quorum.check import counting
 from threefold.quorum.members import Format
-from threefold.quorum.membership import FOUNDED, Membership
+from threefold.quorum.membership import FOUNDED, Membership, ReplacedError
 from threefold.quorum.objects import Codec
 from threefold.quorum.reader import read_extent
 from threefold.stores.health import HealthBook
@@ -379,3 +379,18 @@ async def test_a_store_that_hangs_on_deletes_does_not_keep_the_others_full() -> 
     assert "timed out" in report.away["S1"]
     assert any(note.startswith("S1: it deletes nothing") for note in report.notes)
     assert asked < 10
+
+
+async def test_a_run_whose_stores_are_replaced_deletes_nothing_more() -> None:
+    """The new three may have been given what it would delete on the old."""
+    here = await history()
+    marked = (await prune(here, T0 + 8 * DAY)).marked
+
+    async def replaced() -> None:
+        raise ReplacedError(Membership(1, ("S1", "S2"), "S3", "S4"))
+
+    clock = Hand(T0 + 10 * DAY)
+    work = Prune(here.stores, KEYRING, clock, Silent(), NARROW, fork_bytes=SEGMENT, still_members=replaced)
+    with pytest.raises(ReplacedError):
+        await work.run()
+    assert all(set(marked) <= set(here.objects(name)) for name in here.stores)

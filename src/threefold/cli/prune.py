@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from threefold.bootstrap import open_parts, policy_of, thresholds_of
+from threefold.bootstrap import open_parts, policy_of, still_members, thresholds_of
 from threefold.cli.common import ask_opener, execute
 from threefold.cli.options import Given, opens_the_stores
 from threefold.cli.output import Output
@@ -44,7 +45,13 @@ async def _prune(found: Settings, output: Output, opener: Opener | None, *, dry_
     async with open_parts(found, opener=opener, ask=ask_opener, verb="prune") as parts:
         try:
             work = Prune(
-                parts.stores, parts.keyring, parts.clock, progress, policy, repack=thresholds_of(parts.settings)
+                parts.stores,
+                parts.keyring,
+                parts.clock,
+                progress,
+                policy,
+                repack=thresholds_of(parts.settings),
+                still_members=partial(still_members, parts),
             )
             report = await work.run(dry_run=dry_run)
         finally:

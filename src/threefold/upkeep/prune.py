@@ -16,7 +16,7 @@ packs and segments only when no manifest of theirs is listed there any more: no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Final
@@ -86,14 +86,19 @@ class Prune:
         *,
         fork_bytes: int = FORK_BYTES,
         repack: Thresholds | None = None,
+        still_members: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``repack`` None: nothing is written anew."""
+        """``repack`` None: nothing is written anew. ``still_members`` raises where the stores are not the ones any more.
+
+        Whoever asks two of three new stores may meet no sentence that lies on two of the old.
+        """
         self._stores = stores
         self._keyring = keyring
         self._clock = clock
         self._progress = progress
         self._policy = policy
         self._thresholds = repack
+        self._still_members = still_members
         self._surveyor = Surveyor(stores, keyring, clock, progress, policy, fork_bytes=fork_bytes)
 
     async def run(self, *, dry_run: bool = False) -> PruneReport:
@@ -295,6 +300,11 @@ class Prune:
         """Asked before every delete: a run may have stood still, whatever its clock says, and its sentence be gone."""
         if self._clock.now() - sentence.at >= _DELETES_FOR:
             return False
+        if self._still_members is not None:
+            try:
+                await self._still_members()
+            except Unavailable:
+                return False
         asking = {asyncio.create_task(store.read(sentence.key, length=1)) for store in self._stores.values()}
         on = 0
         try:
