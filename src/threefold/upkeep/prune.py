@@ -88,7 +88,7 @@ class Prune:
         repack: Thresholds | None = None,
         still_members: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
-        """``repack`` None: nothing is written anew. ``still_members`` raises where the stores are not the ones any more.
+        """``repack`` None: nothing is written anew. ``still_members`` raises where others are members by now.
 
         Whoever asks two of three new stores may meet no sentence that lies on two of the old.
         """
