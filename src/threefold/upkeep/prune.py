@@ -171,7 +171,11 @@ class Prune:
                 sentences = [*over, *(each.key for each in narrower)]
                 sentence = narrower[0] if narrower else sentence
             there = [store for name, store in self._stores.items() if name not in seen.away]
-            await asyncio.gather(*(self._delete(store, doomed, seen.survey, report, sentence) for store in there))
+            deleting = (self._delete(store, doomed, seen.survey, report, sentence) for store in there)
+            # All have ended before an error is told: none deletes in the background.
+            for ended in await asyncio.gather(*deleting, return_exceptions=True):
+                if ended is not None:
+                    raise ended
         waiting = due - wanted
         spared = mark.keys - doomed - waiting - self._gone(mark, before.survey)
         report.spared += sorted(spared)
