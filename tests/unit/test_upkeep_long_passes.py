@@ -101,6 +101,7 @@ async def test_a_scrub_beside_a_prune_brings_nothing_back() -> None:
     here.stores = {**free, "S2": Pauses(free["S2"], deleting, resume)}
     pruning = asyncio.create_task(prune(here, T0 + 10 * DAY))
     await deleting.wait()
+    clock.at += 2 * DAY
     go_on.set()
     await running
     resume.set()

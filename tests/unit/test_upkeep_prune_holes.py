@@ -30,6 +30,7 @@ from threefold.upkeep.prune import Prune
 from threefold.upkeep.scrub import Scrub
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, snapshot_key
+from threefold.vault.marks import read_marks
 
 
 class Over(MemoryStore):
@@ -371,13 +372,15 @@ async def test_a_store_that_hangs_on_deletes_does_not_keep_the_others_full() -> 
         async def delete(self, keys: Sequence[str]) -> None | Unknown:
             nonlocal asked
             asked += 1
+            clock.at += timedelta(seconds=60)
             return Unknown("timed out")
 
     here.stores["S1"] = Hangs(here.stores["S1"])
-    report = await prune(here, T0 + 10 * DAY)
+    clock = Hand(T0 + 10 * DAY)
+    report = await Prune(here.stores, KEYRING, clock, Silent(), NARROW, fork_bytes=SEGMENT).run()
     assert report.deleted == {"S2": len(marked), "S3": len(marked)}
     assert "timed out" in report.away["S1"]
-    assert any(note.startswith("S1: it deletes nothing") for note in report.notes)
+    assert any(note.startswith("S1: it does not answer") for note in report.notes)
     assert asked < 10
 
 
@@ -394,3 +397,61 @@ async def test_a_run_whose_stores_are_replaced_deletes_nothing_more() -> None:
     with pytest.raises(ReplacedError):
         await work.run()
     assert all(set(marked) <= set(here.objects(name)) for name in here.stores)
+
+
+async def test_an_author_between_two_sentences_meets_one_of_them_or_what_was_deleted() -> None:
+    """Prune narrows its sentence, as a snapshot came; another author lists the wide one and reads it when it is gone."""
+    here = await history()
+    clock = Hand(T0 + 10 * DAY)
+    await prune(here, T0 + 8 * DAY)
+    doomed = (await read_marks(here.stores, KEYRING)).doomed()
+    olds = [await here.vault().manifest(each.id) for each in here.snapshots]
+    first, second = (
+        next(old for old in olds if (set(old.pack_keys()) & doomed) - set(but)) for but in ((), olds[0].pack_keys())
+    )
+    began = Lsn(len(here.wal) - SEGMENT)
+    plain, late = dict(here.stores), []
+    for old, at in ((first, T0 + 7 * DAY + timedelta(hours=20)), (second, clock.now())):
+        _, one, bodies = await here.drafted(at=at, start=began, stop=Lsn(began + 100), share=3)
+        await sent(plain, bodies)
+        late.append(Manifest(one.summary, one.files, (), [*one.names, *old.names], [*one.places, *old.places]))
+    listed, taken_back = asyncio.Event(), asyncio.Event()
+
+    class Slow(Over):
+        async def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes | Gone | Unknown:
+            if key.endswith("-now") and not taken_back.is_set():
+                listed.set()
+                await taken_back.wait()
+            return await super().read(key, start=start, length=length)
+
+    async def author() -> None:
+        vault = Vault({name: Slow(store) for name, store in plain.items()}, KEYRING, clock)
+        await vault.publish(late[1])
+        await vault.unaffected(late[1])
+
+    sentences: list[str] = []
+    authors: list[asyncio.Task[None]] = []
+
+    class Prunes(Over):
+        async def create(self, key: str, body: bytes) -> Made | Unknown:
+            if key.endswith("-now") and key not in sentences:
+                sentences.append(key)
+                if len(sentences) == 1:
+                    await Vault(plain, KEYRING, clock).publish(late[0])
+                else:
+                    authors.append(asyncio.create_task(author()))
+                    await listed.wait()
+            return await super().create(key, body)
+
+        async def delete(self, keys: Sequence[str]) -> None | Unknown:
+            answer = await super().delete(keys)
+            if list(keys) == sentences[:1] and not on(plain, sentences[0]):
+                taken_back.set()
+                await asyncio.gather(*authors, return_exceptions=True)
+            return answer
+
+    stores = {name: Prunes(store) for name, store in plain.items()}
+    await Prune(stores, KEYRING, clock, Silent(), NARROW, fork_bytes=SEGMENT).run()
+    assert len(sentences) == 2
+    (ended,) = await asyncio.gather(*authors, return_exceptions=True)
+    assert isinstance(ended, Unavailable) or all(len(on(plain, key)) >= 2 for key in late[1].pack_keys())

@@ -8,7 +8,7 @@ of an epoch that is over, or settled in ours. In the rest of the log's slots, an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from threefold.kernel.errors import Damaged
@@ -28,6 +28,7 @@ _AT_ONCE = 8  # small objects on their way: one after the other, a far store wou
 _LARGE_AT_ONCE = 2  # segments and packs: so many are in memory
 # What the layers above keep there: sealed with the key of a purpose, and with its own name as header.
 _SEALED = {"switches": "switch", "degraded": "degraded", "intake": "intake"}
+_PRUNED = ("snapshots", "packs", keys.WAL)
 _LOG = (keys.LOG, keys.TIMELINES, keys.WAL, "snapshots", "packs")
 _PREFIXES = ("keys", keys.EPOCHS, keys.MEMBERS, "switches", "degraded", *_LOG)
 # Of a store that joins (replacing.py): what may be copied at any time; and, once the middle has begun, everything.
@@ -60,17 +61,9 @@ async def fill(
 ) -> Filled:
     """Copy to ``target`` what the sources have and it lacks; ``counts(epoch, slot)`` says whether an entry counts."""
     answering = list(sources)
-    # What is being pruned is not to come back from the stores that have not deleted it yet.
-    marks = await read_marks([target, *sources], keyring)
-    marked, doomed = marks.doomed(), marks.sentenced()
-
-    async def may_come(key: str) -> bool:
-        """Of what was marked when we began, some may be going by now."""
-        return key not in marked or key not in (await read_marks([target, *sources], keyring)).sentenced()
-
-    pass_ = _Pass(target, keyring, codec, counts, may_come, progress)
-    if "keys" in prefixes:  # nor an old way to open the keys
-        doomed |= await replaced_on([target, *sources], keyring)
+    pass_ = _Pass(target, keyring, codec, counts, progress)
+    # What is replaced or being pruned is not to come back from the stores that have not deleted it yet.
+    replaced = await replaced_on([target, *sources], keyring) if "keys" in prefixes else frozenset[str]()
     for prefix in prefixes:
         have = await listing(target, prefix)
         if have is None:
@@ -82,7 +75,10 @@ async def fill(
                 pass_.complete = False
                 answering.remove(source)  # it would only hold the others up
                 continue
-            have |= await pass_.copy(source, sorted(wanted - have - doomed), prefix)
+            going = (
+                (await read_marks([target, *sources], keyring)).sentenced() if prefix in _PRUNED else frozenset[str]()
+            )
+            have |= await pass_.copy(source, sorted(wanted - have - going - replaced), prefix)
             if pass_.target_fails:
                 return Filled(pass_.objects, pass_.bytes, complete=False)
     return Filled(pass_.objects, pass_.bytes, pass_.complete, tuple(sorted(pass_.damaged)))
@@ -97,11 +93,9 @@ class _Pass:
         keyring: Keyring,
         codec: Codec,
         counts: Counts,
-        may_come: Callable[[str], Awaitable[bool]],
         progress: Callable[[int], None],
     ) -> None:
         self._target = target
-        self._may_come = may_come
         self._keyring = keyring
         self._codec = codec
         self._counts = counts
@@ -129,8 +123,6 @@ class _Pass:
         return there
 
     async def _copy(self, source: ObjectStore, key: str) -> bool:
-        if not await self._may_come(key):
-            return False
         body = await source.read(key)
         if not isinstance(body, bytes):
             self.complete = self.complete and not isinstance(body, Unknown)

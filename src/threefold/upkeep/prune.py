@@ -42,7 +42,8 @@ from threefold.vault.retention import Policy
 _QUORUM: Final = 2
 _ALL: Final = 3
 _BATCH: Final = 100  # as late as a delete may be after its sentence was asked for: some stores take them one by one
-_SILENT_IN_A_ROW: Final = 3  # a store that hangs would take the twelve hours
+_HANGS_S: Final = 2.0
+_HANGS_IN_A_ROW: Final = 3
 _STOPPED: Final = "whether this run may still delete is not sure: it stood still, or two stores do not tell"
 _ASKED_AT_ONCE: Final = 16
 # No run deletes by its sentence for longer, and none takes another run's back earlier: whoever looks while one deletes
@@ -68,7 +69,7 @@ class PruneReport:
     locked: dict[str, datetime] = field(default_factory=dict)  # due, and under a retention lock until then
     waits_for_locked: int = 0  # due, and needed by what is locked
     held: dict[str, list[str]] = field(default_factory=dict)  # store → keys that it does not let go
-    away: dict[str, str] = field(default_factory=dict)  # stores of which nothing was deleted
+    away: dict[str, str] = field(default_factory=dict)  # stores of which not all was asked for, and why
     repack: RepackReport = field(default_factory=RepackReport)
     notes: list[str] = field(default_factory=list)
 
@@ -119,6 +120,8 @@ class Prune:
             if dry_run:
                 report.due += sorted(await self._released(mark.keys & seen.verdict.keys, seen.survey, report))
             else:
+                if report.away.keys() == self._stores.keys():
+                    break  # a later run goes on
                 over = [each.key for each in marks.sentences if each.id == mark.id and _is_over(each, now)]
                 await self._carry_out(mark, over, seen, report)
         if dry_run:
@@ -155,27 +158,29 @@ class Prune:
         doomed = frozenset[str]()
         if wanted:
             self._progress.step("prune-delete", "deleting what was marked", total=len(wanted), unit="objects")
-            sentence = await self._sentence(mark, wanted)
-            sentences.append(sentence.key)
+            wide = sentence = await self._sentence(mark, wanted)
+            sentences.append(wide.key)
             try:
-                seen = await self._surveyor.look(own=sentence.key)
+                seen = await self._surveyor.look(own=wide.key)
+                doomed = wanted & seen.verdict.keys
+                if doomed and doomed != wanted:
+                    sentence = await self._sentence(mark, doomed)
             except ThreefoldError:
-                await self._take_back([sentence.key])  # nothing was deleted by it
+                await self._take_back([wide.key])  # nothing was deleted by it
                 raise
-            doomed = wanted & seen.verdict.keys
             report.away |= seen.away
-            if doomed != wanted:
-                # What is needed after all is not left under a sentence that may stand for long: nobody would copy it.
-                narrower = [await self._sentence(mark, doomed)] if doomed else []
-                await self._take_back([sentence.key])
-                sentences = [*over, *(each.key for each in narrower)]
-                sentence = narrower[0] if narrower else sentence
-            there = [store for name, store in self._stores.items() if name not in seen.away]
+            there = [store for name, store in self._stores.items() if name not in report.away]
             deleting = (self._delete(store, doomed, seen.survey, report, sentence) for store in there)
             # All have ended before an error is told: none deletes in the background.
-            for ended in await asyncio.gather(*deleting, return_exceptions=True):
-                if ended is not None:
-                    raise ended
+            ended = await asyncio.gather(*deleting, return_exceptions=True)
+            if sentence is not wide or not doomed:
+                # What is needed after all is not left under a sentence that may stand for long: nobody would copy it.
+                # Not earlier: who listed before the narrower one stood reads the wide one, or finds what was deleted.
+                await self._take_back([wide.key])
+                sentences = [*over, *([sentence.key] if doomed else [])]
+            for error in ended:
+                if error is not None:
+                    raise error
         waiting = due - wanted
         spared = mark.keys - doomed - waiting - self._gone(mark, before.survey)
         report.spared += sorted(spared)
@@ -211,7 +216,7 @@ class Prune:
         """Of marks that another stands for, and sentences of runs that died while they took them back."""
         keys = [mark.key for mark in replaced]
         if marks.listed == self._stores.keys():
-            there = {mark.key for mark in marks.marks} | set(marks.unreadable)
+            there = {mark.key for mark in marks.marks} | {*marks.unreadable, *marks.silent}
             orphans = [each for each in marks.sentences if replace(each, sentence="").key not in there]
             # Another run may be at it, its mark taken back by a third one.
             keys += [each.key for each in orphans if _is_over(each, now)]
@@ -285,18 +290,22 @@ class Prune:
             batch = keys[at : at + _BATCH]
             if not await self._stands(sentence):
                 return _STOPPED
-            if await store.delete(batch) is not None:
+            if await store.delete(batch) is None:
+                in_a_row = 0
+            else:
                 # One that is locked may refuse for all: one by one, the others go.
                 for key in batch:
                     if not await self._stands(sentence):
                         return _STOPPED
+                    asked = self._clock.monotonic()
                     answer = await store.delete([key])
                     if isinstance(answer, Locked):
                         report.locked[key] = answer.until
-                    silent = answer if isinstance(answer, Unknown) else None
-                    in_a_row = in_a_row + 1 if silent is not None else 0
-                    if silent is not None and in_a_row >= _SILENT_IN_A_ROW:
-                        return f"it deletes nothing ({silent.reason})"
+                    # Who refuses one at once may let the next one go; who hangs would take the twelve hours.
+                    hung = isinstance(answer, Unknown) and self._clock.monotonic() - asked >= _HANGS_S
+                    in_a_row = in_a_row + 1 if hung else 0
+                    if isinstance(answer, Unknown) and in_a_row >= _HANGS_IN_A_ROW:
+                        return f"it does not answer when something is to be deleted ({answer.reason})"
             self._progress.advance(len(batch))
         return ""
 

@@ -45,7 +45,16 @@ _AT_ONCE: Final = 8
 _LARGE_AT_ONCE: Final = 3  # segments and packs: so many are in memory
 _LARGE: Final = {keys.WAL, "packs", "snapshots"}
 _SAVE_EVERY_S: Final = 5.0
+_TRUE_FOR_S: Final = 60.0  # what prune is at, and what snapshots need, is asked anew after that
 _KEPT_STARTS: Final = 3  # slot 0 of the newest epochs is never trimmed (quorum/trim.py)
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What one snapshot needs: packs, by key, and the log from there on."""
+
+    packs: frozenset[str]
+    begin: Lsn
 
 
 @dataclass(slots=True)
@@ -102,6 +111,9 @@ class Scrub:
         self._format_findings: list[Finding] = []
         self._found_now: dict[str, dict[str, int]] = {}  # by this run, store → what → how many
         self._marked = self._sentenced = frozenset[str]()
+        self._marks_at = self._needs_at = 0.0
+        self._needs: dict[str, Needs] = {}
+        self._needed: dict[str, Needs] | None = None
         self._wal_seen: dict[int, int] = {}  # timeline → highest segment that is whole somewhere
 
     async def everything(self, *, fresh: bool = False) -> ScrubReport:
@@ -150,8 +162,7 @@ class Scrub:
         self._progress.step("scrub-log-end", "finding the end of the log", unit="objects")
         roll = await Driver(self._all, self._clock).run(read_roll(tuple(self._all)))
         agreed = agreed_format(roll, self._keyring, 2)
-        marks = await read_marks(self._all, self._keyring)
-        self._marked, self._sentenced = marks.doomed(), marks.sentenced()
+        await self._read_marks()
         self._stores = {name: store for name, store in self._all.items() if name in roll.members or name == only}
         for name in roll.strangers:
             if name != only:
@@ -198,10 +209,10 @@ class Scrub:
         batch: list[Seen] = []
         async for seen in union(self._stores, prefix, self._clock, silent, after=after):
             expected.discard(seen.key)
-            if await self._is_going(seen.key):
-                continue  # prune deletes it store by store: it is not to be put back
             if only is not None and _alike(seen, only) and seen.key not in known:
                 continue
+            if await self._is_going(seen.key):
+                continue  # prune deletes it store by store: it is not to be put back
             batch.append(seen)
             if len(batch) == at_once:
                 await self._batch(mender, batch, only)
@@ -258,33 +269,46 @@ class Scrub:
             return set(expected_segments(self._extent, start))
         return set()
 
+    async def _read_marks(self) -> None:
+        marks = await read_marks(self._all, self._keyring)
+        self._marked, self._sentenced = marks.doomed(), marks.sentenced()
+        self._marks_at = self._clock.monotonic()
+
     async def _is_going(self, key: str) -> bool:
-        """Whether a prune deletes it at this moment; asked again of what was only marked when we began."""
-        if key in self._marked and key not in self._sentenced:
-            return key in (await read_marks(self._all, self._keyring)).sentenced()
+        """Whether a prune deletes it at this moment; a minute later it is asked anew."""
+        if key in self._marked and self._clock.monotonic() - self._marks_at > _TRUE_FOR_S:
+            await self._read_marks()
         return key in self._sentenced
 
     async def _was_let_go(self, key: str) -> bool:
         """Whether nothing that is listed now needs it; what cannot be told counts as needed."""
         prefix = key.partition("/")[0]
-        silent: dict[str, str] = {}
-        if prefix in {"snapshots", keys.WAL}:
-            listed = {seen.key async for seen in union(self._stores, prefix, self._clock, silent)}
-            if silent or key in listed:
-                return False
+        if prefix not in {"snapshots", "packs", keys.WAL}:
+            return False
+        if self._clock.monotonic() - self._needs_at > _TRUE_FOR_S or self._needs_at == 0:
+            self._needed = await self._needs_now()
+            self._needs_at = self._clock.monotonic()
+        if self._needed is None:
+            return False
         if prefix == "snapshots":
-            return True
-        names = [seen.key.rpartition("/")[2] async for seen in union(self._stores, "snapshots", self._clock, silent)]
+            return key not in self._needed
+        if prefix == "packs":
+            return not any(key in needs.packs for needs in self._needed.values())
+        end = (int(key.rpartition("/")[2], 16) + 1) * self._segment_bytes
+        return all(end <= needs.begin for needs in self._needed.values())
+
+    async def _needs_now(self) -> dict[str, Needs] | None:
+        """By the manifests' keys; None where a store does not list them all, or one does not read, or there is none."""
+        silent: dict[str, str] = {}
+        listed = [seen.key async for seen in union(self._stores, "snapshots", self._clock, silent)]
         try:
-            now = [await self._vault.manifest(name) for name in names]
+            for key in listed:
+                if key not in self._needs:  # they never change
+                    manifest = await self._vault.manifest(key.rpartition("/")[2])
+                    self._needs[key] = Needs(frozenset(manifest.pack_keys()), wal_begin(manifest.summary))
         except (Damaged, NotThere, Unavailable):
-            return False
-        if silent or not now:
-            return False
-        if prefix == keys.WAL:
-            begin = min(wal_begin(manifest.summary) for manifest in now)
-            return (int(key.rpartition("/")[2], 16) + 1) * self._segment_bytes <= begin
-        return prefix == "packs" and not any(key in manifest.pack_keys() for manifest in now)
+            return None
+        return {key: self._needs[key] for key in listed} if listed and not silent else None
 
     async def _read_manifests(self) -> None:
         if self._snapshots:

@@ -111,7 +111,7 @@ class Surveyor:
                 + ", ".join(key for key in marks.unreadable if key.endswith("-now")),
                 hint="nothing was deleted; if this stays, and no prune runs anywhere, delete that object by hand",
             )
-        if len(marks.listed) < _QUORUM:
+        if len(marks.listed) < _QUORUM or marks.silent_sentence:
             raise Unavailable("too few stores tell what is being deleted", hint="nothing was deleted; try again later")
         return frozenset[str]().union(*(each.keys for each in marks.sentences if each.key != own))
 

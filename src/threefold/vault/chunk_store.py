@@ -186,12 +186,14 @@ class Vault:
     async def _withdrawn(self, key: str) -> list[str]:
         """Delete it everywhere; the stores that may hold it yet. Filling would spread what one of them kept."""
         held: list[str] = []
+        clean = 0
         for pause in (*_ASK_AGAIN_S, None):
             await asyncio.gather(*(store.delete([key]) for store in self.stores.values()))
-            # All are asked each time: a filling that was under way may bring it back where it was gone.
+            # All are asked, and once more when it is gone: a filling that was under way may bring it back.
             found = await asyncio.gather(*(store.read(key, length=1) for store in self.stores.values()))
             held = [name for name, answer in zip(self.stores, found, strict=True) if answer is not ABSENT]
-            if not held or pause is None:
+            clean = 0 if held else clean + 1
+            if clean > 1 or pause is None:
                 break
             await self.clock.sleep(pause)
         return held
@@ -213,7 +215,7 @@ class Vault:
         marks = await read_marks(self.stores, self.keyring)
         if marks.unreadable_sentence or not marks.sentenced().isdisjoint(manifest.pack_keys()):
             return Endangered("`threefold prune` was deleting packs that this snapshot shares with earlier ones")
-        if len(marks.listed) < COPIES:
+        if len(marks.listed) < COPIES or marks.silent_sentence:
             return Endangered("too few stores tell whether packs are being deleted just now", known=False)
         # A sentence that was carried out and taken back since: what it deleted is absent now.
         presence = await self.presence(packs.ends(manifest.places), enough=COPIES)

@@ -18,9 +18,9 @@ differ by less than that nor machines that sleep do harm beyond the one request 
 
 Marks come a grace period earlier and make the collision rare: chunks in marked packs are not reused any more
 (chunk_store.known_chunks). A pack that is marked may still be, or become, a snapshot's: one that began earlier and took
-longer names packs that looked left over. So fillings and scrubs look after it like any other until a sentence names it,
-which they ask once more before they copy it; what a sentence names they leave alone, so that what was deleted on one
-store does not come back from another.
+longer names packs that looked left over. So fillings and scrubs look after it like any other until a sentence names it;
+what a sentence names they leave alone, so that what was deleted on one store does not come back from another. What
+comes back nevertheless, because they asked a while ago, is marked by the next prune.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from threefold.stores.store import ABSENT, Gone, ObjectStore, Unknown
 PREFIX: Final = "prune"
 _SENTENCE: Final = "-now"
 _PURPOSE: Final = "prune"
+_LOOKS: Final = 3
 _BYTES_MAX: Final = 256 * 1024 * 1024
 
 
@@ -66,6 +67,7 @@ class Marks:
     marks: list[Mark] = field(default_factory=list)
     sentences: list[Mark] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)  # keys of which no copy opens
+    silent: list[str] = field(default_factory=list)  # keys of which no copy opened, and one was not given
     listed: frozenset[str] = frozenset()
 
     def doomed(self) -> frozenset[str]:
@@ -79,6 +81,10 @@ class Marks:
     @property
     def unreadable_sentence(self) -> bool:
         return any(key.endswith(_SENTENCE) for key in self.unreadable)
+
+    @property
+    def silent_sentence(self) -> bool:
+        return any(key.endswith(_SENTENCE) for key in self.silent)
 
 
 def encode(mark: Mark, keyring: Keyring, nonce: bytes) -> bytes:
@@ -101,18 +107,25 @@ def decode(key: str, body: bytes, keyring: Keyring) -> Mark:
 async def read_marks(stores: Mapping[str, ObjectStore] | Sequence[ObjectStore], keyring: Keyring) -> Marks:
     """The union of what the stores have; a store that does not answer is not in ``listed``."""
     each = list(stores.values()) if isinstance(stores, Mapping) else list(stores)
-    lists = await asyncio.gather(*(_listed(store) for store in each))
-    holders: dict[str, list[ObjectStore]] = {}
-    for store, keys in zip(each, lists, strict=True):
-        for key in keys or ():
-            holders.setdefault(key, []).append(store)
-    found = Marks(listed=frozenset(store.name for store, keys in zip(each, lists, strict=True) if keys is not None))
-    for key, holding in sorted(holders.items()):
-        mark = await _read(key, holding, keyring)
-        if isinstance(mark, Mark):
-            (found.sentences if mark.sentence else found.marks).append(mark)
-        elif mark is None:
-            found.unreadable.append(key)
+    found = Marks()
+    for _ in range(_LOOKS):  # a list may be stale for long
+        lists = await asyncio.gather(*(_listed(store) for store in each))
+        holders: dict[str, list[ObjectStore]] = {}
+        for store, keys in zip(each, lists, strict=True):
+            for key in keys or ():
+                holders.setdefault(key, []).append(store)
+        found = Marks(listed=frozenset(store.name for store, keys in zip(each, lists, strict=True) if keys is not None))
+        vanished = False
+        for key, holding in sorted(holders.items()):
+            mark = await _read(key, holding, keyring)
+            if isinstance(mark, Mark):
+                (found.sentences if mark.sentence else found.marks).append(mark)
+            elif mark is ABSENT:
+                vanished = vanished or key.endswith(_SENTENCE)
+            else:
+                (found.silent if isinstance(mark, Unknown) else found.unreadable).append(key)
+        if not vanished:  # otherwise another one may stand in its place by now
+            break
     return found
 
 
@@ -127,8 +140,8 @@ async def _listed(store: ObjectStore) -> list[str] | None:
             return keys
 
 
-async def _read(key: str, holding: Sequence[ObjectStore], keyring: Keyring) -> Mark | Gone | None:
-    """ABSENT: it was deleted since it was listed. None: it is there, and no copy opens."""
+async def _read(key: str, holding: Sequence[ObjectStore], keyring: Keyring) -> Mark | Gone | Unknown | None:
+    """ABSENT: it was deleted since it was listed. None: it is there, and no copy opens; Unknown: or is not given."""
     answers = [await store.read(key) for store in holding]
     for body in answers:
         if isinstance(body, bytes):
@@ -136,4 +149,6 @@ async def _read(key: str, holding: Sequence[ObjectStore], keyring: Keyring) -> M
                 return decode(key, body, keyring)
             except Damaged:
                 continue
-    return ABSENT if all(answer is ABSENT for answer in answers) else None
+    if all(answer is ABSENT for answer in answers):
+        return ABSENT
+    return next((answer for answer in answers if isinstance(answer, Unknown)), None)
