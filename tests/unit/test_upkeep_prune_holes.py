@@ -400,7 +400,7 @@ async def test_a_run_whose_stores_are_replaced_deletes_nothing_more() -> None:
 
 
 async def test_an_author_between_two_sentences_meets_one_of_them_or_what_was_deleted() -> None:
-    """Prune narrows its sentence, as a snapshot came; another author lists the wide one and reads it when it is gone."""
+    """Prune narrows its sentence for a new snapshot; another author listed the wide one, and reads when it is gone."""
     here = await history()
     clock = Hand(T0 + 10 * DAY)
     await prune(here, T0 + 8 * DAY)
