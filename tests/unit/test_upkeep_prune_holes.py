@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 from tests.stored import CLOCK, KEYRING, LOG, SEGMENT, T0, Stored, keys_of
@@ -26,7 +26,7 @@ from threefold.quorum.reader import read_extent
 from threefold.stores.health import HealthBook
 from threefold.stores.memory import MemoryStore
 from threefold.stores.store import Gone, Made, ObjectStore, Page, Unknown
-from threefold.upkeep.prune import Prune
+from threefold.upkeep.prune import Prune, PruneReport
 from threefold.upkeep.scrub import Scrub
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, snapshot_key
@@ -89,21 +89,28 @@ async def sent(stores: Mapping[str, ObjectStore], bodies: Mapping[str, bytes]) -
             await store.create(key, body)
 
 
+async def halted(here: Stored) -> tuple[asyncio.Task[PruneReport], asyncio.Event]:
+    """A prune that stands still at its first delete, until the event; what it deletes was marked before."""
+    await prune(here, T0 + 8 * DAY)
+    deleting, go_on = asyncio.Event(), asyncio.Event()
+    free = here.stores
+    here.stores = {name: Pauses(store, deleting, go_on) for name, store in free.items()}
+    running = asyncio.create_task(prune(here, T0 + 10 * DAY))
+    await deleting.wait()
+    here.stores = free
+    return running, go_on
+
+
 def on(stores: Mapping[str, MemoryStore], key: str) -> list[str]:
     return [name for name, store in stores.items() if key in store.objects]
 
 
 async def test_packs_that_no_store_gives_at_the_moment_do_not_count_as_there() -> None:
-    """`endangered` takes unknown for present: the sentence has been carried out and taken back, two stores time out."""
+    """The sentence has been carried out and taken back, and two stores time out: unknown is not present."""
     here = await history()
     late, doomed, bodies = await sharing(here, Hand(T0 + 9 * DAY))
-    await prune(here, T0 + 8 * DAY)
-    deleting, go_on = asyncio.Event(), asyncio.Event()
-    free = dict(here.stores)
-    here.stores = {name: Pauses(store, deleting, go_on) for name, store in free.items()}
-    running = asyncio.create_task(prune(here, T0 + 10 * DAY))
-    await deleting.wait()
-    here.stores = free
+    free = here.stores
+    running, go_on = await halted(here)
     await sent(free, bodies)
     await here.vault().publish(late)  # the other one has looked already
     go_on.set()
@@ -119,7 +126,7 @@ async def test_packs_that_no_store_gives_at_the_moment_do_not_count_as_there() -
 @pytest.mark.parametrize(
     "now", [T0 + 11 * DAY, T0 + 12 * DAY], ids=["its clock is a day behind", "it stood still, and its clock with it"]
 )
-async def test_a_run_whose_clock_is_behind_deletes_nothing_by_a_sentence_that_another_took_back(now: object) -> None:
+async def test_a_run_whose_clock_is_behind_deletes_nothing_by_a_sentence_that_another_took_back(now: datetime) -> None:
     here = await history()
     late, doomed, bodies = await sharing(here, Hand(T0 + 9 * DAY))
     await prune(here, T0 + 8 * DAY)
@@ -131,7 +138,7 @@ async def test_a_run_whose_clock_is_behind_deletes_nothing_by_a_sentence_that_an
     await sent(here.stores, bodies)
     vault = here.vault()
     await vault.publish(late)
-    assert doomed in (await prune(here, now)).spared  # type: ignore[arg-type]
+    assert doomed in (await prune(here, now)).spared
     taken = True
     try:
         await vault.unaffected(late)
@@ -281,7 +288,7 @@ async def test_and_scrubbed() -> None:
 
 
 async def test_and_carried_to_the_store_that_replaces_another() -> None:
-    """`ahead` and `last` are complete without it: S1 leaves with one of the two copies, S4 votes without one."""
+    """S1 leaves with one of the two copies: S4 would vote without one."""
     here = await history()
     _, own = await _overlapping(here)
     joining = MemoryStore("S4")
@@ -295,13 +302,8 @@ async def test_a_snapshot_is_withdrawn_from_a_store_that_did_not_answer_at_first
     """Filling would spread what it kept, and a recovery would begin with it."""
     here = await history()
     late, _, bodies = await sharing(here, Hand(T0 + 9 * DAY))
-    await prune(here, T0 + 8 * DAY)
-    deleting, go_on = asyncio.Event(), asyncio.Event()
-    free = dict(here.stores)
-    here.stores = {name: Pauses(store, deleting, go_on) for name, store in free.items()}
-    running = asyncio.create_task(prune(here, T0 + 10 * DAY))
-    await deleting.wait()
-    here.stores = free
+    free = here.stores
+    running, go_on = await halted(here)
     await sent(free, bodies)
 
     class TimesOut(Over):

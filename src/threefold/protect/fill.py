@@ -75,10 +75,10 @@ async def fill(
                 pass_.complete = False
                 answering.remove(source)  # it would only hold the others up
                 continue
-            going = (
-                (await read_marks([target, *sources], keyring)).sentenced() if prefix in _PRUNED else frozenset[str]()
-            )
-            have |= await pass_.copy(source, sorted(wanted - have - going - replaced), prefix)
+            wanted -= have | replaced
+            if wanted and prefix in _PRUNED:
+                wanted -= (await read_marks([target, *sources], keyring)).sentenced()
+            have |= await pass_.copy(source, sorted(wanted), prefix)
             if pass_.target_fails:
                 return Filled(pass_.objects, pass_.bytes, complete=False)
     return Filled(pass_.objects, pass_.bytes, pass_.complete, tuple(sorted(pass_.damaged)))

@@ -12,6 +12,7 @@ scrub found damaged there: quick, because the lists say where to look.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -111,7 +112,7 @@ class Scrub:
         self._format_findings: list[Finding] = []
         self._found_now: dict[str, dict[str, int]] = {}  # by this run, store → what → how many
         self._marked = self._sentenced = frozenset[str]()
-        self._marks_at = self._needs_at = 0.0
+        self._marks_at = self._needs_at = -math.inf
         self._needs: dict[str, Needs] = {}
         self._needed: dict[str, Needs] | None = None
         self._wal_seen: dict[int, int] = {}  # timeline → highest segment that is whole somewhere
@@ -285,7 +286,7 @@ class Scrub:
         prefix = key.partition("/")[0]
         if prefix not in {"snapshots", "packs", keys.WAL}:
             return False
-        if self._clock.monotonic() - self._needs_at > _TRUE_FOR_S or self._needs_at == 0:
+        if self._clock.monotonic() - self._needs_at > _TRUE_FOR_S:
             self._needed = await self._needs_now()
             self._needs_at = self._clock.monotonic()
         if self._needed is None:

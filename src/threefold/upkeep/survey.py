@@ -45,7 +45,7 @@ class Looked:
 
 
 class Surveyor:
-    """Looks for one run of prune."""
+    """Looks, as often as it is asked: what never changes is read once."""
 
     def __init__(
         self,
