@@ -11,6 +11,8 @@ import pytest
 from threefold.cli import up
 from threefold.cli.output import Output
 from threefold.kernel.errors import Refused
+from threefold.local.home import Home
+from threefold.settings import Settings
 
 
 class _Stack:
@@ -30,7 +32,7 @@ class _Stack:
 
 def _run(monkeypatch: pytest.MonkeyPatch, output: Output, started: list[str]) -> None:
     monkeypatch.setattr(up, "Stack", type("_Started", (_Stack,), {"started": started}))
-    asyncio.run(up._up(Path("/nowhere"), output, recover=False, new_store=None))  # type: ignore[arg-type]
+    asyncio.run(up._up(Home(Path("/nowhere"), Settings.model_construct()), output, recover=False, new_store=None))
 
 
 @pytest.mark.parametrize("broken", [BrokenPipeError(), SystemExit(1)])

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from threefold.kernel.clock import SystemClock
-from threefold.kernel.errors import Damaged, Refused, Unavailable
+from threefold.kernel.errors import Damaged, Refused, ThreefoldError, Unavailable
 from threefold.local import stack as stack_module
 from threefold.local.create import create_home
 from threefold.local.home import Home
@@ -190,9 +190,9 @@ def test_a_store_whose_place_is_taken_is_not_begun(home: Home, stack: Stack, mon
     assert stack.children == {}
 
 
-async def _outcome(work: Any) -> Exception | None:
+async def _outcome(work: Any) -> ThreefoldError | None:
     try:
         await work
-    except Exception as error:  # noqa: BLE001 - it is judged by the caller
+    except ThreefoldError as error:
         return error
     return None
