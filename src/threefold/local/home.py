@@ -55,8 +55,8 @@ class Home:
             if store.endpoint is None or (store.name != new_store and not home.storage(store.name).is_dir()):
                 raise BadInput(
                     f"store {store.name} is not one that `threefold up` can run: {home.storage(store.name)} is missing",
-                    hint=f"did it lose its disk? `threefold up {shlex.quote(str(folder))} --new-store {store.name}` begins "
-                    "it anew, and fills it; stores elsewhere need no `up`: use `threefold protect` with them",
+                    hint=f"did it lose its disk? `threefold up {shlex.quote(str(folder))} --new-store {store.name}` "
+                    "begins it anew, and fills it; stores elsewhere need no `up`: use `threefold protect` with them",
                 )
         return home
 
