@@ -4,8 +4,11 @@ Nothing is remembered between requests: each one finds its session, device and p
 revoked is out with the next request, in every process. To make that cheap, requests that arrive while a statement
 runs share the next one: one round trip, on one connection, for all of them.
 
-The same statement spends the proofs. An id that is there already is a replay, whichever process saw it first. The
-connection commits asynchronously, for a read shall not wait for two stores, and yet replays stay refused where it
+The same statement spends the proofs. An id that is there already is a replay, whichever process saw it first, unless
+this very request spent it: where the connection broke, or the database moved, before the answer was read, the request
+asks again, and finds its own mark beside the proof.
+
+The connection commits asynchronously, for a read shall not wait for two stores, and yet replays stay refused where it
 matters: a proof is committed *before* its request begins to work, hence before the request's own change, in the same
 WAL. What survives a fail-over is a prefix of the WAL, so wherever the change survives, its proof is known; where the
 proof is lost, nothing was done by it.
@@ -46,12 +49,13 @@ _VALID: Final = """
     s.ended_at IS NULL AND s.idle_until > now() AND s.expires_at > now()
     AND d.revoked_at IS NULL AND u.active AND u.deleted_at IS NULL"""
 _WHO: Final = f"""
-    SELECT a.n, a.proof, a.forget, d.thumbprint = a.thumbprint AS fits, s.id AS session, s.bearer, s.expires_at,
+    SELECT a.n, a.proof, a.forget, a.request, d.thumbprint = a.thumbprint AS fits,
+           s.id AS session, s.bearer, s.expires_at,
            s.seen_at < now() - %(seen_every)s AS unseen,
            u.id AS person, u.full_name, u.email, u.role, u.contact_id, d.id AS device, d.name AS device_name
     FROM unnest(%(n)s::text::int[], %(token)s::text::bytea[], %(thumbprint)s::text::text[], %(proof)s::text::uuid[],
-                %(forget)s::text::timestamptz[])
-         AS a(n, token, thumbprint, proof, forget)
+                %(forget)s::text::timestamptz[], %(request)s::text::uuid[])
+         AS a(n, token, thumbprint, proof, forget, request)
     JOIN edge.sessions s ON s.token_hash = a.token
     JOIN edge.devices d ON d.id = s.device_id
     JOIN crm.users u ON u.id = s.user_id
@@ -59,11 +63,16 @@ _WHO: Final = f"""
 _SPEND: Final = f"""
     WITH who AS MATERIALIZED ({_WHO}),
     fresh AS (
-        SELECT proof, forget FROM who WHERE fits
+        SELECT proof, forget, request FROM who WHERE fits
         UNION ALL
-        SELECT * FROM unnest(%(lone)s::text::uuid[], %(lone_forget)s::text::timestamptz[])
+        SELECT * FROM unnest(%(lone)s::text::uuid[], %(lone_forget)s::text::timestamptz[],
+                             %(lone_request)s::text::uuid[])
     ),
-    spent AS (INSERT INTO edge.proofs (id, forget_at) SELECT * FROM fresh ON CONFLICT DO NOTHING RETURNING id)
+    spent AS (
+        INSERT INTO edge.proofs AS known (id, forget_at, request) SELECT * FROM fresh
+        ON CONFLICT (id) DO UPDATE SET request = known.request WHERE known.request = EXCLUDED.request
+        RETURNING id
+    )
     SELECT who.*, spent.id AS spent FROM spent FULL JOIN who ON who.proof = spent.id"""  # noqa: S608 - constants
 _SPEND_ALL: Final = """
     INSERT INTO edge.proofs (id, forget_at) SELECT * FROM unnest(%s::uuid[], %s::timestamptz[])
@@ -103,6 +112,7 @@ class Session:
 class _Asked:
     token: bytes | None  # None: no session yet, only a proof to spend
     proof: Proof
+    request: str  # a new UUID: who spends the proof, however often it has to be asked
     answer: asyncio.Future[Session | None]
 
 
@@ -146,7 +156,7 @@ class Admission:
         await self._ask(None, proof)
 
     async def _ask(self, token: bytes | None, proof: Proof) -> Session | None:
-        asked = _Asked(token, proof, asyncio.get_running_loop().create_future())
+        asked = _Asked(token, proof, self._clock.new_id(), asyncio.get_running_loop().create_future())
         self._queue.append(asked)
         self._wanted.set()
         return await asked.answer
@@ -214,10 +224,7 @@ class Admission:
                 self._looking = None
 
     async def _asked_twice(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
-        """A connection that broke while nobody used it is made anew.
-
-        What the first try spent is then a replay: the device makes a new proof. The other way round would be a hole.
-        """
+        """A connection that broke is made anew; what the first try spent is known by its request."""
         used_before = self._connection is not None
         try:
             return await self._looked_up(batch)
@@ -235,15 +242,17 @@ class Admission:
     async def _looked_up(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
         """The sessions by place in the batch, and the proofs that are new."""
         with_session = [(n, asked) for n, asked in enumerate(batch) if asked.token is not None]
-        alone = [asked.proof for asked in batch if asked.token is None]
+        alone = [asked for asked in batch if asked.token is None]
         values: dict[str, Any] = {
             "n": _array([n for n, _ in with_session]),
             "token": _array([f'"\\\\x{asked.token.hex()}"' for _, asked in with_session if asked.token is not None]),
             "thumbprint": _array([f'"{asked.proof.thumbprint}"' for _, asked in with_session]),
             "proof": _array([asked.proof.spent_id for _, asked in with_session]),
             "forget": _array([f'"{asked.proof.forget_at.isoformat()}"' for _, asked in with_session]),
-            "lone": _array([proof.spent_id for proof in alone]),
-            "lone_forget": _array([f'"{proof.forget_at.isoformat()}"' for proof in alone]),
+            "request": _array([asked.request for _, asked in with_session]),
+            "lone": _array([asked.proof.spent_id for asked in alone]),
+            "lone_forget": _array([f'"{asked.proof.forget_at.isoformat()}"' for asked in alone]),
+            "lone_request": _array([asked.request for asked in alone]),
             "seen_every": _SEEN_EVERY,
         }
         if self._connection is None or self._connection.closed:

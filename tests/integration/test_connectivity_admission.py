@@ -1,0 +1,123 @@
+"""A proof is good for one request, and a request whose answer from the database was lost is still that one.
+
+The sessions and the statements are real; of a connection the answer to one statement is held back, as by a network,
+after the server has committed it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import psycopg
+import pytest
+import pytest_asyncio
+from psycopg.rows import dict_row
+from tests.edge_client import Client
+from tests.edge_server import Crm, edge_crm
+
+from threefold.connectivity import dpop
+from threefold.connectivity.admission import Admission
+from threefold.connectivity.dpop import Proof
+from threefold.connectivity.refusals import BadProof
+from threefold.kernel.clock import SystemClock
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def crm() -> AsyncIterator[Crm]:
+    async with edge_crm() as made:
+        yield made
+
+
+class Line:
+    """Connections of one edge; `lose` or `hold` the answer to the next statement that spends."""
+
+    def __init__(self, crm: Crm) -> None:
+        self._dsn = crm.cluster.dsn()
+        self.fault = ""
+        self.committed = asyncio.Event()
+
+    async def connect(self) -> Any:
+        line = self
+
+        class Connection(psycopg.AsyncConnection[Any]):
+            async def execute(self, query: Any, *args: Any, **more: Any) -> Any:
+                cursor = await super().execute(query, *args, **more)
+                if "INTO edge.proofs" in query and (fault := line.fault):
+                    line.fault = ""
+                    line.committed.set()
+                    if fault == "hold":
+                        await asyncio.sleep(60)
+                    raise psycopg.OperationalError("the connection is lost")
+                return cursor
+
+        return await Connection.connect(self._dsn, autocommit=True, row_factory=dict_row)
+
+
+@asynccontextmanager
+async def admission(line: Line) -> AsyncIterator[Admission]:
+    made = Admission(line.connect, SystemClock(), timedelta(days=3))
+    running = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+def proof_of(client: Client) -> Proof:
+    address = f"{client.origin}/t/me"
+    return dpop.check(client.key.proof("GET", address), method="GET", address=address, now=datetime.now(UTC))
+
+
+async def let_in(edge: Admission, client: Client | None, proof: Proof) -> None:
+    if client is None:
+        await edge.spend(proof)
+    else:
+        assert client.token
+        assert (await edge.admit(client.token, proof)).email == "ada@example.com"
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+@pytest.mark.parametrize("fault", ["lose", "hold"])
+async def test_a_request_whose_answer_was_lost_is_not_its_own_replay(crm: Crm, fault: str, signed_in: bool) -> None:
+    ada = await crm.administrator()
+    client, proof, line = ada if signed_in else None, proof_of(ada), Line(crm)
+    async with admission(line) as edge, admission(Line(crm)) as another:
+        await let_in(edge, client, proof_of(ada))  # so that there is a connection
+        line.fault = fault
+        asking = asyncio.create_task(let_in(edge, client, proof))
+        await line.committed.wait()
+        edge.turn()
+        await asyncio.wait_for(asking, 5)
+        for door in (edge, another):
+            with pytest.raises(BadProof, match="used before"):
+                await let_in(door, client, proof)
+    async with admission(Line(crm)) as started_again:
+        with pytest.raises(BadProof, match="used before"):
+            await let_in(started_again, client, proof)
+
+
+async def test_while_an_answer_is_lost_another_with_the_same_proof_is_refused(crm: Crm) -> None:
+    """The thief asks between the two tries; and the other way round, when the thief was first, the owner is refused."""
+    ada = await crm.administrator()
+    proof, line, theirs = proof_of(ada), Line(crm), proof_of(ada)
+    async with admission(line) as edge, admission(Line(crm)) as another:
+        line.fault = "hold"
+        asking = asyncio.create_task(edge.spend(proof))
+        await line.committed.wait()
+        with pytest.raises(BadProof, match="used before"):
+            await another.spend(proof)
+        edge.turn()
+        await asyncio.wait_for(asking, 5)
+
+        await another.spend(theirs)
+        line.fault, line.committed = "lose", asyncio.Event()
+        with pytest.raises(BadProof, match="used before"):
+            await edge.spend(theirs)
+        assert line.committed.is_set()
