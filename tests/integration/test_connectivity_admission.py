@@ -18,11 +18,17 @@ import pytest_asyncio
 from psycopg.rows import dict_row
 from tests.edge_client import Client
 from tests.edge_server import Crm, edge_crm
+from tests.pair import pair
 
 from threefold.connectivity import dpop
 from threefold.connectivity.admission import Admission
+from threefold.connectivity.app import edge_set
 from threefold.connectivity.dpop import Proof
+from threefold.connectivity.edge import Edge
+from threefold.connectivity.headers import Origin
 from threefold.connectivity.refusals import BadProof
+from threefold.crm.sql.database import Database
+from threefold.crm.sql.migrate import crm_set, migrate
 from threefold.kernel.clock import SystemClock
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -121,3 +127,27 @@ async def test_while_an_answer_is_lost_another_with_the_same_proof_is_refused(cr
         with pytest.raises(BadProof, match="used before"):
             await edge.spend(theirs)
         assert line.committed.is_set()
+
+
+async def test_who_asks_while_the_primary_dies_is_let_in_at_the_standby(crm: Crm) -> None:
+    """Within the second before anybody has noticed, too: nobody sees an error who only wanted to look."""
+    ada = crm.client()
+    async with pair() as two:
+        with psycopg.connect(two.primary.dsn()) as connection:
+            migrate(connection, crm_set(), edge_set())
+        await two.caught_up()
+        async with Database(two.dsn(), SystemClock()) as database:
+            edge = Edge(database, SystemClock(), Origin(ada.origin, "localhost:8000", "localhost"))
+            async with edge.running():
+                await database.watch.look()
+                await edge.admission.spend(proof_of(ada))
+                two.primary.server.kill()
+                began = asyncio.get_running_loop().time()
+                while asyncio.get_running_loop().time() - began < 2:
+                    await edge.admission.spend(proof := proof_of(ada))
+                    with pytest.raises(BadProof, match="used before"):
+                        await edge.admission.spend(proof)
+                await two.promote()
+                with pytest.raises(BadProof, match="used before"):
+                    await edge.admission.spend(proof)
+                await edge.admission.spend(proof_of(ada))

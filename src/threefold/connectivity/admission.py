@@ -41,6 +41,8 @@ from threefold.kernel.errors import ThreefoldError, Unavailable
 
 _MOST: Final = 256  # requests in one statement
 _PATIENCE_SECONDS: Final = 8.0
+_GAP_SECONDS: Final = 3.0
+_AGAIN_SECONDS: Final = 0.05
 _SEEN_EVERY: Final = timedelta(seconds=60)
 _REPLAYED: Final = "the proof was used before"
 _ENDED: Final = "there is no such session, or it ended"
@@ -122,7 +124,10 @@ def hashed(token: str) -> bytes:
 
 
 class Admission:
-    """Runs from `run` being started until it is cancelled; `admit` and `spend` wait for it."""
+    """Runs from `run` being started until it is cancelled; `admit` and `spend` wait for it.
+
+    ``connect``: to the server that answers reads, as of its last look; where that fails, it looks for another.
+    """
 
     def __init__(self, connect: Callable[[], Awaitable[Connection]], clock: Clock, idle: timedelta) -> None:
         self._connect = connect
@@ -193,7 +198,9 @@ class Admission:
             self._fail_all(batch, Unavailable("the server is stopping", hint="ask again in a moment"))
             raise
         except Exception as error:  # whatever it is: who waits is told, and the next batch is served
-            if not isinstance(error, psycopg.Error | OSError | TimeoutError | Unavailable):
+            if isinstance(error, psycopg.Error | OSError | TimeoutError | Unavailable):
+                log.warning("sessions cannot be looked up now", reason=type(error).__name__, detail=str(error))
+            else:
                 log.exception("sessions could not be looked up")
             await self._drop()
             self._fail_all(batch, failure)
@@ -211,7 +218,7 @@ class Admission:
             if self._turned:
                 self._turned = False
                 await self._drop()
-            self._looking = asyncio.create_task(self._asked_twice(batch))
+            self._looking = asyncio.create_task(self._asked_until_answered(batch))
             try:
                 return await self._looking
             except asyncio.CancelledError:
@@ -223,16 +230,20 @@ class Admission:
                     self._looking.cancel()
                 self._looking = None
 
-    async def _asked_twice(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
-        """A connection that broke is made anew; what the first try spent is known by its request."""
-        used_before = self._connection is not None
-        try:
-            return await self._looked_up(batch)
-        except psycopg.OperationalError:
-            if not used_before:
-                raise
-            await self._drop()
-            return await self._looked_up(batch)
+    async def _asked_until_answered(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
+        """A connection that broke is made anew, wherever the database is by then, as long as a switch's gap may last.
+
+        What an earlier try spent is known by its request.
+        """
+        until = self._clock.monotonic() + _GAP_SECONDS
+        while True:
+            try:
+                return await self._looked_up(batch)
+            except psycopg.OperationalError:
+                await self._drop()
+                if self._clock.monotonic() > until:
+                    raise
+            await self._clock.sleep(_AGAIN_SECONDS)
 
     @staticmethod
     def _fail_all(batch: list[_Asked], error: ThreefoldError) -> None:

@@ -140,9 +140,17 @@ class Edge:
     async def _connect(self) -> Connection:
         """For admission: a connection of its own, which does not wait for stores (admission.py says why)."""
         options = "-c synchronous_commit=off -c statement_timeout=5s"
-        return await psycopg.AsyncConnection.connect(
-            self.database.conninfo_to_read, autocommit=True, row_factory=dict_row, options=options, connect_timeout=3
-        )
+        try:
+            return await psycopg.AsyncConnection.connect(
+                self.database.conninfo_to_read,
+                autocommit=True,
+                row_factory=dict_row,
+                options=options,
+                connect_timeout=3,
+            )
+        except psycopg.OperationalError:
+            await self.database.watch.look()  # sooner than the next look: another may answer by now
+            raise
 
     async def _prune(self) -> None:
         while True:
