@@ -37,8 +37,8 @@ from threefold.storage_server.serve import create_bucket
 
 CUSTOMERS: Final = 6
 _HEALTHY_S: Final = 6.0
-_READY_PATIENCE_S: Final = 60.0
-_SWITCH_PATIENCE_S: Final = 60.0
+_READY_PATIENCE_S: Final = 180.0  # for machines that have much else to do; on a quiet one it takes seconds
+_SWITCH_PATIENCE_S: Final = 180.0
 _LOOK_S: Final = 0.1
 _PICTURE_S: Final = 0.5
 _SAID: Final = {

@@ -20,7 +20,7 @@ from threefold.kernel.lsn import Lsn
 _HEALTHY_S = 8.0
 _STOPPED_S = 8.0
 _MISTAKEN_S = 4.0
-_FILL_PATIENCE_S = 30.0
+_FILL_PATIENCE_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
