@@ -1,8 +1,8 @@
 """Who asks, and was it asked before: every request's session and proof, looked up and noted in batches.
 
-Nothing is remembered between requests: each one finds its session, device and person in the database, so whoever is
-revoked is out with the next request, in every process. To make that cheap, requests that arrive while a statement
-runs share the next one: one round trip, on one connection, for all of them.
+Of sessions nothing is remembered between requests: each finds its session, device and person in the database, so
+whoever is revoked is out with the next request, in every process. To make that cheap, requests that arrive while a
+statement runs share the next one: one round trip, on one connection, for all of them.
 
 The same statement spends the proofs. An id that is there already is a replay, whichever process saw it first, unless
 this very request spent it: where the connection broke, or the database moved, before the answer was read, the request
@@ -10,12 +10,13 @@ asks again, and finds its own mark beside the proof.
 
 The connection commits asynchronously, for a read shall not wait for two stores, and yet replays stay refused where it
 matters: a proof is committed *before* its request begins to work, hence before the request's own change, in the same
-WAL. What survives a fail-over is a prefix of the WAL, so wherever the change survives, its proof is known; where the
-proof is lost, nothing was done by it.
+WAL. What survives a fail-over is a prefix of the WAL, so wherever the change survives, its proof is known. For what a
+switch may lose, each process remembers what it let in for as long as a proof is good, and spends it again on every
+new connection before anything else is looked at.
 
-Where the server takes no writes (a standby that serves reads), proofs are remembered by this process; as soon as one
-takes writes, they are spent there before anything else is looked at. A replay that this process did not see could only
-read, for `SKEW`, what its owner just read: what is deferred meanwhile carries its proof's id in its name (intake.py).
+Where the server takes no writes (a standby that serves reads), what it knows and what this process remembers is
+refused. A replay of what neither has heard of yet could only read, for `SKEW`, what its owner just read: what is
+deferred meanwhile carries its proof's id or its key in its name (intake.py).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -41,8 +42,12 @@ from threefold.kernel.errors import ThreefoldError, Unavailable
 
 _MOST: Final = 256  # requests in one statement
 _PATIENCE_SECONDS: Final = 8.0
-_GAP_SECONDS: Final = 3.0
-_AGAIN_SECONDS: Final = 0.05
+_GAP_SECONDS: Final = 3.0  # in a switch, from the last answer of one server to the first of another
+_AGAIN_SECONDS: Final = 0.05  # doubled each time
+_AGAIN_AT_MOST_SECONDS: Final = 0.5
+_LET_GO_SECONDS: Final = 0.1
+_SEEN_SECONDS: Final = 2.0
+_FORGET_EVERY_SECONDS: Final = 10.0
 _SEEN_EVERY: Final = timedelta(seconds=60)
 _REPLAYED: Final = "the proof was used before"
 _ENDED: Final = "there is no such session, or it ended"
@@ -62,23 +67,28 @@ _WHO: Final = f"""
     JOIN edge.devices d ON d.id = s.device_id
     JOIN crm.users u ON u.id = s.user_id
     WHERE {_VALID}"""  # noqa: S608 - put together from constants
+# In order, as everywhere where proofs are spent: replays are locked, and two processes must not wait for each other.
 _SPEND: Final = f"""
     WITH who AS MATERIALIZED ({_WHO}),
-    fresh AS (
+    fresh (id, forget_at, request) AS (
         SELECT proof, forget, request FROM who WHERE fits
         UNION ALL
         SELECT * FROM unnest(%(lone)s::text::uuid[], %(lone_forget)s::text::timestamptz[],
                              %(lone_request)s::text::uuid[])
     ),
     spent AS (
-        INSERT INTO edge.proofs AS known (id, forget_at, request) SELECT * FROM fresh
+        INSERT INTO edge.proofs AS known (id, forget_at, request) SELECT * FROM fresh ORDER BY id
         ON CONFLICT (id) DO UPDATE SET request = known.request WHERE known.request = EXCLUDED.request
         RETURNING id
     )
     SELECT who.*, spent.id AS spent FROM spent FULL JOIN who ON who.proof = spent.id"""  # noqa: S608 - constants
 _SPEND_ALL: Final = """
-    INSERT INTO edge.proofs (id, forget_at) SELECT * FROM unnest(%s::uuid[], %s::timestamptz[])
+    INSERT INTO edge.proofs (id, forget_at)
+    SELECT * FROM unnest(%s::uuid[], %s::timestamptz[]) AS remembered (id, forget_at) ORDER BY id
     ON CONFLICT DO NOTHING"""
+_SPENT_BY_OTHERS: Final = """
+    SELECT p.id FROM edge.proofs p JOIN unnest(%s::uuid[], %s::uuid[]) AS a (id, request) USING (id)
+    WHERE p.request IS DISTINCT FROM a.request"""
 # What somebody else has in hand is passed over: an end that waits for its stores would keep everybody waiting.
 _SEEN: Final = """
     WITH free AS (SELECT id FROM edge.sessions WHERE id = ANY(%s) FOR NO KEY UPDATE SKIP LOCKED),
@@ -136,17 +146,21 @@ class Admission:
         self._queue: list[_Asked] = []
         self._wanted = asyncio.Event()
         self._connection: Connection | None = None
-        self._remembered: dict[UUID, datetime] = {}  # of the time when the server took no writes
-        self._unspent = False  # some of them are not in the database yet
-        self._looking: asyncio.Task[tuple[dict[int, Row], set[UUID]]] | None = None
+        self._remembered: dict[UUID, datetime] = {}  # the proofs that were let in, until they are good no more
+        self._forgot_at = 0.0
+        self._unspent = False  # some of them may not be in the database
+        self._looking: asyncio.Task[Any] | None = None
         self._turned = False
+        self._away_since: float | None = None
 
     def turn(self) -> None:
         """The database moved: what is asked on the old connection is asked again on a new one."""
         self._turned = True
+        self._away_since = None
         if self._looking is not None:
-            self._looking.cancel()
-        if self._unspent:
+            _let_go(self._looking)
+        if self._remembered:  # spent anew at once, not with the next request: another process may be asked first
+            self._unspent = True
             self._wanted.set()
 
     async def admit(self, token: str, proof: Proof) -> Session:
@@ -171,6 +185,7 @@ class Admission:
         try:
             while True:
                 await self._wanted.wait()
+                self._queue = [asked for asked in self._queue if not asked.answer.done()]  # or nobody waits any more
                 batch, self._queue = self._queue[:_MOST], self._queue[_MOST:]
                 if not self._queue:
                     self._wanted.clear()
@@ -182,7 +197,7 @@ class Admission:
 
     @staticmethod
     def _without_twins(batch: list[_Asked]) -> list[_Asked]:
-        """Two with the same proof: the statement could not tell which was first."""
+        """Two with the same proof: the statement refuses all of a batch in which one row is spent twice."""
         held: dict[UUID, _Asked] = {}
         for asked in batch:
             if held.setdefault(asked.proof.spent_id, asked) is not asked:
@@ -190,7 +205,6 @@ class Admission:
         return list(held.values())
 
     async def _serve(self, batch: list[_Asked]) -> None:
-        failure: ThreefoldError = Unavailable("the database does not answer", hint="ask again in a moment")
         try:
             async with asyncio.timeout(_PATIENCE_SECONDS):
                 rows, spent = await self._while_it_stands(batch)
@@ -199,18 +213,29 @@ class Admission:
             raise
         except Exception as error:  # whatever it is: who waits is told, and the next batch is served
             if isinstance(error, psycopg.Error | OSError | TimeoutError | Unavailable):
-                log.warning("sessions cannot be looked up now", reason=type(error).__name__, detail=str(error))
+                self._is_away(error)
             else:
                 log.exception("sessions could not be looked up")
             await self._drop()
-            self._fail_all(batch, failure)
+            failure = Unavailable("the database does not answer", hint="ask again in a moment")
+            self._fail_all(batch, error if isinstance(error, Unavailable) else failure)
             return
+        self._remember(asked.proof for asked in batch if asked.proof.spent_id in spent)
         for n, asked in enumerate(batch):
             _answer(asked, rows.get(n), new=asked.proof.spent_id in spent)
         unseen = [row["session"] for row in rows.values() if row["unseen"] and row["fits"]]
         if unseen and self._connection is not None:
-            with contextlib.suppress(psycopg.Error):  # of use to people only; the next request tries again
-                await self._connection.execute(_SEEN, (unseen, self._idle))
+            await self._say_seen(self._connection, unseen)
+
+    async def _say_seen(self, connection: Connection, sessions: list[UUID]) -> None:
+        """Of use to people only: where it fails, the next request tries again."""
+        self._looking = asyncio.create_task(connection.execute(_SEEN, (sessions, self._idle)))
+        try:
+            await asyncio.wait({self._looking}, timeout=_SEEN_SECONDS)
+        finally:
+            if not await _ended(self._looking):
+                await self._drop()
+            self._looking = None
 
     async def _while_it_stands(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
         """A half-open connection is not waited for once it is known that the database moved."""
@@ -218,32 +243,49 @@ class Admission:
             if self._turned:
                 self._turned = False
                 await self._drop()
-            self._looking = asyncio.create_task(self._asked_until_answered(batch))
+            looking = asyncio.create_task(self._asked_until_answered(batch))
+            self._looking = looking
             try:
-                return await self._looking
+                return await looking
             except asyncio.CancelledError:
-                task = asyncio.current_task()
-                if not self._turned or (task is not None and task.cancelling()):
+                if _is_cancelled():
                     raise
+                if not self._turned:
+                    raise Unavailable("the database does not answer", hint="ask again in a moment") from None
             finally:
-                if not self._looking.done():
-                    self._looking.cancel()
+                await _ended(looking)
                 self._looking = None
 
     async def _asked_until_answered(self, batch: list[_Asked]) -> tuple[dict[int, Row], set[UUID]]:
         """A connection that broke is made anew, wherever the database is by then, as long as a switch's gap may last.
 
-        What an earlier try spent is known by its request.
+        What an earlier try spent is known by its request. A gap is everybody's: who comes when it has lasted too long
+        finds out at once.
         """
-        until = self._clock.monotonic() + _GAP_SECONDS
+        pause = _AGAIN_SECONDS
         while True:
             try:
-                return await self._looked_up(batch)
-            except psycopg.OperationalError:
+                found = await self._looked_up(batch)
+            except psycopg.OperationalError as error:
+                broken = self._connection is None or self._connection.closed
                 await self._drop()
-                if self._clock.monotonic() > until:
+                if not broken or _is_cancelled():
                     raise
-            await self._clock.sleep(_AGAIN_SECONDS)
+                if self._is_away(error) > _GAP_SECONDS:
+                    raise
+            else:
+                self._away_since = None
+                return found
+            await self._clock.sleep(pause)
+            pause = min(2 * pause, _AGAIN_AT_MOST_SECONDS)
+
+    def _is_away(self, error: Exception) -> float:
+        """For how many seconds nothing was answered; said once."""
+        now = self._clock.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+            log.warning("the database does not answer", reason=type(error).__name__, detail=str(error))
+        return now - self._away_since
 
     @staticmethod
     def _fail_all(batch: list[_Asked], error: ThreefoldError) -> None:
@@ -268,36 +310,62 @@ class Admission:
         }
         if self._connection is None or self._connection.closed:
             self._connection = await self._connect()
+            self._unspent = bool(self._remembered)
         try:
             await self._spend_remembered(self._connection)
             cursor = await self._connection.execute(_SPEND, values)
         except psycopg.errors.ReadOnlySqlTransaction:
             cursor = await self._connection.execute(_WHO, values)
             found = {row["n"]: row for row in await cursor.fetchall()}
-            return found, self._remember([asked.proof for asked in batch])
+            ids = [asked.proof.spent_id for asked in batch]
+            cursor = await self._connection.execute(_SPENT_BY_OTHERS, (ids, [asked.request for asked in batch]))
+            self._unspent = True
+            return found, {*ids} - {row["id"] for row in await cursor.fetchall()} - self._remembered.keys()
+        except psycopg.errors.UndefinedColumn:
+            raise Unavailable(
+                "the database's tables are of an earlier version", hint="start a CRM that may write there first"
+            ) from None
         rows = await cursor.fetchall()
         found = {row["n"]: row for row in rows if row["n"] is not None}
         return found, {row["spent"] for row in rows if row["spent"] is not None} - self._remembered.keys()
 
     async def _spend_remembered(self, connection: Connection) -> None:
-        """Of the time without writes; before anything is let in where writes are taken."""
+        """Before anything is let in, where writes are taken."""
         if self._unspent:
             await connection.execute(_SPEND_ALL, (list(self._remembered), list(self._remembered.values())))
             self._unspent = False
 
-    def _remember(self, proofs: list[Proof]) -> set[UUID]:
-        now = self._clock.now()
-        self._remembered = {key: until for key, until in self._remembered.items() if until > now}
-        new = {proof.spent_id for proof in proofs} - self._remembered.keys()
-        self._unspent = True
-        self._remembered |= {proof.spent_id: proof.forget_at for proof in proofs if proof.spent_id in new}
-        return new
+    def _remember(self, proofs: Iterable[Proof]) -> None:
+        if self._clock.monotonic() - self._forgot_at > _FORGET_EVERY_SECONDS:
+            self._forgot_at, now = self._clock.monotonic(), self._clock.now()
+            self._remembered = {key: until for key, until in self._remembered.items() if until > now}
+        self._remembered |= {proof.spent_id: proof.forget_at for proof in proofs}
 
     async def _drop(self) -> None:
         if self._connection is not None:
             connection, self._connection = self._connection, None
             with contextlib.suppress(psycopg.Error, OSError):
                 await connection.close()
+
+
+def _is_cancelled() -> bool:
+    """Whether somebody wants the task that runs to end."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _let_go(task: asyncio.Task[Any]) -> None:
+    """psycopg asks the server to cancel, and waits ten seconds for one that hangs; told twice, it closes."""
+    task.cancel()
+    asyncio.get_running_loop().call_later(_LET_GO_SECONDS, task.cancel)
+
+
+async def _ended(task: asyncio.Task[Any]) -> bool:
+    """Whether it came to a good end; it has ended in any case."""
+    if not task.done():
+        _let_go(task)
+        await asyncio.wait({task})
+    return not task.cancelled() and task.exception() is None
 
 
 def _array(elements: list[Any]) -> str:

@@ -1,10 +1,10 @@
 """What was deferred is filed when the database is back: once, in its author's order, the way it would have gone then.
 
 Each request goes through the CRM again, the same routes and the same checks, at a desk of its own; its author is looked
-up anew, so whoever was revoked meanwhile files nothing. In one transaction with what it changes stand the row of
-edge.intake that says so (it is what makes it once, however many edges file at the same time), the answer under its
-Idempotency-Key (a late repetition gets that), and its proof, spent. Then the copies are removed from the stores; one
-that comes back later finds the row.
+up anew, so whoever was revoked meanwhile files nothing. The proofs of all that waits are spent first. In one
+transaction with what a request changes stand the row of edge.intake that says so (it is what makes it once, however
+many edges file at the same time) and the answer under its Idempotency-Key (a late repetition gets that). Then the
+copies are removed from the stores; one that comes back later finds the row.
 
 What turns out impossible is kept with its reason and its words, for those who work here, and told to its author. What
 only failed is tried again, and what comes after it of the same author waits for it; one that fails again and again by
@@ -135,7 +135,7 @@ class Filing:
             await tx.connection.execute("SET LOCAL synchronous_commit = off")
             await cursor.executemany(
                 "INSERT INTO edge.proofs (id, forget_at) VALUES (%s, %s) ON CONFLICT DO NOTHING",
-                [(each.proof, each.forget_at) for each in waiting],
+                sorted((each.proof, each.forget_at) for each in waiting),
             )
 
     async def _file(self, held: Envelope) -> None:
