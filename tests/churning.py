@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TypeVar
 
-from tests.stored import KEYRING, LOG, NAMES, SEGMENT, T0, Stored, stored
+from tests.stored import KEYRING, LOG, NAMES, SEGMENT, T0, Stored, stored, unaffected
 from threefold.kernel.errors import Unavailable
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
@@ -195,7 +195,7 @@ class Churning:
         async def take() -> Manifest:
             manifest = await self._drafted(vault, now, pause)
             await vault.publish(manifest)
-            await vault.unaffected(manifest)
+            await unaffected(vault, manifest)
             return manifest
 
         try:

@@ -27,6 +27,7 @@ from threefold.recover.targets import Target
 from threefold.stores.memory import MemoryStore
 from threefold.stores.store import ABSENT, Gone, Listed, Made, ObjectStore, Page, Unknown
 from threefold.vault.chunk_store import Vault
+from threefold.vault.presence import Presence
 
 CLOCK = SystemClock()
 KEYRING = Keyring(bytes(range(32)))
@@ -164,13 +165,27 @@ async def log_of(primary: Cluster, *, segment_size: int = 16 * 2**20) -> FileLog
     return FileLog((primary.server.data_dir / "pg_wal",), system, timeline, Lsn(0), Lsn.parse(end), segment_size)
 
 
+class WholeLog:
+    """A `FileLog` is never pruned."""
+
+    def needs(self, key: str) -> bool:
+        return False
+
+    async def presence(self, *, enough: int) -> Mapping[str, Presence]:
+        return {}
+
+
+async def whole_log(start: Lsn, stop: Lsn) -> WholeLog:
+    return WholeLog()
+
+
 async def snapshot(primary: Cluster, stores: Mapping[str, ObjectStore], *, clock: Clock = CLOCK) -> SnapshotInfo:
     async def settled(lsn: Lsn) -> None:
         return
 
     vault = Vault(stores, KEYRING, CLOCK)
     async with await ReplicationLink.connect(primary.dsn(), application_name="snapshot") as link:
-        return await take_snapshot(link, vault, settled=settled, clock=clock, progress=Silent())
+        return await take_snapshot(link, vault, settled=settled, needed_log=whole_log, clock=clock, progress=Silent())
 
 
 @asynccontextmanager

@@ -15,6 +15,7 @@ from threefold.kernel.clock import SystemClock
 from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.wraps import Passphrase, wrap
+from threefold.protect.needed_log import SnapshotLog
 from threefold.quorum import keys
 from threefold.quorum.appender import Appender
 from threefold.quorum.driver import Driver, LogWriter
@@ -164,6 +165,13 @@ async def stored(epochs: int = 2, each: int = 3 * SEGMENT + 900, *, snapshots: i
             begin = Lsn(epoch * each + 100)
             await here.snapshot(at=T0 + timedelta(days=epoch), start=begin, stop=Lsn(begin + 200))
     return here
+
+
+async def unaffected(vault: Vault, manifest: Manifest, *, before: Mapping[str, ObjectStore] | None = None) -> None:
+    """As protect/snapshot.py asks when it has published. ``before``: the stores when it asked where the log lies."""
+    summary = manifest.summary
+    extent = await read_extent(before or vault.stores, vault.keyring, CLOCK)
+    await vault.unaffected(manifest, SnapshotLog(vault.stores, extent, summary.start, summary.stop))
 
 
 WRAPPED = wrap(KEYRING, Passphrase("a passphrase"), salt=bytes(16))

@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -30,6 +31,7 @@ from threefold.kernel.progress import Progress
 from threefold.kernel.report import Report
 from threefold.postgres.replication import ReplicationLink
 from threefold.postgres.sql import reading
+from threefold.protect.needed_log import snapshot_log
 from threefold.protect.settled import until_settled
 from threefold.protect.snapshot import take_snapshot
 from threefold.recover.standby import Standby
@@ -121,6 +123,7 @@ def hands_of(
                 link,
                 Vault(parts.stores, parts.keyring, parts.clock, note=progress.note),
                 settled=lambda lsn: until_settled(parts.stores, parts.keyring, parts.clock, identity, lsn),
+                needed_log=partial(snapshot_log, parts.stores, parts.keyring, parts.clock),
                 clock=parts.clock,
                 progress=progress,
             )

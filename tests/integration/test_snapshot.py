@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from tests.pg import cluster
-from tests.recovering import CLOCK, COUNT, KEYRING, fill, log_of, recovered, snapshot, three
+from tests.recovering import CLOCK, COUNT, KEYRING, fill, log_of, recovered, snapshot, three, whole_log
 
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
 from threefold.kernel.lsn import Lsn
@@ -80,7 +80,7 @@ async def test_without_its_packs_on_two_stores_or_its_wal_there_is_no_snapshot()
         async def take(settled: Callable[[Lsn], Awaitable[None]]) -> None:
             vault = Vault(stores, KEYRING, CLOCK)
             async with await ReplicationLink.connect(primary.dsn(), application_name="snapshot") as link:
-                await take_snapshot(link, vault, settled=settled, clock=CLOCK, progress=Silent())
+                await take_snapshot(link, vault, settled=settled, needed_log=whole_log, clock=CLOCK, progress=Silent())
 
         async def too_early(lsn: Lsn) -> None:
             raise AssertionError("the WAL is waited for after the packs")
@@ -123,5 +123,5 @@ async def test_what_did_not_arrive_as_it_was_sent_is_no_snapshot() -> None:
 
         async with await Flipping.connect(primary.dsn(), application_name="snapshot") as link:
             with pytest.raises(Damaged, match="did not arrive as the primary sent it"):
-                await take_snapshot(link, vault, settled=settled, clock=CLOCK, progress=Silent())
+                await take_snapshot(link, vault, settled=settled, needed_log=whole_log, clock=CLOCK, progress=Silent())
         assert not any(key.startswith("snapshots/") for store in stores.values() for key in store.objects)

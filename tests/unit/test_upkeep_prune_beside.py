@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from tests.stored import KEYRING, SEGMENT, T0, Leading, Stored, keys_of, stored
+from tests.stored import KEYRING, SEGMENT, T0, Leading, Stored, keys_of, stored, unaffected
 from tests.unit.test_upkeep_prune import DAY, NARROW, Hand, history, prune, restorable
 
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
@@ -40,7 +40,7 @@ async def take(here: Stored, clock: Hand, *, fresh: int, share: int, pauses: Seq
             await store.create(key, body)
     await turns(pauses[1])
     await vault.publish(manifest)
-    await vault.unaffected(manifest)
+    await unaffected(vault, manifest)
     return summary
 
 
@@ -84,7 +84,7 @@ async def test_a_snapshot_that_meets_a_sentence_is_withdrawn(another: bool) -> N
     if another:
         assert doomed in (await prune(here, T0 + 10 * DAY)).spared
     with pytest.raises(Unavailable, match="prune"):
-        await vault.unaffected(late)
+        await unaffected(vault, late)
     go_on.set()
     await running
     assert doomed not in here.stores["S1"].objects

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
 import pytest
-from tests.stored import CLOCK, KEYRING, LOG, SEGMENT, T0, Stored, keys_of
+from tests.stored import CLOCK, KEYRING, LOG, SEGMENT, T0, Stored, keys_of, unaffected
 from tests.unit.test_upkeep_prune import DAY, NARROW, Hand, history, prune
 from tests.unit.test_upkeep_prune_beside import Pauses
 
@@ -120,7 +120,7 @@ async def test_packs_that_no_store_gives_at_the_moment_do_not_count_as_there() -
     deaf = {"S1": NoPacks(free["S1"]), "S2": NoPacks(free["S2"]), "S3": free["S3"]}
     vault = Vault(deaf, KEYRING, Passing(T0 + 10 * DAY), read_patience_seconds=0.5)
     with pytest.raises(Unavailable):
-        await vault.unaffected(late)
+        await unaffected(vault, late)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ async def test_a_run_whose_clock_is_behind_deletes_nothing_by_a_sentence_that_an
     assert doomed in (await prune(here, now)).spared
     taken = True
     try:
-        await vault.unaffected(late)
+        await unaffected(vault, late)
     except Unavailable:
         taken = False
     go_on.set()
@@ -186,7 +186,7 @@ async def test_who_deletes_one_by_one_asks_each_time_whether_it_still_may() -> N
     await sent(here.stores, bodies)
     await here.vault().publish(late)
     await prune(here, T0 + 12 * DAY)
-    await here.vault().unaffected(late)
+    await unaffected(here.vault(), late)
     go_on.set()
     await asyncio.gather(running, return_exceptions=True)
     assert on(here.stores, doomed[-1]) == ["S1", "S2", "S3"]
@@ -238,7 +238,7 @@ async def test_beside_a_replacement_the_new_three_report_no_snapshot_that_loses_
     await vault.publish(late)
     taken = True
     try:
-        await vault.unaffected(late)
+        await unaffected(vault, late)
     except Unavailable:
         taken = False
     go_on.set()
@@ -259,7 +259,7 @@ async def _overlapping(here: Stored) -> tuple[Manifest, str]:
     assert own in (await prune(here, T0 + 8 * DAY + timedelta(hours=2))).marked
     vault = here.vault()
     await vault.publish(manifest)
-    await vault.unaffected(manifest)  # reported as taken
+    await unaffected(vault, manifest)  # reported as taken
     here.snapshots.append(manifest.summary)
     return manifest, own
 
@@ -316,7 +316,7 @@ async def test_a_snapshot_is_withdrawn_from_a_store_that_did_not_answer_at_first
     vault = Vault({**free, "S3": TimesOut(free["S3"])}, KEYRING, Hand(T0 + 10 * DAY), read_patience_seconds=0.5)
     await vault.publish(late)
     with pytest.raises(Unavailable) as caught:
-        await vault.unaffected(late)
+        await unaffected(vault, late)
     assert "may still hold" not in caught.value.message
     go_on.set()
     await running
@@ -337,7 +337,7 @@ async def test_and_where_one_never_answers_its_name_is_told() -> None:
     vault = Vault({**here.stores, "S3": Keeps(here.stores["S3"])}, KEYRING, Hand(T0 + 10 * DAY))
     await vault.publish(late)
     with pytest.raises(Unavailable, match="S3 may still hold its manifest"):
-        await vault.unaffected(late)
+        await unaffected(vault, late)
 
 
 async def test_silence_takes_no_snapshot_away() -> None:
@@ -349,7 +349,7 @@ async def test_silence_takes_no_snapshot_away() -> None:
     deaf = {"S1": here.stores["S1"], "S2": NoPacks(here.stores["S2"]), "S3": Away(here.stores["S3"])}
     clock = Passing(T0 + 10 * DAY)
     with pytest.raises(Unavailable, match="not known"):
-        await Vault(deaf, KEYRING, clock, read_patience_seconds=0.5).unaffected(late)
+        await unaffected(Vault(deaf, KEYRING, clock, read_patience_seconds=0.5), late, before=here.stores)
     assert clock.at - T0 - 10 * DAY >= timedelta(minutes=2)  # as long as an upload is waited for
     assert on(here.stores, snapshot_key(late.summary.id)) == ["S1", "S2", "S3"]
 
@@ -429,7 +429,7 @@ async def test_an_author_between_two_sentences_meets_one_of_them_or_what_was_del
     async def author() -> None:
         vault = Vault({name: Slow(store) for name, store in plain.items()}, KEYRING, clock)
         await vault.publish(late[1])
-        await vault.unaffected(late[1])
+        await unaffected(vault, late[1])
 
     sentences: list[str] = []
     authors: list[asyncio.Task[None]] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 import pytest
-from tests.stored import KEYRING, NAMES, SEGMENT, T0
+from tests.stored import KEYRING, NAMES, SEGMENT, T0, unaffected
 from tests.unit.test_protect_replacing import _Middle
 from tests.unit.test_upkeep_locks import World, world
 from tests.unit.test_upkeep_prune import DAY, NARROW
@@ -59,7 +59,7 @@ async def _withdrawn_late(here: World, primary_behind: timedelta) -> Manifest:
     await vault.publish(late)
     await here.renew()  # the DRaaS server's hourly pass
     with pytest.raises(Unavailable):
-        await vault.unaffected(late)
+        await unaffected(vault, late)
     go_on.set()
     await running
     return late

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import pytest
 from tests.churning import DAY, EAGER, HOUR, Churning, Life, sparse
-from tests.stored import KEYRING, NAMES, SEGMENT, T0, flip, keys_of
+from tests.stored import KEYRING, NAMES, SEGMENT, T0, flip, keys_of, unaffected
 
 from threefold.kernel.errors import NotThere
 from threefold.kernel.keys import Keyring
@@ -221,7 +221,7 @@ async def test_a_snapshot_that_shares_old_packs_and_is_published_late_keeps_them
     shared = {packs.pack_key(pack) for pack in report.repack.packs if pack in late.packs()}
     assert shared
     await vault.publish(late)
-    await vault.unaffected(late)
+    await unaffected(vault, late)
     here.needed.add(late.summary.id)
     second = await here.prune(2 * DAY)
     assert second is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -18,6 +19,7 @@ from threefold.kernel.errors import BadInput, Refused, ThreefoldError, Unavailab
 from threefold.kernel.memory import keep_large_blocks
 from threefold.postgres.replication import ReplicationLink
 from threefold.protect.beacon import LeaderStatus, read_leader
+from threefold.protect.needed_log import snapshot_log
 from threefold.protect.settled import until_settled
 from threefold.protect.snapshot import Link, SnapshotInfo, ViaStandby, take_snapshot
 from threefold.settings import Settings
@@ -85,6 +87,7 @@ async def _snapshot(found: Settings, output: Output, source: Source) -> None:
                 link,
                 vault,
                 settled=lambda lsn: until_settled(parts.stores, parts.keyring, parts.clock, identity, lsn),
+                needed_log=partial(snapshot_log, parts.stores, parts.keyring, parts.clock),
                 clock=parts.clock,
                 progress=progress,
             )

@@ -32,7 +32,7 @@ from threefold.postgres.replication import BackupEnded, BackupEvent, BackupStart
 from threefold.protect.backup_manifest import Received, check_received
 from threefold.protect.tar import Kind, Member, MemberEnd, TarReader
 from threefold.vault import pack as packs
-from threefold.vault.chunk_store import Vault
+from threefold.vault.chunk_store import NeededLog, Vault
 from threefold.vault.chunker import CHUNK_BYTES, Chunker, ChunkNamer
 from threefold.vault.manifest import Directory, File, Manifest, Summary, Tablespace, new_snapshot_id
 from threefold.vault.pack import PackBuilder, Place
@@ -95,10 +95,13 @@ async def take_snapshot(
     vault: Vault,
     *,
     settled: Callable[[Lsn], Awaitable[None]],
+    needed_log: Callable[[Lsn, Lsn], Awaitable[NeededLog]],
     clock: Clock,
     progress: Progress,
 ) -> SnapshotInfo:
     """Take one. ``settled(lsn)`` returns when the WAL below ``lsn`` is on a quorum.
+
+    ``needed_log(start, stop)`` tells of the log that the base backup between them needs (needed_log.py).
 
     Raises Unavailable when two stores do not take it, Damaged when what arrived is not what was sent.
     """
@@ -149,8 +152,9 @@ async def take_snapshot(
         intake.places,
         backup.manifest,
     )
+    log = await needed_log(summary.start, summary.stop)
     manifest_bytes, manifest_missing = await vault.publish(manifest)
-    await vault.unaffected(manifest)
+    await vault.unaffected(manifest, log)
     missing = {
         store: (*uploads.missing.get(store, ()), *manifest_missing.get(store, ()))
         for store in sorted(uploads.missing.keys() | manifest_missing.keys())

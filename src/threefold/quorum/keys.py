@@ -57,6 +57,15 @@ def segment_key(timeline: int, segment: int) -> str:
     return f"{WAL}/{timeline:08x}/{segment:010x}"
 
 
+def segment_of(key: str) -> tuple[int, int] | None:
+    """(timeline, number) of a key in wal/; None for any other."""
+    parts = key.split("/")
+    try:
+        return (int(parts[1], 16), int(parts[2], 16)) if parts[0] == WAL and len(parts) == 3 else None
+    except ValueError:
+        return None
+
+
 def timeline_key(timeline: int) -> str:
     return f"{TIMELINES}/{timeline:08x}"
 

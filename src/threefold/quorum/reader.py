@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -132,6 +132,19 @@ async def read_extent(
     for timeline in sorted(timelines - {1}):
         histories[timeline] = await _history(reader, keyring, timeline)
     return Extent(found_format, members, found, histories, tuple(notes))
+
+
+def expected_segments(extent: Extent, start: Lsn) -> Iterator[str]:
+    """Segments that hold [start, the newest segment's end) as it counts; where a fork lies, the newer timeline's."""
+    size, newest = extent.format.segment_bytes, extent.found.segment
+    if newest is None:
+        return
+    for piece in extent.pieces():
+        first, stop = max(piece.start, start), min(piece.end, newest.end)
+        for number in range(first // size, -(-stop // size)):
+            last_of_all = piece.timeline == newest.timeline and number == newest.number
+            if last_of_all or (number + 1) * size <= stop:
+                yield keys.segment_key(piece.timeline, number)
 
 
 async def _roll(driver: Driver, stores: tuple[str, ...], clock: Clock, decisive: int, patience: float) -> Roll:

@@ -50,10 +50,10 @@ def _holes(lost: Collection[str], pieces: Sequence[Piece], segment_bytes: int) -
     """The bytes that lost segments held, as far as they count."""
     holes = []
     for key in lost:
-        parts = key.split("/")
-        if parts[0] != keys.WAL or len(parts) != 3:
+        found = keys.segment_of(key)
+        if found is None:
             continue
-        timeline, start = int(parts[1], 16), int(parts[2], 16) * segment_bytes
+        timeline, start = found[0], found[1] * segment_bytes
         for piece in pieces:
             one, two = max(piece.start, start), min(piece.end, start + segment_bytes)
             if piece.timeline == timeline and one < two:

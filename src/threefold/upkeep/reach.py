@@ -3,8 +3,8 @@
 Reachable is what a snapshot that stays names, and the log from its start on. What goes:
 
 - *snapshots* that retention does not keep (vault/retention.py). One that cannot be recovered from covers for nothing:
-  it does not make an older one superfluous, and stays itself as long as the window lasts. That a pack of it is lost is
-  known where all three stores, asked by key, have none; where fewer than two are known to have it, the snapshot is
+  it does not make an older one superfluous, and stays itself as long as the window lasts. That a pack or a part of its
+  log is lost is known where all three stores, asked by key, have none; where fewer than two have it, the snapshot is
   *endangered*: kept like any other, and nothing goes for it (invariant 7: a time-out is no absence).
 - *earlier revisions* of a snapshot (vault/revisions.py), once a later one can be recovered from and is whole on every
   store that lists what it has, its manifest read back from each: what goes is replaced on as many stores. Until then
@@ -37,7 +37,7 @@ from datetime import datetime
 from typing import Final
 
 from threefold.kernel.lsn import Lsn
-from threefold.quorum.keys import WAL
+from threefold.quorum import keys
 from threefold.quorum.objects import NOWHERE
 from threefold.upkeep.loss import wal_begin
 from threefold.vault.manifest import Summary, snapshot_key
@@ -106,7 +106,7 @@ def decide_prune(survey: Survey, policy: Policy, now: datetime, *, fork_bytes: i
     wanted = min(wal_begin(survey.summaries[name]) for name in found.kept)
     floor = max(survey.newest_epoch_start - fork_bytes, 0)
     found.wal_from = Lsn(min(wanted, floor))
-    for key, sizes in survey.listed[WAL].items():
+    for key, sizes in survey.listed[keys.WAL].items():
         end = _segment_end(key, survey.segment_bytes)
         if end is None:
             continue
@@ -142,7 +142,7 @@ def released(survey: Survey, due: Collection[str], locked: Collection[str]) -> s
     begin = min((wal_begin(survey.summaries[name]) for name in staying), default=None)
 
     def is_needed(key: str) -> bool:
-        if begin is None or not key.startswith(f"{WAL}/"):
+        if begin is None or not key.startswith(f"{keys.WAL}/"):
             return key in needed
         end = _segment_end(key, survey.segment_bytes)
         return end is None or end > begin
@@ -151,8 +151,5 @@ def released(survey: Survey, due: Collection[str], locked: Collection[str]) -> s
 
 
 def _segment_end(key: str, segment_bytes: int) -> int | None:
-    parts = key.split("/")
-    try:
-        return (int(parts[2], 16) + 1) * segment_bytes if len(parts) == 3 else None
-    except ValueError:
-        return None
+    found = keys.segment_of(key)
+    return (found[1] + 1) * segment_bytes if found is not None else None

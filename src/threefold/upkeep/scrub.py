@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -28,7 +28,7 @@ from threefold.quorum.driver import Driver
 from threefold.quorum.history import Piece
 from threefold.quorum.members import Format, read_roll
 from threefold.quorum.objects import Codec
-from threefold.quorum.reader import Extent, agreed_format, read_extent
+from threefold.quorum.reader import Extent, agreed_format, expected_segments, read_extent
 from threefold.quorum.wrapped import replaced_on
 from threefold.stores.health import HealthBook
 from threefold.stores.store import ObjectStore
@@ -249,9 +249,9 @@ class Scrub:
 
     def _note_segments(self, batch: Sequence[Seen], found: Sequence[Sequence[Finding]]) -> None:
         for seen, findings in zip(batch, found, strict=True):
-            parts = seen.key.split("/")
-            if len(parts) == 3 and not any(finding.what == "lost" for finding in findings):
-                timeline, number = int(parts[1], 16), int(parts[2], 16)
+            at = keys.segment_of(seen.key)
+            if at is not None and not any(finding.what == "lost" for finding in findings):
+                timeline, number = at
                 self._wal_seen[timeline] = max(self._wal_seen.get(timeline, 0), number)
 
     def _say(self, finding: Finding) -> None:
@@ -379,19 +379,6 @@ def log_facts(extent: Extent) -> LogFacts:
         covered=found.segment.position if found.segment else (0, 0),
         kept=frozenset(epochs[-_KEPT_STARTS:]),
     )
-
-
-def expected_segments(extent: Extent, start: Lsn) -> Iterator[str]:
-    """Segments that hold [start, the newest segment's end) as it counts; where a fork lies, the newer timeline's."""
-    size, newest = extent.format.segment_bytes, extent.found.segment
-    if newest is None:
-        return
-    for piece in extent.pieces():
-        first, stop = max(piece.start, start), min(piece.end, newest.end)
-        for number in range(first // size, -(-stop // size)):
-            last_of_all = piece.timeline == newest.timeline and number == newest.number
-            if last_of_all or (number + 1) * size <= stop:
-                yield keys.segment_key(piece.timeline, number)
 
 
 def _alike(seen: Seen, only: str) -> bool:

@@ -7,7 +7,8 @@ asked for by key (invariant 2), and a store that did not list everything is away
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -17,15 +18,17 @@ from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
 from threefold.postgres.timeline import contains, parse_history
-from threefold.quorum.keys import WAL
-from threefold.quorum.reader import Extent, read_extent
+from threefold.quorum.keys import WAL, segment_of
+from threefold.quorum.reader import Extent, expected_segments, read_extent
 from threefold.stores.store import ObjectStore
 from threefold.upkeep.listing import union
+from threefold.upkeep.loss import wal_begin
 from threefold.upkeep.reach import FORK_BYTES, Sizes, Survey, Verdict, decide_prune
 from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, Summary, decode, snapshot_key
 from threefold.vault.marks import read_marks
+from threefold.vault.presence import has_key, presence_of
 from threefold.vault.retention import Policy
 from threefold.vault.revisions import by_original
 
@@ -101,7 +104,7 @@ class Surveyor:
             behind=_behind(packs_of, listed, whole),
             endangered=endangered,
         )
-        return await self._judged(survey, silent)
+        return await self._judged(survey, list(expected_segments(extent, extent.start)), silent)
 
     async def _sentenced_by_others(self, own: str) -> frozenset[str]:
         marks = await read_marks(self._stores, self._keyring)
@@ -115,20 +118,26 @@ class Surveyor:
             raise Unavailable("too few stores tell what is being deleted", hint="nothing was deleted; try again later")
         return frozenset[str]().union(*(each.keys for each in marks.sentences if each.key != own))
 
-    async def _judged(self, survey: Survey, silent: Mapping[str, str]) -> Looked:
+    async def _judged(self, survey: Survey, segments: Sequence[str], silent: Mapping[str, str]) -> Looked:
         """What makes others superfluous is asked for by key: a listing alone is not believed (invariant 2)."""
         while True:
             verdict = decide_prune(survey, self._policy, self._clock.now(), fork_bytes=self._fork_bytes)
             asked = [name for name in verdict.kept if name not in self._sure and name not in survey.unusable]
             lost, doubtful = await self._missing(asked)
+            no_log, doubtful_log = await self._without_log(asked, segments, survey)
             behind = await self._not_read_everywhere(set(asked) & set(verdict.heads), survey, silent)
-            self._sure |= set(asked) - lost - doubtful
+            doubtful |= doubtful_log
+            self._sure |= set(asked) - lost - no_log - doubtful
             doubtful -= set(survey.endangered)
-            if not (lost or doubtful or behind):
+            if not (lost or no_log or doubtful or behind):
                 return Looked(survey, verdict, silent)
             survey = replace(
                 survey,
-                unusable={**survey.unusable, **dict.fromkeys(lost, "a pack of it is on no store")},
+                unusable={
+                    **survey.unusable,
+                    **dict.fromkeys(no_log, "log that it needs is on no store"),
+                    **dict.fromkeys(lost, "a pack of it is on no store"),
+                },
                 endangered={*survey.endangered, *doubtful},
                 behind={*survey.behind, *behind},
             )
@@ -143,6 +152,24 @@ class Surveyor:
         lost = {name for name, ends in places.items() if any(len(presence[pack].absent) >= _ALL for pack in ends)}
         few = {name for name, ends in places.items() if any(len(presence[pack].on) < _QUORUM for pack in ends)}
         return lost, few - lost
+
+    async def _without_log(
+        self, names: Iterable[str], segments: Sequence[str], survey: Survey
+    ) -> tuple[set[str], set[str]]:
+        """As `_missing`, of the segments between each one's start and stop. Asked for by key unless two list them."""
+        starts = [_start_of(key, survey.segment_bytes) for key in segments]
+        needed: dict[str, Sequence[str]] = {}
+        for name in names:
+            summary = survey.summaries[name]
+            first = bisect_right(starts, wal_begin(summary) - survey.segment_bytes)
+            needed[name] = segments[first : bisect_left(starts, summary.stop)]
+        listed = survey.listed[WAL]
+        asked = {key for keys in needed.values() for key in keys if len(listed.get(key, {})) < _QUORUM}
+        presence = await presence_of(self._stores, sorted(asked), has_key, enough=_QUORUM)
+        lost = {key for key, found in presence.items() if len(found.absent) >= _ALL}
+        few = {key for key, found in presence.items() if len(found.on) < _QUORUM}
+        without = {name for name, keys in needed.items() if not lost.isdisjoint(keys)}
+        return without, {name for name, keys in needed.items() if not few.isdisjoint(keys)} - without
 
     async def _not_read_everywhere(self, heads: set[str], survey: Survey, silent: Mapping[str, str]) -> set[str]:
         """Of revisions that would replace another, those that some store that lists them does not give back whole."""
@@ -186,6 +213,11 @@ class Surveyor:
             {name: frozenset(manifest.pack_keys()) for name, manifest in found.items()},
             unreadable,
         )
+
+
+def _start_of(segment: str, segment_bytes: int) -> int:
+    at = segment_of(segment)
+    return at[1] * segment_bytes if at is not None else 0
 
 
 def newest_epoch_start(extent: Extent) -> Lsn:

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from threefold.kernel.clock import Clock
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
@@ -24,6 +24,7 @@ from threefold.vault.chunker import ChunkNamer
 from threefold.vault.manifest import Manifest, Summary
 from threefold.vault.marks import read_marks
 from threefold.vault.pack import Place
+from threefold.vault.presence import Presence, presence_of
 from threefold.vault.revisions import by_original, original
 from threefold.vault.uploads import COPIES, PATIENCE_SECONDS, Uploads
 
@@ -31,7 +32,6 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _AT_ONCE: Final = 16
-_SILENT_IN_A_ROW: Final = 3
 _ASK_AGAIN_S: Final = (0.5, 2.0, 8.0)
 _LOOK_AGAIN_S: Final = 60.0
 _KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
@@ -58,13 +58,12 @@ class Catalogue:
     notes: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Presence:
-    """What the stores answered about one pack."""
+class NeededLog(Protocol):
+    """The log that a snapshot needs (protect/needed_log.py)."""
 
-    on: frozenset[str]
-    absent: frozenset[str]
-    unknown: frozenset[str]
+    def needs(self, key: str) -> bool: ...
+
+    async def presence(self, *, enough: int) -> Mapping[str, Presence]: ...
 
 
 class Vault:
@@ -164,13 +163,13 @@ class Vault:
         presence = await self.presence(packs.ends(known.values()), enough=COPIES)
         return {name: place for name, place in known.items() if len(presence[place.pack].on) >= COPIES}
 
-    async def unaffected(self, manifest: Manifest) -> None:
+    async def unaffected(self, manifest: Manifest, log: NeededLog) -> None:
         """After `publish`: nobody is deleting what it needs. Raises Unavailable where that is not so, or not known.
 
         Withdrawn only where it is known that something goes: another prune may rely on a manifest that stands, and
         silence is no reason to take a good one away. The order is what counts: vault/marks.py has the argument.
         """
-        trouble = await self.endangered(manifest)
+        trouble = await self.endangered(manifest, log)
         if not trouble:
             return
         key = manifests.snapshot_key(manifest.summary.id)
@@ -198,62 +197,50 @@ class Vault:
             await self.clock.sleep(pause)
         return held
 
-    async def endangered(self, manifest: Manifest) -> Endangered | None:
+    async def endangered(self, manifest: Manifest, log: NeededLog | None = None) -> Endangered | None:
         """Why what it needs may be going at this moment; None where it is sure to stay.
 
+        Without ``log`` only its packs are asked about: a revision's log is its original's, which was asked about.
         Who does not answer has not said anything (invariant 7), and is asked again, for as long as an upload waits:
         whatever is sentenced meanwhile has met the manifest.
         """
         until = self.clock.monotonic() + PATIENCE_SECONDS
         while True:
-            found = await self._endangered(manifest)
+            found = await self._endangered(manifest, log)
             if found is None or found.known or self.clock.monotonic() >= until:
                 return found
             await self.clock.sleep(_ASK_AGAIN_S[-1])
 
-    async def _endangered(self, manifest: Manifest) -> Endangered | None:
+    async def _endangered(self, manifest: Manifest, log: NeededLog | None) -> Endangered | None:
         marks = await read_marks(self.stores, self.keyring)
-        if marks.unreadable_sentence or not marks.sentenced().isdisjoint(manifest.pack_keys()):
+        going = marks.sentenced()
+        if marks.unreadable_sentence or not going.isdisjoint(manifest.pack_keys()):
             return Endangered("`threefold prune` was deleting packs that this snapshot shares with earlier ones")
+        if log is not None and any(map(log.needs, going)):
+            return Endangered("`threefold prune` was deleting the log that this snapshot begins with")
         if len(marks.listed) < COPIES or marks.silent_sentence:
-            return Endangered("too few stores tell whether packs are being deleted just now", known=False)
+            return Endangered("too few stores tell what is being deleted just now", known=False)
         # A sentence that was carried out and taken back since: what it deleted is absent now.
         presence = await self.presence(packs.ends(manifest.places), enough=COPIES)
-        few = {pack: found for pack, found in sorted(presence.items()) if len(found.on) < COPIES}
-        lost = [pack for pack, found in few.items() if len(found.on | found.unknown) < COPIES]
-        if lost:
-            return Endangered(f"{len(lost)} of its packs went away while it was taken, {lost[0]} first")
-        if few:
-            why = f"of {len(few)} of its packs it is not known whether they are on two stores, {next(iter(few))} first"
-            return Endangered(why, known=False)
-        return None
+        trouble = _too_few(presence, "packs", needed=COPIES)
+        if trouble is None and log is not None:
+            # One copy is copied on by the next scrub, and a manifest that stands keeps it from going as well.
+            trouble = _too_few(await log.presence(enough=COPIES), "segments of the log", needed=1)
+        return trouble
 
     async def presence(self, reaches: Mapping[str, int], *, enough: int | None = None) -> dict[str, Presence]:
         """On which stores each pack is, as far as it is needed: ``reaches`` has the end of its last chunk (`ends`).
 
-        Asked by reading the bytes before that end: a copy that was cut short does not have them.
-        With ``enough``, the answers are as complete as it takes to find each pack on that many stores: a slow one is
-        not waited for. A store that answered nothing a few times in a row is not asked about the rest.
+        Asked by reading the bytes before that end: a copy that was cut short does not have them. ``enough``:
+        vault/presence.py.
         """
-        answers: dict[str, dict[str, bool]] = {pack: {} for pack in sorted(reaches)}
-        asking = {asyncio.create_task(self._ask_presence(name, reaches, answers)) for name in self.stores}
-        try:
-            while asking:
-                _, asking = await asyncio.wait(asking, return_when=asyncio.FIRST_COMPLETED)
-                if enough is not None and all(sum(found.values()) >= enough for found in answers.values()):
-                    break
-        finally:
-            for task in asking:
-                task.cancel()
-            await asyncio.gather(*asking, return_exceptions=True)
-        return {
-            pack: Presence(
-                on=frozenset(name for name, there in found.items() if there),
-                absent=frozenset(name for name, there in found.items() if not there),
-                unknown=frozenset(self.stores.keys() - found.keys()),
-            )
-            for pack, found in answers.items()
-        }
+
+        async def has(store: ObjectStore, pack: str) -> bool | Unknown:
+            start = reaches[pack] - packs.TAG_BYTES
+            answer = await store.read(packs.pack_key(pack), start=start, length=packs.TAG_BYTES)
+            return answer if isinstance(answer, Unknown) else isinstance(answer, bytes) and packs.ends_as_chunk(answer)
+
+        return await presence_of(self.stores, sorted(reaches), has, enough=enough)
 
     async def chunks(self, wanted: Sequence[tuple[bytes, Place]]) -> list[bytes]:
         """The plain bytes of neighbours in one pack, in one read.
@@ -428,22 +415,17 @@ class Vault:
 
         return index
 
-    async def _ask_presence(self, name: str, reaches: Mapping[str, int], answers: dict[str, dict[str, bool]]) -> None:
-        silent = 0
 
-        async def ask(pack: str) -> None:
-            nonlocal silent
-            if silent >= _SILENT_IN_A_ROW:
-                return
-            start = reaches[pack] - packs.TAG_BYTES
-            answer = await self.stores[name].read(packs.pack_key(pack), start=start, length=packs.TAG_BYTES)
-            if isinstance(answer, Unknown):
-                silent += 1
-                return
-            silent = 0
-            answers[pack][name] = isinstance(answer, bytes) and packs.ends_as_chunk(answer)
-
-        await _each(list(answers), ask)
+def _too_few(presence: Mapping[str, Presence], what: str, *, needed: int) -> Endangered | None:
+    """Known to be in danger where fewer than ``needed`` can have it."""
+    few = {key: found for key, found in sorted(presence.items()) if len(found.on) < COPIES}
+    lost = [key for key, found in few.items() if len(found.on | found.unknown) < needed]
+    if lost:
+        return Endangered(f"{len(lost)} of its {what} went away while it was taken, {lost[0]} first")
+    if few:
+        why = f"of {len(few)} of its {what} it is not known whether they are on two stores, {next(iter(few))} first"
+        return Endangered(why, known=False)
+    return None
 
 
 async def _each(items: Sequence[S], work: Callable[[S], Awaitable[R]]) -> list[R]:

@@ -9,12 +9,13 @@ Both are on two stores before anything follows from them. They are what makes pr
 chunks, without a clock and without a lock:
 
 - prune puts the sentence on two stores, *then* looks which snapshots there are, then deletes what none of them needs;
-- a snapshot puts its manifest on two stores, *then* looks for sentences, and withdraws where one names a pack of its.
+- a snapshot puts its manifest on two stores, *then* looks for sentences, and withdraws where one names what it needs.
 
 Of any two stores asked, one has what the other side wrote first. So either prune sees the manifest and spares its
-packs, or the snapshot sees the sentence; a snapshot that was reported as taken has all its packs. And a run deletes
-for twelve hours at most, and asks before every request to delete whether its sentence still stands: neither clocks that
-differ by less than that nor machines that sleep do harm beyond the one request that was under way.
+packs and its log, or the snapshot sees the sentence; a snapshot that was reported as taken has all its packs, and the
+log from its start on, however long it took (protect/needed_log.py). And a run deletes for twelve hours at most, and
+asks before every request to delete whether its sentence still stands: neither clocks that differ by less than that nor
+machines that sleep do harm beyond the one request that was under way.
 
 Marks come a grace period earlier and make the collision rare: chunks in marked packs are not reused any more
 (chunk_store.known_chunks). A pack that is marked may still be, or become, a snapshot's: one that began earlier and took
