@@ -36,7 +36,7 @@ demo: $(STAMP)  ## protect a CRM's PostgreSQL, destroy it, recover it: the whole
 test: $(STAMP)  ## every test but the next two lines'; PYTEST="tests/unit -k lsn" for some
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "not soak and not scenarios and not long" $(PYTEST)
 
-test-long: $(STAMP)  ## those that take the better part of a minute each: switches, rebuilt copies, the spool, chaos
+test-long: $(STAMP)  ## those that take the better part of a minute each: switches, rebuilt copies, the spool, chaos; more seeds
 	@$(BIN)/python -m pytest -n $(JOBS) --dist worksteal --durations 15 -m "long and not soak and not scenarios" $(PYTEST)
 
 scenarios: $(STAMP)  ## whole sites fail in network namespaces, each in its own way (root); PYTEST="-k partition" for some

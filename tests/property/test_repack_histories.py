@@ -9,6 +9,7 @@ import asyncio
 from itertools import combinations
 from typing import Final
 
+import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 from tests.churning import DAY, HOUR, Churning, Life, churning
@@ -69,29 +70,30 @@ async def _step(here: Churning, step: tuple, deeds: set[str]) -> None:  # type: 
             here.away = frozenset() if here.away else frozenset({"S3"})
 
 
-@given(histories, st.integers(0, 2**16), st.sampled_from([0, 0, 24]))
-@settings(max_examples=120, deadline=None)
-def test_whatever_happens_every_kept_snapshot_restores_from_any_two_stores(
-    history: tuple[str, list[tuple]],  # type: ignore[type-arg]
-    seed: int,
-    grace: int,
-) -> None:
-    async def run() -> None:
-        here = await churning(_CHUNKS, seed)
-        here.policy = Policy(pitr=DAY, grace=grace * HOUR)
-        await here.take()
-        deeds: set[str] = set()
-        for step in history[1]:
-            await _step(here, step, deeds)
-            for two in combinations(NAMES, 2):
-                await here.whole(two)
-        for deed in deeds:
-            event(deed)
-        # And when all is quiet, nothing is left that is not needed, and nothing sparse.
-        here.away = frozenset()
-        for _ in range(4):
-            await here.take({1})
-            await here.prune(2 * DAY)
-        await here.whole(NAMES)
+async def _holds(history: tuple[str, list[tuple]], seed: int, grace: int) -> None:  # type: ignore[type-arg]
+    here = await churning(_CHUNKS, seed)
+    here.policy = Policy(pitr=DAY, grace=grace * HOUR)
+    await here.take()
+    deeds: set[str] = set()
+    for step in history[1]:
+        await _step(here, step, deeds)
+        for two in combinations(NAMES, 2):
+            await here.whole(two)
+    for deed in deeds:
+        event(deed)
+    # And when all is quiet, nothing is left that is not needed, and nothing sparse.
+    here.away = frozenset()
+    for _ in range(4):
+        await here.take({1})
+        await here.prune(2 * DAY)
+    await here.whole(NAMES)
 
-    asyncio.run(run())
+
+@pytest.mark.parametrize("examples", [40, pytest.param(120, marks=pytest.mark.long)])
+def test_whatever_happens_every_kept_snapshot_restores_from_any_two_stores(examples: int) -> None:
+    @given(histories, st.integers(0, 2**16), st.sampled_from([0, 0, 24]))
+    @settings(max_examples=examples, deadline=None)
+    def holds(history: tuple[str, list[tuple]], seed: int, grace: int) -> None:  # type: ignore[type-arg]
+        asyncio.run(_holds(history, seed, grace))
+
+    holds()

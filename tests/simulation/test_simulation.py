@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from tests.simulation.scenario import Run
 from tests.simulation.soak import command, judge, run_seed
 
 CHUNK = 50
-SEEDS = 2000
-SWITCHING_SEEDS = 150
-REPLACING_SEEDS = 150
+SEEDS, AT_ONCE = 2000, 1000  # all of them, and those with every change; the rest with the long tests
+SWITCHING_SEEDS = REPLACING_SEEDS = 150
+SWITCHING_AT_ONCE = REPLACING_AT_ONCE = 50
 
 # Seeds that failed once. They hold as long as the world draws its chances in the same order; what they found is
 # told again, for good, in test_found.py.
@@ -20,6 +21,12 @@ FAILED_ONCE = (
 )
 
 
+def _chunks(seeds: int, at_once: int) -> list[ParameterSet]:
+    return [
+        pytest.param(first, marks=[pytest.mark.long] if first >= at_once else []) for first in range(0, seeds, CHUNK)
+    ]
+
+
 def _must_hold(seed: int) -> int:
     _, acks, _, wrong = judge(("any", seed))
     if wrong:
@@ -27,12 +34,12 @@ def _must_hold(seed: int) -> int:
     return acks
 
 
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+@pytest.mark.parametrize("first", _chunks(SEEDS, AT_ONCE))
 def test_what_must_hold(first: int) -> None:
     assert sum(_must_hold(seed) for seed in range(first, first + CHUNK)) > 10 * CHUNK, "a world without work"
 
 
-@pytest.mark.parametrize("first", range(0, SWITCHING_SEEDS, CHUNK))
+@pytest.mark.parametrize("first", _chunks(SWITCHING_SEEDS, SWITCHING_AT_ONCE))
 def test_what_must_hold_where_sites_are_switched(first: int) -> None:
     for seed in range(first, first + CHUNK):
         *_, wrong = judge(("switching", seed))
@@ -40,7 +47,7 @@ def test_what_must_hold_where_sites_are_switched(first: int) -> None:
             pytest.fail(f"seed {seed}: {wrong}\nreproduce: {command('switching', seed)}", pytrace=False)
 
 
-@pytest.mark.parametrize("first", range(0, REPLACING_SEEDS, CHUNK))
+@pytest.mark.parametrize("first", _chunks(REPLACING_SEEDS, REPLACING_AT_ONCE))
 def test_what_must_hold_where_stores_are_replaced(first: int) -> None:
     for seed in range(first, first + CHUNK):
         *_, wrong = judge(("replacing", seed))
