@@ -12,8 +12,10 @@ import signal
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -201,6 +203,77 @@ async def test_a_server_that_hangs_is_left_when_the_database_moved(crm: Crm) -> 
             assert time.monotonic() - began < 2
         finally:
             os.kill(hung, signal.SIGCONT)
+
+
+async def test_a_server_that_hangs_is_waited_for_no_longer_than_said_and_holds_no_end_up(crm: Crm) -> None:
+    ada, line = await crm.administrator(), Line(crm)
+    async with admission(line) as edge:
+        await edge.spend(proof_of(ada))
+        hung = line.pids[-1]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            began = time.monotonic()
+            with pytest.raises(Unavailable, match="does not answer"):
+                await edge.spend(proof_of(ada))
+            assert 7 < time.monotonic() - began < 10
+        finally:
+            os.kill(hung, signal.SIGCONT)
+        await edge.spend(proof_of(ada))
+        hung = line.pids[-1]
+        os.kill(hung, signal.SIGSTOP)
+        asking = asyncio.create_task(edge.spend(proof_of(ada)))
+        await asyncio.sleep(0.3)
+        began = time.monotonic()
+    assert time.monotonic() - began < 2
+    os.kill(hung, signal.SIGCONT)
+    with pytest.raises(Unavailable, match="stopping"):
+        await asking
+
+
+async def test_what_a_switch_lost_is_spent_anew_though_nobody_asks_and_the_server_comes_late(crm: Crm) -> None:
+    ada, line = await crm.administrator(), Line(crm)
+    async with admission(line) as edge:
+        await edge.spend(proof := proof_of(ada))
+        await crm.cluster.sql("DELETE FROM edge.proofs")
+        line.refuses = True
+        edge.turn()
+        await asyncio.sleep(4)
+        line.refuses = False
+        for _ in range(100):
+            if await crm.cluster.sql("SELECT 1 FROM edge.proofs WHERE id = %s", (proof.spent_id,)):
+                return
+            await asyncio.sleep(0.05)
+        pytest.fail("it was not spent anew")
+
+
+async def test_fifty_thousand_that_were_let_in_hold_nobody_up(crm: Crm) -> None:
+    """A busy hour's last two minutes: spent anew in parts, and looked through by no request."""
+    ada, line = await crm.administrator(), Line(crm)
+    async with admission(line) as edge:
+        some = proof_of(ada)
+        edge._ledger.remember(replace(some, spent_id=uuid4()) for _ in range(50_000))
+        await crm.cluster.sql("DELETE FROM edge.proofs")
+        edge.turn()
+        await edge.spend(proof_of(ada))
+        assert (await crm.cluster.sql("SELECT count(*) FROM edge.proofs"))[0][0] == 50_001
+        began = time.process_time()
+        for _ in range(100):
+            await edge.spend(proof_of(ada))
+        assert time.process_time() - began < 1, "ten milliseconds each would be one look at all of them"
+
+
+async def test_at_a_standby_one_connection_serves_whoever_is_signed_in(crm: Crm) -> None:
+    """Nor is it noted there that somebody was seen, which cannot be written."""
+    async with edge_crm() as made:
+        ada = await made.administrator()
+        await made.cluster.sql("UPDATE edge.sessions SET seen_at = now() - interval '1 hour'")
+        await made.cluster.sql("ALTER SYSTEM SET default_transaction_read_only = on")
+        await made.cluster.sql("SELECT pg_reload_conf()")
+        line = Line(made)
+        async with admission(line) as edge:
+            for _ in range(20):
+                await let_in(edge, ada, proof_of(ada))
+        assert len(line.pids) == 1
 
 
 async def test_who_comes_late_into_an_outage_is_told_at_once(crm: Crm) -> None:

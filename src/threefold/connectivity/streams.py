@@ -18,7 +18,8 @@ from typing import Any, Final
 
 import psycopg
 
-from threefold.connectivity.admission import STILL_VALID, Session
+from threefold.connectivity.admission import Session
+from threefold.connectivity.proof_ledger import STILL_VALID
 from threefold.connectivity.refusals import TooMany
 from threefold.crm.sql.database import Database
 from threefold.kernel.clock import Clock
