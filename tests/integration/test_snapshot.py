@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
 import pytest
 from tests.pg import cluster
-from tests.recovering import CLOCK, COUNT, KEYRING, fill, log_of, recovered, snapshot, three, whole_log
+from tests.recovering import CLOCK, COUNT, KEYRING, WholeLog, fill, log_of, recovered, snapshot, three, whole_log
 
 from threefold.kernel.errors import Damaged, NotThere, Unavailable
 from threefold.kernel.lsn import Lsn
@@ -17,6 +17,7 @@ from threefold.postgres.replication import BackupEvent, ReplicationLink
 from threefold.protect.snapshot import take_snapshot
 from threefold.recover.targets import Latest
 from threefold.vault.chunk_store import Vault
+from threefold.vault.presence import Presence
 
 
 async def test_a_second_snapshot_sends_what_changed_and_an_interrupted_one_is_not_sent_again() -> None:
@@ -96,6 +97,38 @@ async def test_without_its_packs_on_two_stores_or_its_wal_there_is_no_snapshot()
             await take(never)
         assert any(key.startswith("packs/") for key in stores["S2"].objects)
         assert not any(key.startswith("snapshots/") for store in stores.values() for key in store.objects)
+
+
+class GoneLog(WholeLog):
+    async def presence(self, *, enough: int) -> Mapping[str, Presence]:
+        return {"wal/1/7": Presence(frozenset(), frozenset({"S1", "S2", "S3"}), frozenset())}
+
+
+async def test_without_the_log_that_it_begins_with_there_is_no_snapshot_either() -> None:
+    stores = three()
+    asked: list[tuple[Lsn, Lsn]] = []
+
+    async def settled(lsn: Lsn) -> None:
+        return
+
+    async def gone(start: Lsn, stop: Lsn) -> WholeLog:
+        asked.append((start, stop))
+        return GoneLog()
+
+    async def unreadable(start: Lsn, stop: Lsn) -> WholeLog:
+        raise Damaged("the log does not read")
+
+    async with cluster(18) as primary:
+        vault = Vault(stores, KEYRING, CLOCK)
+        async with await ReplicationLink.connect(primary.dsn(), application_name="snapshot") as link:
+            with pytest.raises(Unavailable, match="segments of the log went away"):
+                await take_snapshot(link, vault, settled=settled, needed_log=gone, clock=CLOCK, progress=Silent())
+            ((start, stop),) = asked
+            assert start < stop
+            assert not any(key.startswith("snapshots/") for store in stores.values() for key in store.objects)
+            with pytest.raises(Unavailable, match="the log does not read"):
+                await take_snapshot(link, vault, settled=settled, needed_log=unreadable, clock=CLOCK, progress=Silent())
+            assert all(any(key.startswith("snapshots/") for key in store.objects) for store in stores.values())
 
 
 class Flipping(ReplicationLink):

@@ -16,7 +16,7 @@ from threefold.postgres.wal import segment_no, segment_start
 from threefold.quorum import keys
 from threefold.quorum.reader import Extent, expected_segments, read_extent
 from threefold.stores.store import ObjectStore
-from threefold.vault.presence import Presence, has_key, presence_of
+from threefold.vault.presence import Presence, has_one, presence_of
 
 
 class SnapshotLog:
@@ -27,7 +27,7 @@ class SnapshotLog:
         self._stores = stores
         self._begin = segment_start(segment_no(start, extent.segment_size), extent.segment_size)
         self._segment_bytes = extent.format.segment_bytes
-        self._segments = [key for key in expected_segments(extent, self._begin) if self._start_of(key) < stop]
+        self._segments = [each for each in expected_segments(extent, self._begin) if self._start_of(each[0]) < stop]
 
     def needs(self, key: str) -> bool:
         """Whether it holds log from the first byte on that the snapshot needs."""
@@ -35,11 +35,11 @@ class SnapshotLog:
 
     async def presence(self, *, enough: int) -> Mapping[str, Presence]:
         """Of what was in segments when the extent was read. What came later is younger than any grace period."""
-        return await presence_of(self._stores, self._segments, has_key, enough=enough)
+        found = await presence_of(self._stores, self._segments, has_one, enough=enough)
+        return {each[0]: presence for each, presence in found.items()}
 
     def _start_of(self, key: str) -> int:
-        at = keys.segment_of(key)
-        return at[1] * self._segment_bytes if at is not None else 0
+        return keys.segment_start(key, self._segment_bytes) or 0
 
 
 async def snapshot_log(

@@ -24,7 +24,7 @@ from typing import Final, Protocol
 import google_crc32c
 
 from threefold.kernel.clock import Clock
-from threefold.kernel.errors import Damaged, Unavailable
+from threefold.kernel.errors import Damaged, NotThere, Unavailable
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
 from threefold.postgres.messages import ArchiveData, ArchiveStarted, BackupProgress, ManifestData, ManifestStarted
@@ -152,8 +152,14 @@ async def take_snapshot(
         intake.places,
         backup.manifest,
     )
-    log = await needed_log(summary.start, summary.stop)
     manifest_bytes, manifest_missing = await vault.publish(manifest)
+    try:
+        log = await needed_log(summary.start, summary.stop)
+    except (Damaged, NotThere, Unavailable) as error:
+        raise Unavailable(
+            f"where the log of snapshot {snapshot} lies is not to be told ({error.message})",
+            hint="it stays where it is, and may be whole: `threefold verify` tells; or take another",
+        ) from error
     await vault.unaffected(manifest, log)
     missing = {
         store: (*uploads.missing.get(store, ()), *manifest_missing.get(store, ()))

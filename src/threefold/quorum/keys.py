@@ -66,6 +66,12 @@ def segment_of(key: str) -> tuple[int, int] | None:
         return None
 
 
+def segment_start(key: str, segment_bytes: int) -> int | None:
+    """Where the log's segment under that key begins; None for any other key."""
+    at = segment_of(key)
+    return at[1] * segment_bytes if at is not None else None
+
+
 def timeline_key(timeline: int) -> str:
     return f"{TIMELINES}/{timeline:08x}"
 

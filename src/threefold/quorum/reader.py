@@ -134,17 +134,24 @@ async def read_extent(
     return Extent(found_format, members, found, histories, tuple(notes))
 
 
-def expected_segments(extent: Extent, start: Lsn) -> Iterator[str]:
-    """Segments that hold [start, the newest segment's end) as it counts; where a fork lies, the newer timeline's."""
+def expected_segments(extent: Extent, start: Lsn) -> Iterator[tuple[str, ...]]:
+    """What holds [start, the newest segment's end) as it counts: of each, the keys of which one has to be there.
+
+    Where a fork lies within a segment, the newer timeline's holds it all. One that ends where a timeline does may have
+    been closed by the next one's first entry, under that one's name, as `read_wal` knows. Of a timeline that has no
+    segment yet, nothing is expected.
+    """
     size, newest = extent.format.segment_bytes, extent.found.segment
     if newest is None:
         return
-    for piece in extent.pieces():
+    pieces = [piece for piece in extent.pieces() if piece.timeline <= newest.timeline]
+    for place, piece in enumerate(pieces):
+        timelines = dict.fromkeys(each.timeline for each in pieces[place:])
         first, stop = max(piece.start, start), min(piece.end, newest.end)
         for number in range(first // size, -(-stop // size)):
             last_of_all = piece.timeline == newest.timeline and number == newest.number
             if last_of_all or (number + 1) * size <= stop:
-                yield keys.segment_key(piece.timeline, number)
+                yield tuple(keys.segment_key(timeline, number) for timeline in timelines)
 
 
 async def _roll(driver: Driver, stores: tuple[str, ...], clock: Clock, decisive: int, patience: float) -> Roll:

@@ -3,8 +3,9 @@
 Reachable is what a snapshot that stays names, and the log from its start on. What goes:
 
 - *snapshots* that retention does not keep (vault/retention.py). One that cannot be recovered from covers for nothing:
-  it does not make an older one superfluous, and stays itself as long as the window lasts. That a pack or a part of its
-  log is lost is known where all three stores, asked by key, have none; where fewer than two have it, the snapshot is
+  it does not make an older one superfluous, and stays itself as long as the window lasts. That a pack of it is lost is
+  known where all three stores, asked by key, have none; where fewer than two are known to have it, or a part of the log
+  that the snapshot begins with, it is
   *endangered*: kept like any other, and nothing goes for it (invariant 7: a time-out is no absence).
 - *earlier revisions* of a snapshot (vault/revisions.py), once a later one can be recovered from and is whole on every
   store that lists what it has, its manifest read back from each: what goes is replaced on as many stores. Until then
@@ -151,5 +152,5 @@ def released(survey: Survey, due: Collection[str], locked: Collection[str]) -> s
 
 
 def _segment_end(key: str, segment_bytes: int) -> int | None:
-    found = keys.segment_of(key)
-    return (found[1] + 1) * segment_bytes if found is not None else None
+    start = keys.segment_start(key, segment_bytes)
+    return start + segment_bytes if start is not None else None

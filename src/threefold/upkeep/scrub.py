@@ -207,9 +207,11 @@ class Scrub:
         self._progress.step(f"scrub-{prefix}", f"{'comparing' if only else 'verifying'} {prefix}", total=total)
         at_once = _LARGE_AT_ONCE if prefix in _LARGE else _AT_ONCE
         expected = await self._expected(prefix)
+        instead = {other: first for first, others in expected.items() for other in others}
         batch: list[Seen] = []
         async for seen in union(self._stores, prefix, self._clock, silent, after=after):
-            expected.discard(seen.key)
+            expected.pop(seen.key, None)
+            expected.pop(instead.get(seen.key, ""), None)
             if only is not None and _alike(seen, only) and seen.key not in known:
                 continue
             if await self._is_going(seen.key):
@@ -219,7 +221,7 @@ class Scrub:
                 await self._batch(mender, batch, only)
                 batch = []
         # What is needed and listed nowhere: asked by key.
-        batch += [Seen(key, {}) for key in sorted(expected - self._sentenced) if key > after]
+        batch += [Seen(key, {}) for key in sorted(expected.keys() - self._sentenced) if key > after]
         for at in range(0, len(batch), at_once):
             await self._batch(mender, batch[at : at + at_once], only)
         for name, why in silent.items():
@@ -259,16 +261,16 @@ class Scrub:
         where = f" on {finding.store}" if finding.store else ""
         self._progress.note(f"{finding.key} is {finding.what}{where}: {done}")
 
-    async def _expected(self, prefix: str) -> set[str]:
-        """Keys that must be there: of packs by the manifests, of segments by the log's extent."""
+    async def _expected(self, prefix: str) -> dict[str, Sequence[str]]:
+        """Keys that must be there, or another instead: packs by the manifests, segments by the log's extent."""
         if prefix == "packs":
             await self._read_manifests()
-            return {key for packs in self._packs_of.values() for key in packs}
+            return {key: () for packs in self._packs_of.values() for key in packs}
         if prefix == keys.WAL and self._extent is not None and self._extent.found.segment is not None:
             await self._read_manifests()
             start = min((wal_begin(each) for each in self._snapshots.values()), default=self._extent.end)
-            return set(expected_segments(self._extent, start))
-        return set()
+            return {first: others for first, *others in expected_segments(self._extent, start)}
+        return {}
 
     async def _read_marks(self) -> None:
         marks = await read_marks(self._all, self._keyring)

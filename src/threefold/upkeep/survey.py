@@ -18,7 +18,7 @@ from threefold.kernel.keys import Keyring
 from threefold.kernel.lsn import Lsn
 from threefold.kernel.progress import Progress
 from threefold.postgres.timeline import contains, parse_history
-from threefold.quorum.keys import WAL, segment_of
+from threefold.quorum.keys import WAL, segment_start
 from threefold.quorum.reader import Extent, expected_segments, read_extent
 from threefold.stores.store import ObjectStore
 from threefold.upkeep.listing import union
@@ -28,7 +28,7 @@ from threefold.vault import pack as packs
 from threefold.vault.chunk_store import Vault
 from threefold.vault.manifest import Manifest, Summary, decode, snapshot_key
 from threefold.vault.marks import read_marks
-from threefold.vault.presence import has_key, presence_of
+from threefold.vault.presence import has_one, presence_of
 from threefold.vault.retention import Policy
 from threefold.vault.revisions import by_original
 
@@ -85,13 +85,17 @@ class Surveyor:
         summaries, packs_of, unreadable = await self._read_manifests(listed["snapshots"])
         # After the lists: what was put since its author looked is listed here only once its sentence stood.
         sentenced = await self._sentenced_by_others(own)
+        size = extent.format.segment_bytes
+        log_going_to = max((at + size for key in sentenced if (at := segment_start(key, size)) is not None), default=0)
         self._sure -= {name for names in by_original(packs_of).values() if len(names) > 1 for name in names}
         whole = self._stores.keys() - silent.keys()
         unusable = {name: why for name, summary in summaries.items() if (why := _unusable(summary, extent))}
         endangered = {
             name
             for name, keys in packs_of.items()
-            if _short(keys, listed["packs"], whole) or not sentenced.isdisjoint({*keys, snapshot_key(name)})
+            if _short(keys, listed["packs"], whole)
+            or not sentenced.isdisjoint({*keys, snapshot_key(name)})
+            or wal_begin(summaries[name]) < log_going_to
         }
         survey = Survey(
             summaries,
@@ -104,7 +108,8 @@ class Surveyor:
             behind=_behind(packs_of, listed, whole),
             endangered=endangered,
         )
-        return await self._judged(survey, list(expected_segments(extent, extent.start)), silent)
+        begin = min(map(wal_begin, summaries.values()), default=extent.end)
+        return await self._judged(survey, list(expected_segments(extent, begin)), silent)
 
     async def _sentenced_by_others(self, own: str) -> frozenset[str]:
         marks = await read_marks(self._stores, self._keyring)
@@ -118,26 +123,22 @@ class Surveyor:
             raise Unavailable("too few stores tell what is being deleted", hint="nothing was deleted; try again later")
         return frozenset[str]().union(*(each.keys for each in marks.sentences if each.key != own))
 
-    async def _judged(self, survey: Survey, segments: Sequence[str], silent: Mapping[str, str]) -> Looked:
+    async def _judged(self, survey: Survey, segments: Sequence[tuple[str, ...]], silent: Mapping[str, str]) -> Looked:
         """What makes others superfluous is asked for by key: a listing alone is not believed (invariant 2)."""
         while True:
             verdict = decide_prune(survey, self._policy, self._clock.now(), fork_bytes=self._fork_bytes)
             asked = [name for name in verdict.kept if name not in self._sure and name not in survey.unusable]
             lost, doubtful = await self._missing(asked)
-            no_log, doubtful_log = await self._without_log(asked, segments, survey)
+            no_log = await self._without_log(asked, segments, survey)
             behind = await self._not_read_everywhere(set(asked) & set(verdict.heads), survey, silent)
-            doubtful |= doubtful_log
-            self._sure |= set(asked) - lost - no_log - doubtful
+            doubtful |= no_log
+            self._sure |= set(asked) - lost - doubtful - set(survey.endangered)
             doubtful -= set(survey.endangered)
-            if not (lost or no_log or doubtful or behind):
+            if not (lost or doubtful or behind):
                 return Looked(survey, verdict, silent)
             survey = replace(
                 survey,
-                unusable={
-                    **survey.unusable,
-                    **dict.fromkeys(no_log, "log that it needs is on no store"),
-                    **dict.fromkeys(lost, "a pack of it is on no store"),
-                },
+                unusable={**survey.unusable, **dict.fromkeys(lost, "a pack of it is on no store")},
                 endangered={*survey.endangered, *doubtful},
                 behind={*survey.behind, *behind},
             )
@@ -153,23 +154,23 @@ class Surveyor:
         few = {name for name, ends in places.items() if any(len(presence[pack].on) < _QUORUM for pack in ends)}
         return lost, few - lost
 
-    async def _without_log(
-        self, names: Iterable[str], segments: Sequence[str], survey: Survey
-    ) -> tuple[set[str], set[str]]:
-        """As `_missing`, of the segments between each one's start and stop. Asked for by key unless two list them."""
-        starts = [_start_of(key, survey.segment_bytes) for key in segments]
-        needed: dict[str, Sequence[str]] = {}
+    async def _without_log(self, names: Iterable[str], segments: Sequence[tuple[str, ...]], survey: Survey) -> set[str]:
+        """Those of whose log, from start to stop, some is not known to be on two stores. Lost or not: none goes for it.
+
+        The first part of each is asked for by key, and what two stores do not list: whose log goes loses the first.
+        """
+        size, listed = survey.segment_bytes, survey.listed[WAL]
+        starts = [segment_start(each[0], size) or 0 for each in segments]
+        needed: dict[str, Sequence[tuple[str, ...]]] = {}
         for name in names:
             summary = survey.summaries[name]
-            first = bisect_right(starts, wal_begin(summary) - survey.segment_bytes)
+            first = bisect_right(starts, wal_begin(summary) - size)
             needed[name] = segments[first : bisect_left(starts, summary.stop)]
-        listed = survey.listed[WAL]
-        asked = {key for keys in needed.values() for key in keys if len(listed.get(key, {})) < _QUORUM}
-        presence = await presence_of(self._stores, sorted(asked), has_key, enough=_QUORUM)
-        lost = {key for key, found in presence.items() if len(found.absent) >= _ALL}
-        few = {key for key, found in presence.items() if len(found.on) < _QUORUM}
-        without = {name for name, keys in needed.items() if not lost.isdisjoint(keys)}
-        return without, {name for name, keys in needed.items() if not few.isdisjoint(keys)} - without
+        asked = {parts[0] for parts in needed.values() if parts}
+        asked |= {each for parts in needed.values() for each in parts if _copies(each, listed) < _QUORUM}
+        presence = await presence_of(self._stores, sorted(asked), has_one, enough=_QUORUM)
+        few = {each for each, found in presence.items() if len(found.on) < _QUORUM}
+        return {name for name, parts in needed.items() if not few.isdisjoint(parts)}
 
     async def _not_read_everywhere(self, heads: set[str], survey: Survey, silent: Mapping[str, str]) -> set[str]:
         """Of revisions that would replace another, those that some store that lists them does not give back whole."""
@@ -215,11 +216,6 @@ class Surveyor:
         )
 
 
-def _start_of(segment: str, segment_bytes: int) -> int:
-    at = segment_of(segment)
-    return at[1] * segment_bytes if at is not None else 0
-
-
 def newest_epoch_start(extent: Extent) -> Lsn:
     """The first byte of the newest epoch whose slot 0 is on two stores."""
     return extent.found.spans[-1].start if extent.found.spans else extent.start
@@ -238,6 +234,10 @@ def _unusable(summary: Summary, extent: Extent) -> str:
 def _short(needed: Iterable[str], listed: Sizes, stores: set[str]) -> bool:
     """Fewer than two of ``stores`` list some of it. Not that it is lost: a store may be away, or list what was."""
     return any(len(stores & listed.get(key, {}).keys()) < _QUORUM for key in needed)
+
+
+def _copies(one_of: Iterable[str], listed: Sizes) -> int:
+    return len({store for key in one_of for store in listed.get(key, ())})
 
 
 def _behind(packs_of: Mapping[str, frozenset[str]], listed: Mapping[str, Sizes], stores: set[str]) -> set[str]:

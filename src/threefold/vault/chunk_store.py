@@ -32,6 +32,7 @@ S = TypeVar("S")
 R = TypeVar("R")
 
 _AT_ONCE: Final = 16
+_STORES: Final = 3
 _ASK_AGAIN_S: Final = (0.5, 2.0, 8.0)
 _LOOK_AGAIN_S: Final = 60.0
 _KNOWN_SNAPSHOTS: Final = 2  # older ones add next to nothing: what is unchanged is in the newest
@@ -417,9 +418,9 @@ class Vault:
 
 
 def _too_few(presence: Mapping[str, Presence], what: str, *, needed: int) -> Endangered | None:
-    """Known to be in danger where fewer than ``needed`` can have it."""
+    """Known to be in danger where so many of three say that it is absent that fewer than ``needed`` can have it."""
     few = {key: found for key, found in sorted(presence.items()) if len(found.on) < COPIES}
-    lost = [key for key, found in few.items() if len(found.on | found.unknown) < needed]
+    lost = [key for key, found in few.items() if len(found.absent) > _STORES - needed]
     if lost:
         return Endangered(f"{len(lost)} of its {what} went away while it was taken, {lost[0]} first")
     if few:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
@@ -75,7 +75,9 @@ async def presence_of(
     }
 
 
-async def has_key(store: ObjectStore, key: str) -> bool | Unknown:
-    """Whether anything lies under that key."""
-    answer = await store.read(key, length=1)
-    return answer if isinstance(answer, Unknown) else isinstance(answer, bytes)
+async def has_one(store: ObjectStore, keys: Sequence[str]) -> bool | Unknown:
+    """Whether anything lies under one of those keys."""
+    answers = [await store.read(key, length=1) for key in keys]
+    if any(isinstance(answer, bytes) for answer in answers):
+        return True
+    return next((answer for answer in answers if isinstance(answer, Unknown)), False)
