@@ -44,6 +44,7 @@ QUICK = {
 }
 
 BOTH = [pytest.param(15, marks=pytest.mark.postgres15), 18]
+BOTH_IN_TIME = [pytest.param(15, marks=[pytest.mark.postgres15, pytest.mark.long]), 18]  # the older with the long tests
 
 _templates: dict[tuple[int, int], Path] = {}
 

@@ -197,6 +197,7 @@ def test_up_runs_everything_and_stops_it_in_order(place: Path) -> None:
     assert list((home / "run").iterdir()) == []
 
 
+@pytest.mark.long
 def test_up_says_who_died_and_stops_the_rest(place: Path) -> None:
     threefold("init", "crm", cwd=place)
     home = Home.at(place / "crm")

@@ -237,7 +237,7 @@ async def test_what_a_switch_lost_is_spent_anew_though_nobody_asks_and_the_serve
         await crm.cluster.sql("DELETE FROM edge.proofs")
         line.refuses = True
         edge.turn()
-        await asyncio.sleep(4)
+        await asyncio.sleep(6)
         line.refuses = False
         for _ in range(100):
             if await crm.cluster.sql("SELECT 1 FROM edge.proofs WHERE id = %s", (proof.spent_id,)):
@@ -287,7 +287,7 @@ async def test_who_comes_late_into_an_outage_is_told_at_once(crm: Crm) -> None:
             with pytest.raises(Unavailable, match="does not answer"):
                 await edge.spend(proof_of(ada))
             took.append(time.monotonic() - began)
-        assert 2.5 < took[0] < 5
+        assert 4.5 < took[0] < 7
         assert max(took[1:]) < 0.5
         line.refuses = False
         await edge.spend(proof_of(ada))

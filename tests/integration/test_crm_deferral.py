@@ -170,6 +170,7 @@ async def test_without_stores_the_device_keeps_it() -> None:
         assert (await crm.ask("customer", "POST", "/api/v1/queries", QUERY, key=key())).status == 201
 
 
+@pytest.mark.long
 async def test_read_only_on_purpose_is_told_with_its_reason_and_outlives_everything(crm: Riding) -> None:
     sent = {"read_only": True, "reason": "counting the stock", "until": "2031-05-06T22:00:00Z"}
     assert (await crm.ask("employee", "PUT", "/api/v1/read-only", sent)).status == 403

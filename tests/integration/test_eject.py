@@ -10,7 +10,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from tests.pg import BOTH, PASSWORD, SUPERUSER, folder, free_port
+from tests.pg import BOTH_IN_TIME, PASSWORD, SUPERUSER, folder, free_port
 from tests.protect_process import Site, site, team, until
 from tests.recovering import COUNT, fill
 
@@ -44,7 +44,7 @@ async def _promoted(port: int) -> bool:
     return await _asked(port, "SELECT pg_is_in_recovery()") == [(False,)]
 
 
-@pytest.mark.parametrize("major", BOTH)
+@pytest.mark.parametrize("major", BOTH_IN_TIME)
 async def test_stock_postgresql_recovers_from_what_was_written_out(major: int) -> None:
     home = folder("tf-eject-")
     ejected, base = home / "out", home / "stock"

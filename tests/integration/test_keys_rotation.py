@@ -183,6 +183,7 @@ def _gone(here: Site, phrase: str) -> dict[str, str]:
     return {"THREEFOLD_PASSPHRASE": phrase}
 
 
+@pytest.mark.long
 async def test_a_store_that_is_away_stops_a_rotation_which_then_goes_on() -> None:
     async with kept() as here:
         await stopped(await here.protect())
@@ -209,6 +210,7 @@ async def test_a_store_that_is_away_stops_a_rotation_which_then_goes_on() -> Non
         assert "with this host it would be lost" in error["error"]
 
 
+@pytest.mark.long
 async def test_no_secret_in_logs_errors_processes_or_dumps() -> None:
     with dumps_allowed():
         await _no_secret()

@@ -67,6 +67,7 @@ async def test_an_agent_is_started_again_when_it_ends_and_ended_with_the_server(
         assert not is_locked(lock)
 
 
+@pytest.mark.long
 async def test_an_agent_outlives_a_server_that_is_killed_and_the_next_one_finds_it(copy: Path) -> None:
     async with site() as here:
         await _warm(here, copy)

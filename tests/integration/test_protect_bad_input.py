@@ -91,6 +91,7 @@ async def test_a_primary_that_would_hang_or_lose_commits_does_not_pass_the_check
         assert await _stores(here) == [{}, {}, {}]
 
 
+@pytest.mark.long
 async def test_wrong_keys_targets_folders_and_versions_and_a_damaged_object() -> None:
     async with site() as here:
         wrapped = wrap(Keyring(MASTER), Passphrase(PASSPHRASE), salt=b"0123456789abcdef")

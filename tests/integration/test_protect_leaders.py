@@ -106,6 +106,7 @@ async def _refused(here: Site, words: str) -> None:
     assert [await here.objects(name) for name in here.stores] == before
 
 
+@pytest.mark.long
 async def test_a_replaced_primary_is_refused_and_the_log_left_alone() -> None:
     async with site() as here:
         primary = here.primary

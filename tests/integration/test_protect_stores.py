@@ -120,6 +120,7 @@ async def test_a_stopped_store_costs_nothing_and_is_filled_in_when_it_is_back() 
         assert leader.epoch == 1
 
 
+@pytest.mark.long
 async def test_a_store_that_lost_its_disk_is_filled_and_votes_from_the_next_epoch_on() -> None:
     async with site() as here:
         protecting = await here.protect()
@@ -167,6 +168,7 @@ async def test_the_primary_restarts_and_the_epoch_goes_on() -> None:
         assert (leader.epoch, leader.pid) == (1, protecting.pid)
 
 
+@pytest.mark.long
 async def test_async_commits_do_not_wait_until_the_stores_are_too_far_behind() -> None:
     async with site(settings={"synchronous_commit": "remote_write"}) as here:
         proxies = {name: FaultProxy(here.stores[name].port) for name in NAMES}

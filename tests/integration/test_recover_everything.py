@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
-from tests.pg import BOTH
+from tests.pg import BOTH_IN_TIME
 from tests.protect_process import site
 
 from threefold.kernel.lsn import Lsn
@@ -13,7 +13,7 @@ from threefold.kernel.lsn import Lsn
 MB = 2**20
 
 
-@pytest.mark.parametrize("major", BOTH)
+@pytest.mark.parametrize("major", BOTH_IN_TIME)
 async def test_everything_at_once_comes_back_by_the_command(major: int) -> None:
     async with site(major, wal_segment_size=64 * MB, settings={"max_wal_size": "1GB"}) as here:
         await here.protect()

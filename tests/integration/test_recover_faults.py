@@ -30,6 +30,7 @@ async def _protected(here: Site) -> None:
     await here.primary.sql("INSERT INTO load SELECT i + 1000, noise FROM load")
 
 
+@pytest.mark.long
 async def test_a_store_that_halts_in_mid_download_is_overtaken_and_named() -> None:
     async with site() as here:
         proxies = {name: FaultProxy(here.stores[name].port) for name in NAMES}

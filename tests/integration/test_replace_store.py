@@ -112,6 +112,7 @@ async def test_a_store_is_replaced_while_people_commit(gone: bool) -> None:
             await _disaster(here, people)
 
 
+@pytest.mark.long
 async def test_old_settings_that_reach_only_the_old_store_and_one_that_stays_are_turned_away() -> None:
     """S1 and S3 would be two of the old three, and S2 and S4 are two of the new: the case that must never be."""
     async with site() as here:

@@ -217,6 +217,7 @@ async def test_nobody_listens_and_nobody_is_there() -> None:
         assert probe.seen().host is Seen.UNKNOWN
 
 
+@pytest.mark.long
 async def test_a_sentinel_tells_a_cut_line_from_a_dead_site_through_the_stores_even_if_one_hangs() -> None:
     async with site(18) as here:
         sentinel = here.run("sentinel", "--name", "third", "--site", "", "--writes", "0s", log="sentinel")

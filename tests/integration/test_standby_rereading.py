@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
 from tests.pg import free_port
 from tests.protect_process import until
 from tests.two_sites import AWAY, two_sites
 
 
+@pytest.mark.long
 async def test_an_agent_goes_on_with_changed_settings_and_with_the_old_ones_where_the_file_is_broken() -> None:
     async with two_sites() as here:
         config = here.here.config

@@ -52,6 +52,7 @@ def _does(body: bytes, opener: wraps.Opener) -> bool:
         return False
 
 
+@pytest.mark.long
 async def test_under_a_lock_the_old_copy_stays_is_not_renewed_and_goes_afterwards() -> None:
     world = World(timedelta(days=8))
     await world.day(0)

@@ -39,7 +39,7 @@ from threefold.kernel.errors import ThreefoldError, Unavailable
 
 _MOST: Final = 256  # requests in one statement
 _PATIENCE_SECONDS: Final = 8.0
-_GAP_SECONDS: Final = 3.0  # in a switch, from the last answer of one server to the first of another
+_GAP_SECONDS: Final = 5.0  # in a switch, from the last answer of one server to the first of another; as reads wait
 _AGAIN_SECONDS: Final = 0.05  # doubled each time
 _AGAIN_AT_MOST_SECONDS: Final = 0.5
 _LET_GO_SECONDS: Final = 0.1
@@ -59,6 +59,7 @@ _SEEN: Final = """
         SELECT id FROM edge.devices WHERE id IN (SELECT device_id FROM seen) FOR NO KEY UPDATE SKIP LOCKED
     )
     UPDATE edge.devices SET seen_at = now() WHERE id IN (SELECT id FROM theirs)"""
+
 log = structlog.get_logger(__name__)
 
 
