@@ -20,6 +20,7 @@ from uuid import uuid4
 import psycopg
 import pytest
 import pytest_asyncio
+from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 from tests.edge_client import Client
 from tests.edge_server import Crm, edge_crm
@@ -49,8 +50,8 @@ async def crm() -> AsyncIterator[Crm]:
 class Line:
     """Connections of one edge; `lose` or `hold` the answer to the next statement that spends."""
 
-    def __init__(self, crm: Crm) -> None:
-        self._dsn = crm.cluster.dsn()
+    def __init__(self, crm: Crm, options: str = "") -> None:
+        self._dsn = make_conninfo(crm.cluster.dsn(), options=options)
         self.fault = ""
         self.refuses = False
         self.pids: list[int] = []
@@ -264,16 +265,14 @@ async def test_fifty_thousand_that_were_let_in_hold_nobody_up(crm: Crm) -> None:
 
 async def test_at_a_standby_one_connection_serves_whoever_is_signed_in(crm: Crm) -> None:
     """Nor is it noted there that somebody was seen, which cannot be written."""
-    async with edge_crm() as made:
-        ada = await made.administrator()
-        await made.cluster.sql("UPDATE edge.sessions SET seen_at = now() - interval '1 hour'")
-        await made.cluster.sql("ALTER SYSTEM SET default_transaction_read_only = on")
-        await made.cluster.sql("SELECT pg_reload_conf()")
-        line = Line(made)
-        async with admission(line) as edge:
-            for _ in range(20):
-                await let_in(edge, ada, proof_of(ada))
-        assert len(line.pids) == 1
+    ada, line = await crm.administrator(), Line(crm, "-c default_transaction_read_only=on")
+    await crm.cluster.sql("UPDATE edge.sessions SET seen_at = now() - interval '1 hour'")
+    async with admission(line) as edge:
+        for _ in range(20):
+            await let_in(edge, ada, proof := proof_of(ada))
+        with pytest.raises(BadProof, match="used before"):
+            await let_in(edge, ada, proof)
+    assert len(line.pids) == 1
 
 
 async def test_who_comes_late_into_an_outage_is_told_at_once(crm: Crm) -> None:
