@@ -10,8 +10,8 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -56,6 +56,16 @@ class Line:
         self.refuses = False
         self.pids: list[int] = []
         self.committed = asyncio.Event()
+
+    @contextmanager
+    def hanging(self) -> Iterator[None]:
+        """The server's process of the newest connection."""
+        hung = self.pids[-1]
+        os.kill(hung, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(hung, signal.SIGCONT)
 
     async def connect(self) -> Any:
         line = self
@@ -193,40 +203,32 @@ async def test_a_server_that_hangs_is_left_when_the_database_moved(crm: Crm) -> 
     ada, line = await crm.administrator(), Line(crm)
     async with admission(line) as edge:
         await edge.spend(proof_of(ada))
-        hung = line.pids[-1]
-        os.kill(hung, signal.SIGSTOP)
-        try:
+        with line.hanging():
             began = time.monotonic()
             asking = asyncio.create_task(edge.spend(proof_of(ada)))
             await asyncio.sleep(0.3)
             edge.turn()
             await asyncio.wait_for(asking, 5)
             assert time.monotonic() - began < 2
-        finally:
-            os.kill(hung, signal.SIGCONT)
 
 
 async def test_a_server_that_hangs_is_waited_for_no_longer_than_said_and_holds_no_end_up(crm: Crm) -> None:
     ada, line = await crm.administrator(), Line(crm)
     async with admission(line) as edge:
         await edge.spend(proof_of(ada))
-        hung = line.pids[-1]
-        os.kill(hung, signal.SIGSTOP)
-        try:
+        with line.hanging():
             began = time.monotonic()
             with pytest.raises(Unavailable, match="does not answer"):
                 await edge.spend(proof_of(ada))
             assert 7 < time.monotonic() - began < 10
-        finally:
-            os.kill(hung, signal.SIGCONT)
-        await edge.spend(proof_of(ada))
-        hung = line.pids[-1]
-        os.kill(hung, signal.SIGSTOP)
-        asking = asyncio.create_task(edge.spend(proof_of(ada)))
-        await asyncio.sleep(0.3)
-        began = time.monotonic()
-    assert time.monotonic() - began < 2
-    os.kill(hung, signal.SIGCONT)
+    with ExitStack() as until_told:
+        async with admission(line) as edge:
+            await edge.spend(proof_of(ada))
+            until_told.enter_context(line.hanging())
+            asking = asyncio.create_task(edge.spend(proof_of(ada)))
+            await asyncio.sleep(0.3)
+            began = time.monotonic()
+        assert time.monotonic() - began < 2
     with pytest.raises(Unavailable, match="stopping"):
         await asking
 

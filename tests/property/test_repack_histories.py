@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from itertools import combinations
-from typing import Final
+from typing import Any, Final
 
 import pytest
 from hypothesis import event, given, settings
@@ -18,6 +18,8 @@ from tests.stored import NAMES, flip
 from threefold.vault.retention import Policy
 
 _CHUNKS: Final = 10
+
+Step = tuple[Any, ...]  # what is done, and how
 
 # A prune that writes packs anew and deletes takes some four hundred requests, a snapshot some forty.
 lives = st.none() | st.tuples(st.integers(0, 500), st.booleans())
@@ -70,7 +72,7 @@ async def _step(here: Churning, step: tuple, deeds: set[str]) -> None:  # type: 
             here.away = frozenset() if here.away else frozenset({"S3"})
 
 
-async def _holds(history: tuple[str, list[tuple]], seed: int, grace: int) -> None:  # type: ignore[type-arg]
+async def _holds(history: tuple[str, list[Step]], seed: int, grace: int) -> None:
     here = await churning(_CHUNKS, seed)
     here.policy = Policy(pitr=DAY, grace=grace * HOUR)
     await here.take()
@@ -93,7 +95,7 @@ async def _holds(history: tuple[str, list[tuple]], seed: int, grace: int) -> Non
 def test_whatever_happens_every_kept_snapshot_restores_from_any_two_stores(examples: int) -> None:
     @given(histories, st.integers(0, 2**16), st.sampled_from([0, 0, 24]))
     @settings(max_examples=examples, deadline=None)
-    def holds(history: tuple[str, list[tuple]], seed: int, grace: int) -> None:  # type: ignore[type-arg]
+    def holds(history: tuple[str, list[Step]], seed: int, grace: int) -> None:
         asyncio.run(_holds(history, seed, grace))
 
     holds()

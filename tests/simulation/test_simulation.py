@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
-from _pytest.mark import ParameterSet
 
 from tests.simulation.scenario import Run
 from tests.simulation.soak import command, judge, run_seed
@@ -21,7 +22,7 @@ FAILED_ONCE = (
 )
 
 
-def _chunks(seeds: int, at_once: int) -> list[ParameterSet]:
+def _chunks(seeds: int, at_once: int) -> list[Any]:
     return [
         pytest.param(first, marks=[pytest.mark.long] if first >= at_once else []) for first in range(0, seeds, CHUNK)
     ]

@@ -103,7 +103,8 @@ async def take_snapshot(
 
     ``needed_log(start, stop)`` tells of the log that the base backup between them needs (needed_log.py).
 
-    Raises Unavailable when two stores do not take it, Damaged when what arrived is not what was sent.
+    Raises Unavailable when two stores do not take it, or when what it needs is going or not known to stay; Damaged when
+    what arrived is not what was sent.
     """
     began, started = clock.monotonic(), clock.now()
     snapshot = new_snapshot_id(started, clock.new_id())

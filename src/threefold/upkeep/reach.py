@@ -4,9 +4,9 @@ Reachable is what a snapshot that stays names, and the log from its start on. Wh
 
 - *snapshots* that retention does not keep (vault/retention.py). One that cannot be recovered from covers for nothing:
   it does not make an older one superfluous, and stays itself as long as the window lasts. That a pack of it is lost is
-  known where all three stores, asked by key, have none; where fewer than two are known to have it, or a part of the log
-  that the snapshot begins with, it is
-  *endangered*: kept like any other, and nothing goes for it (invariant 7: a time-out is no absence).
+  known where all three stores, asked by key, have none. Where fewer than two are known to have it, or a part of the log
+  between the snapshot's start and stop, the snapshot is *endangered*: kept like any other, and nothing goes for it
+  (invariant 7: a time-out is no absence).
 - *earlier revisions* of a snapshot (vault/revisions.py), once a later one can be recovered from and is whole on every
   store that lists what it has, its manifest read back from each: what goes is replaced on as many stores. Until then
   all stay. For retention they are one snapshot.

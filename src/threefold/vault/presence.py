@@ -76,8 +76,12 @@ async def presence_of(
 
 
 async def has_one(store: ObjectStore, keys: Sequence[str]) -> bool | Unknown:
-    """Whether anything lies under one of those keys."""
-    answers = [await store.read(key, length=1) for key in keys]
-    if any(isinstance(answer, bytes) for answer in answers):
-        return True
-    return next((answer for answer in answers if isinstance(answer, Unknown)), False)
+    """Whether anything lies under one of those keys, of which the first is the likeliest."""
+    found: bool | Unknown = False
+    for key in keys:
+        answer = await store.read(key, length=1)
+        if isinstance(answer, bytes):
+            return True
+        if isinstance(answer, Unknown):
+            found = answer
+    return found
