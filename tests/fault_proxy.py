@@ -104,8 +104,7 @@ class FaultProxy:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self._server.close()
-        self._call(self._cut())
+        self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5)
         self._loop.close()
@@ -117,6 +116,11 @@ class FaultProxy:
 
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(5)
+
+    async def _end(self) -> None:
+        """In its own loop's thread, which may be closing the last connection: asyncio's servers know one thread."""
+        self._server.close()
+        await self._cut()
 
     async def _cut(self) -> None:
         for link in self._links:
